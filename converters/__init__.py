@@ -1,0 +1,1 @@
+"""From PyTorch to bundles: pooling layers, networks, rewriting, export and verification."""

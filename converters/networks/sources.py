@@ -1,0 +1,67 @@
+"""Where networks come from: a known architecture by its name, or a user's own factory by its import path."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from converters.networks.figure7 import DilatedNetwork, MaxPoolNetwork, SplitNetwork
+from converters.networks.resnet import BACKBONES
+from converters.networks.segmentation import FCN8s, FCN32s, SegmentationNetwork, SMP
+from engines.errors import NetworkError
+
+_FAMILIES: dict[str, type[SMP] | type[FCN32s] | type[FCN8s]] = {"smp": SMP, "fcn32s": FCN32s, "fcn8s": FCN8s}
+
+ARCHITECTURES = tuple(f"{family}-{backbone}" for family in _FAMILIES for backbone in BACKBONES)
+"""Names of the segmentation networks, for ``--arch``."""
+
+FIGURE7: dict[str, Callable[[], nn.Module]] = {
+    "figure7-maxpool": MaxPoolNetwork,
+    "figure7-dilated": DilatedNetwork,
+    "figure7-split": SplitNetwork,
+}
+"""The networks of Figure 7, for operation counts."""
+
+
+def network_from_arch(arch: str, *, classes: int = 19, width: int = 64) -> SegmentationNetwork:
+    """A network with fresh parameters, in training mode.
+
+    Args:
+        arch: a name of :data:`ARCHITECTURES`, ``smp-resnet18`` for SMP-18.
+        classes: channels of the logits.
+        width: channels of the stem, 64 in the paper.
+    """
+    family, _, backbone = arch.partition("-")
+    if family not in _FAMILIES or backbone not in BACKBONES:
+        raise NetworkError(f"unknown architecture {arch!r}; known are {', '.join(ARCHITECTURES)}")
+    if classes < 1 or width < 1:
+        raise NetworkError(f"classes and width are at least 1; received classes={classes}, width={width}")
+    return _FAMILIES[family](BACKBONES[backbone], classes=classes, width=width)
+
+
+def network_from_factory(path: str) -> nn.Module:
+    """A user's network, from ``package.module:factory`` called without arguments.
+
+    The working directory is searched too. Raises :class:`NetworkError` when the path does not name a callable
+    that returns an ``nn.Module``.
+    """
+    module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute:
+        raise NetworkError(f"a model is named as package.module:factory; received {path!r}")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise NetworkError(f"cannot import {module_name!r} for the model {path!r}: {error}") from error
+    except AttributeError as error:
+        raise NetworkError(f"the module {module_name!r} has no {attribute!r}") from error
+    network = factory() if callable(factory) else None
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"{path!r} must be a callable that returns a torch.nn.Module; it gave {network!r}")
+    return network

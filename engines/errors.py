@@ -1,0 +1,70 @@
+"""The exceptions of smp-deploy.
+
+SmpDeployError
+├── InputError               the user's input is wrong (exit code 2)
+│   ├── LayoutError          a window, phase or size that does not fit
+│   ├── FrameError           an image that cannot be used
+│   ├── BundleError          a bundle that is absent, damaged or too new
+│   ├── CheckpointError      a checkpoint that cannot be loaded, or is another network's
+│   ├── NetworkError         a network that is unknown, or that a rewrite does not understand
+│   └── OutputError          an output that cannot be written
+├── CheckFailed              a check ran and failed (exit code 1)
+└── MachineError             this machine lacks something (exit code 3)
+    ├── MissingDependency    a Python package that an extra installs
+    └── BackendError         a runtime or device that refuses the work
+"""
+
+from __future__ import annotations
+
+
+class SmpDeployError(Exception):
+    """Base of every error that smp-deploy raises on purpose; its message is for the user."""
+
+
+class InputError(SmpDeployError):
+    """What the user gave is wrong; the message says what was received and what to do."""
+
+
+class LayoutError(InputError, ValueError):
+    """A window, phase or size that does not fit."""
+
+
+class FrameError(InputError):
+    """An image that cannot be used as a frame."""
+
+
+class BundleError(InputError):
+    """A bundle that is absent, damaged, tampered with or of a newer schema."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that cannot be loaded, or that belongs to another network."""
+
+
+class NetworkError(InputError):
+    """A network that is unknown, or one that a rewrite does not understand."""
+
+
+class OutputError(InputError):
+    """An output that cannot be written, or that exists already."""
+
+
+class CheckFailed(SmpDeployError):
+    """A check ran and its figures are outside the tolerance."""
+
+
+class MachineError(SmpDeployError):
+    """This machine lacks what the work needs."""
+
+
+class MissingDependency(MachineError):
+    """A Python package is missing; the message names the extra that installs it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install 'smp-deploy[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+class BackendError(MachineError):
+    """A runtime or device that refuses the work."""

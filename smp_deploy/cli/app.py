@@ -1,0 +1,68 @@
+"""``smp-deploy``: the commands and the way into them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+import click
+
+from smp_deploy import __version__
+from smp_deploy.cli.build_engine import build_engine_command
+from smp_deploy.cli.demo import demo_command
+from smp_deploy.cli.doctor import doctor_command
+from smp_deploy.cli.errors import BAD_INPUT, exit_code_of
+from smp_deploy.cli.export import export_command
+from smp_deploy.cli.flops import flops_command
+from smp_deploy.cli.inspect import inspect_command
+from smp_deploy.cli.run import run_command
+from smp_deploy.cli.validate import validate_command
+
+COMMANDS = (
+    export_command,
+    validate_command,
+    build_engine_command,
+    run_command,
+    inspect_command,
+    flops_command,
+    doctor_command,
+    demo_command,
+)
+
+
+class _OrderedGroup(click.Group):
+    """Lists the commands in the order of the workflow, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_OrderedGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 good, 1 a check failed, 2 bad input or usage, 3 the environment lacks something.",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="smp-deploy")
+def app() -> None:
+    """Take a Split-Merge Pooling network from PyTorch to an embedded GPU, and prove that nothing changed."""
+
+
+for _command in COMMANDS:
+    app.add_command(_command)
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    # A terminated process cleans up like an interrupted one: staged directories are removed on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(exit_code_of(_run))
+
+
+def _run() -> int:
+    try:
+        outcome = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return BAD_INPUT
+    return outcome if isinstance(outcome, int) else 0
