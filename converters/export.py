@@ -1,0 +1,277 @@
+"""From a PyTorch network to a bundle."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from converters.onnx_graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
+from converters.palettes import default_classes
+from converters.pooling import SplitPool2d
+from converters.reference import noise_frame, phase_logits, reference_phase
+from converters.rewriting.batchnorm import fold_batch_norms
+from converters.rewriting.levels import Levels, levels_from_graph
+from converters.rewriting.tracing import graph_from_network, layer_of, split_window
+from converters.rewriting.windows import WindowedNetwork, windows_from_graph
+from converters.stages import Normalization, Prepare, Trunk, WholeNetwork
+from engines.bundle import Bundle, record_of_file
+from engines.errors import InputError, MissingDependency, NetworkError
+from engines.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    ClassRecord,
+    InputRecord,
+    Manifest,
+    NetworkRecord,
+    OutputKind,
+    Precision,
+    ReferenceRecord,
+    TrunkRecord,
+    json_from_manifest,
+)
+from engines.phases import PhaseGrid, Size
+from engines.staging import staged_directory
+
+if TYPE_CHECKING:
+    from converters.onnx_graphs.weights import SharedWeights
+
+DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16}
+PRECISIONS = (Precision.FP32, Precision.FP16)
+
+_MAX_LABELS = 256
+_LEAST_MULTIPLE = 32
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to export, apart from the network."""
+
+    size: Size
+    """Frames of ``(height, width)``; padded inside where the network needs a multiple."""
+    source: str
+    """``--arch`` name, or ``package.module:factory``; for the manifest."""
+    outputs: OutputKind = OutputKind.LABELS
+    opset: int = DEFAULT_OPSET
+    normalization: Normalization = Normalization()
+    precisions: tuple[Precision, ...] = PRECISIONS
+    """Trunks to write."""
+    classes: tuple[ClassRecord, ...] = ()
+    """Names and colours; by default those of :func:`converters.palettes.default_classes`."""
+    width: int | None = None
+    """Channels of the stem, for the manifest."""
+    checkpoint_sha256: str | None = None
+    reference_frames: tuple[NDArray[np.uint8], ...] = field(default=(), compare=False)
+    """Frames ``(H, W, 3)`` uint8 for the reference cases; one of noise by default."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the graphs of a bundle are made from."""
+
+    network: nn.Module
+    graph: fx.GraphModule
+    levels: Levels
+    windowed: WindowedNetwork
+    grid: PhaseGrid
+    classes: tuple[ClassRecord, ...]
+
+
+Step = Callable[[str], None]
+"""Called with what is being done."""
+
+
+def export_bundle(
+    network: nn.Module,
+    config: ExportConfig,
+    target: Path,
+    *,
+    replace: bool = False,
+    on_step: Step = lambda message: None,
+) -> Bundle:
+    """Write the bundle of ``network`` at ``target``: whole, or not at all.
+
+    The network maps ``(n, 3, H, W)`` float32 to logits ``(n, classes, H, W)``, is built from pooling layers and
+    ordinary layers, and is left unchanged.
+
+    Raises:
+        NetworkError: the network cannot be traced, exported, or cut into phases at this size.
+        OutputError: ``target`` exists and ``replace`` is false, or cannot be written.
+        MissingDependency: a package of the ``export`` extra is missing.
+    """
+    try:
+        # The package imports onnx_ir, which imports onnx: one place tells that they are missing.
+        from converters.onnx_graphs.weights import SharedWeights
+    except ImportError as error:
+        raise MissingDependency(str(error.name), "export") from error
+    with _evaluating(network), staged_directory(target, replace=replace) as stage:
+        on_step("tracing the network")
+        plan = _plan(network, config)
+        with SharedWeights(stage / "weights.bin") as weights:
+            trunks = _write_graphs(plan, config, weights, stage, on_step)
+        on_step("computing reference outputs in PyTorch")
+        reference = _write_reference(plan, config, stage)
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            network=NetworkRecord(
+                source=config.source,
+                parameters=sum(parameter.numel() for parameter in network.parameters()),
+                width=config.width,
+                checkpoint_sha256=config.checkpoint_sha256,
+            ),
+            input=InputRecord(
+                size=plan.grid.frame_size,
+                padded_size=plan.grid.padded_size,
+                mean=config.normalization.mean,
+                std=config.normalization.std,
+            ),
+            outputs=config.outputs,
+            classes=list(plan.classes),
+            windows=plan.levels.windows,
+            model="model.onnx",
+            prepare="prepare.onnx",
+            trunk=TrunkRecord(
+                levels=plan.windowed.levels, window=plan.grid.window, border=plan.grid.border, graphs=trunks
+            ),
+            reference=reference,
+            engines=[],
+            opset=config.opset,
+            tools={name: version(name) for name in ("smp-deploy", "torch", "onnx", "onnxscript", "onnx-ir")},
+            files={
+                path.relative_to(stage).as_posix(): record_of_file(path)
+                for path in sorted(stage.rglob("*"))
+                if path.is_file()
+            },
+        )
+        (stage / MANIFEST_NAME).write_bytes(json_from_manifest(manifest))
+    return Bundle(target, manifest)
+
+
+def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
+    graph = graph_from_network(network)
+    levels = levels_from_graph(graph)
+    multiple = getattr(network, "size_multiple", levels.size_multiple)
+    padded = tuple(-(-side // step) * step for side, step in zip(config.size, multiple, strict=True))
+    padded_size: Size = (padded[0], padded[1])
+    channels = _classes_of(graph, padded_size)
+    classes = config.classes or tuple(default_classes(channels))
+    if len(classes) != channels:
+        raise InputError(f"the network has {channels} classes, the class file names {len(classes)}")
+    if config.outputs is OutputKind.LABELS and channels > _MAX_LABELS:
+        raise NetworkError(f"labels are uint8; {channels} classes do not fit, export logits or probabilities")
+    fold_batch_norms(graph)
+    windowed = windows_from_graph(graph)
+    grid = PhaseGrid(config.size, padded_size, windowed.window, windowed.border)
+    return _Plan(network, graph, levels, windowed, grid, classes)
+
+
+def _classes_of(graph: fx.GraphModule, size: Size) -> int:
+    """Channels of the logits, from a pass without values."""
+    on_meta = copy.deepcopy(graph).to("meta")
+    try:
+        shape = tuple(on_meta(torch.empty(1, 3, *size, device="meta")).shape)
+    except (RuntimeError, ValueError) as error:
+        raise NetworkError(f"the network cannot take an image of {size[0]}x{size[1]}: {error}") from error
+    if len(shape) != 4 or shape[0] != 1 or shape[2:] != size:
+        raise NetworkError(
+            f"a network maps (1, 3, {size[0]}, {size[1]}) to logits (1, classes, {size[0]}, {size[1]}); "
+            f"this one gives {shape}"
+        )
+    return shape[1]
+
+
+def _write_graphs(
+    plan: _Plan, config: ExportConfig, weights: SharedWeights, stage: Path, on_step: Step
+) -> dict[Precision, str]:
+    height, width = plan.grid.frame_size
+    on_step("exporting model.onnx, the whole network")
+    whole = WholeNetwork(config.normalization, plan.graph, plan.grid.frame_size, plan.grid.padded_size)
+    # A batch of two: one would be taken for a constant.
+    frames = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    weights.save_graph(
+        onnx_from_torch(
+            whole.eval(), frames, input_name="frames", output_name="logits", opset=config.opset, batch="batch"
+        ),
+        stage / "model.onnx",
+    )
+    on_step("exporting prepare.onnx, the normalisation")
+    prepare = Prepare(config.normalization, plan.grid)
+    weights.save_graph(
+        onnx_from_torch(prepare.eval(), frames[0], input_name="frame", output_name="planes", opset=config.opset),
+        stage / "prepare.onnx",
+    )
+    written = {}
+    for precision in config.precisions:
+        name = "trunk.onnx" if precision is Precision.FP32 else f"trunk.{precision.value}.onnx"
+        on_step(f"exporting {name}, the work on one sub-batch of phases in {precision.value}")
+        network = copy.deepcopy(plan.windowed.graph)
+        trunk = Trunk(network, plan.windowed.inner_merges, config.outputs, DTYPES[precision])
+        weights.save_graph(
+            onnx_from_torch(
+                trunk.eval(),
+                torch.zeros(2, 3, *plan.grid.window_size),
+                input_name="windows",
+                output_name=config.outputs.value,
+                opset=config.opset,
+                batch="phases",
+            ),
+            stage / name,
+        )
+        written[precision] = name
+    return written
+
+
+def _write_reference(plan: _Plan, config: ExportConfig, stage: Path) -> list[ReferenceRecord]:
+    directory = stage / "reference"
+    directory.mkdir()
+    outer_splits = _outer_splits(plan)
+    records = []
+    for case, frame in enumerate(config.reference_frames or (noise_frame(plan.grid.frame_size, seed=0),)):
+        phase = reference_phase(plan.grid, case)
+        logits = phase_logits(plan.network, outer_splits, frame, plan.grid, phase, config.normalization)
+        if not np.isfinite(logits).all():
+            raise NetworkError("the network's logits are not finite on a reference frame; check the checkpoint")
+        record = ReferenceRecord(
+            frame=f"reference/frame-{case}.npy", phase=phase, logits=f"reference/logits-{case}.npy"
+        )
+        np.save(stage / record.frame, frame)
+        np.save(stage / record.logits, logits)
+        records.append(record)
+    return records
+
+
+def _outer_splits(plan: _Plan) -> list[list[SplitPool2d]]:
+    """The user's own split layers of the levels that the trunk's windows stand for, level by level."""
+    levels: list[list[SplitPool2d]] = [[] for _ in range(plan.windowed.levels)]
+    for node in plan.graph.graph.nodes:
+        depth = len(plan.levels.stacks.get(node, ())) - 1
+        if split_window(plan.graph, node) is None or depth >= len(levels):
+            continue
+        if layer_of(plan.graph, node) is None:
+            # A functional split has no offset to pin: its levels are computed in full, and sampled afterwards.
+            return []
+        layer = plan.network.get_submodule(str(node.target))
+        assert isinstance(layer, SplitPool2d)
+        levels[depth].append(layer)
+    return levels
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode inside the block, and as it was afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

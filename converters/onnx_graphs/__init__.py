@@ -1,0 +1,1 @@
+"""ONNX graphs: made from PyTorch, named for people, sharing one file of weights."""

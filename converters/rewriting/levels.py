@@ -1,0 +1,76 @@
+"""Levels: which splits lie before every point of a network.
+
+A split pushes its window on the stack of the feature map, a merge pops it. Where branches meet, their stacks
+must be the same; at the output the stack must be empty. The depth of a stack is the level of that point.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import fx
+
+from converters.pooling import Window
+from converters.rewriting.tracing import merge_window, output_of, split_window
+from engines.errors import NetworkError
+from engines.phases import Size
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The split windows before every node of a graph."""
+
+    stacks: dict[fx.Node, tuple[Window, ...]]
+    """Windows of the splits that a node's output has gone through and that no merge has undone, outermost first."""
+
+    @property
+    def windows(self) -> list[Window]:
+        """The windows of the deepest point of the network, in the order of their levels."""
+        return list(max(self.stacks.values(), key=len))
+
+    @property
+    def size_multiple(self) -> Size:
+        """What the sides of an input must be multiples of for every split to come out even."""
+        totals = [total_window(stack) for stack in self.stacks.values()]
+        return math.lcm(*(height for height, _ in totals)), math.lcm(*(width for _, width in totals))
+
+
+def total_window(windows: tuple[Window, ...] | list[Window]) -> Window:
+    """The one window that nested windows amount to."""
+    return math.prod(h for h, _ in windows), math.prod(w for _, w in windows)
+
+
+def levels_from_graph(graph: fx.GraphModule) -> Levels:
+    """Follow the splits through a traced network.
+
+    Raises :class:`NetworkError`, naming the layer, where a merge undoes another window than the innermost, where
+    branches of different levels meet, or when something is left unmerged.
+    """
+    stacks: dict[fx.Node, tuple[Window, ...]] = {}
+    for node in graph.graph.nodes:
+        incoming = {stacks[before] for before in node.all_input_nodes if before.op != "get_attr"}
+        if len(incoming) > 1:
+            shown = " and ".join(sorted(_shown(stack) for stack in incoming))
+            raise NetworkError(f"branches of different levels meet at {_name(node)}: {shown}")
+        stack = incoming.pop() if incoming else ()
+        if (window := split_window(graph, node)) is not None:
+            stack = (*stack, window)
+        elif (window := merge_window(graph, node)) is not None:
+            if not stack or stack[-1] != window:
+                raise NetworkError(
+                    f"{_name(node)} merges a window of {window[0]}x{window[1]}, but what comes in is {_shown(stack)}"
+                )
+            stack = stack[:-1]
+        stacks[node] = stack
+    if left := stacks[output_of(graph)]:
+        raise NetworkError(f"the network's output is not merged: it is {_shown(left)}; add the missing MergePool2d")
+    return Levels(stacks)
+
+
+def _name(node: fx.Node) -> str:
+    return f"{node.target!s} ({node.name})" if node.op == "call_module" else node.name
+
+
+def _shown(stack: tuple[Window, ...]) -> str:
+    return "split by " + ", ".join(f"{h}x{w}" for h, w in stack) if stack else "not split"

@@ -1,0 +1,90 @@
+"""From a network to its ``torch.fx`` graph, with pooling layers and ordinary layers as single nodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from converters.pooling import MergePool2d, SplitPool2d, Window, merge, split
+from engines.errors import NetworkError
+
+
+class _LayerTracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Pooling layers stay whole, as PyTorch's own layers do."""
+        return isinstance(m, (SplitPool2d, MergePool2d)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def graph_from_network(network: nn.Module) -> fx.GraphModule:
+    """Trace a copy of ``network`` in evaluation mode.
+
+    Raises :class:`NetworkError` when the forward pass depends on values, takes several inputs, or returns
+    anything but one tensor.
+    """
+    network = copy.deepcopy(network).eval()
+    try:
+        graph = _LayerTracer().trace(network)
+    except Exception as error:  # noqa: BLE001 - the forward pass is the user's code and may raise anything
+        raise NetworkError(
+            f"{type(network).__name__} cannot be traced: {error}. A network must be free of control flow "
+            "that depends on tensor values"
+        ) from error
+    traced = fx.GraphModule(network, graph, class_name=type(network).__name__)
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    if len(inputs) != 1:
+        names = ", ".join(node.name for node in inputs)
+        raise NetworkError(f"{type(network).__name__} takes {len(inputs)} inputs ({names}); it must take one image")
+    if not isinstance(output_of(traced).args[0], fx.Node):
+        raise NetworkError(f"{type(network).__name__} must return one tensor, not a collection")
+    traced.requires_grad_(False)
+    return traced
+
+
+def output_of(graph: fx.GraphModule) -> fx.Node:
+    """The output node."""
+    return next(node for node in reversed(graph.graph.nodes) if node.op == "output")
+
+
+def input_of(graph: fx.GraphModule) -> fx.Node:
+    """The one placeholder."""
+    return next(node for node in graph.graph.nodes if node.op == "placeholder")
+
+
+def layer_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls, or ``None`` for functions and methods."""
+    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def split_window(graph: fx.GraphModule, node: fx.Node) -> Window | None:
+    """The window of a node that splits, or ``None``."""
+    return _pool_window(graph, node, SplitPool2d, split)
+
+
+def merge_window(graph: fx.GraphModule, node: fx.Node) -> Window | None:
+    """The window of a node that merges, or ``None``."""
+    return _pool_window(graph, node, MergePool2d, merge)
+
+
+def _pool_window(
+    graph: fx.GraphModule,
+    node: fx.Node,
+    kind: type[SplitPool2d] | type[MergePool2d],
+    function: Callable[[torch.Tensor, Window], torch.Tensor],
+) -> Window | None:
+    layer: Any = layer_of(graph, node)
+    if isinstance(layer, kind):
+        return layer.window
+    if node.op == "call_function" and node.target is function:
+        h, w = node.args[1] if len(node.args) > 1 else node.kwargs["window"]  # type: ignore[misc]
+        return int(h), int(w)  # type: ignore[arg-type]
+    return None
+
+
+def erase(node: fx.Node) -> None:
+    """Remove a node and let its input take its place."""
+    node.replace_all_uses_with(node.all_input_nodes[0])
+    node.graph.erase_node(node)

@@ -1,0 +1,145 @@
+"""A bundle: the directory that ``export`` writes and everything else reads."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.errors import BundleError, OutputError
+from engines.manifest import (
+    MANIFEST_NAME,
+    EngineRecord,
+    FileRecord,
+    Flavour,
+    Manifest,
+    Precision,
+    ReferenceRecord,
+    json_from_manifest,
+    manifest_from_json,
+)
+from engines.staging import write_file
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest has been read; :meth:`open` also proves its files."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read the manifest and verify size and SHA-256 of every file it lists, before anything is parsed.
+
+        Raises :class:`BundleError` when the bundle is absent, damaged, of a newer schema, or names a path
+        outside itself.
+        """
+        path = Path(path)
+        try:
+            document = (path / MANIFEST_NAME).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_NAME}") from error
+        except OSError as error:
+            raise BundleError(f"cannot read {path / MANIFEST_NAME}: {error.strerror}") from error
+        bundle = cls(path, manifest_from_json(document))
+        for name, record in bundle.manifest.files.items():
+            bundle._verify(name, record)
+        return bundle
+
+    def file(self, name: str) -> Path:
+        """Where a listed file lies. Raises :class:`BundleError` for a path that leaves the bundle."""
+        relative = PurePosixPath(name)
+        inside = self.path / relative
+        if relative.is_absolute() or ".." in relative.parts or "\\" in name:
+            raise BundleError(f"{MANIFEST_NAME} names {name!r}, which leaves the bundle")
+        if not inside.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(f"{name!r} is a link that leaves the bundle {self.path}")
+        return inside
+
+    def trunk_graph(self, precision: Precision) -> Path:
+        """The trunk in ``precision``. Raises :class:`BundleError` when the bundle was exported without it."""
+        graphs = self.manifest.trunk.graphs
+        if precision not in graphs:
+            held = ", ".join(sorted(held.value for held in graphs))
+            raise BundleError(
+                f"the bundle has no {precision.value} trunk (it has {held}); export it with --precision {precision.value}"
+            )
+        return self.file(graphs[precision])
+
+    def reference_arrays(self, case: ReferenceRecord) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Frame ``(H, W, 3)`` uint8 and PyTorch's logits ``(classes, i, j)`` float32 of a reference case."""
+        return np.load(self.file(case.frame)), np.load(self.file(case.logits))
+
+    def with_engine(
+        self, flavour: Flavour, precision: Precision, sub_batch: int, *, plan: bytes, record: dict[str, Any]
+    ) -> Bundle:
+        """Store an engine and its build record, in place of one for the same use, and give the new bundle.
+
+        File names carry the plan's hash, so nothing is overwritten, and the manifest is replaced last: until
+        then readers see the bundle as it was.
+        """
+        stem = f"engines/trunk-{precision.value}-b{sub_batch}-{flavour.value}-{record_of(plan).sha256[:12]}"
+        engine = EngineRecord(
+            engine=f"{stem}.engine",
+            record=f"{stem}.json",
+            flavour=flavour,
+            precision=precision,
+            sub_batch=sub_batch,
+        )
+        contents = {engine.engine: plan, engine.record: msgspec.json.format(msgspec.json.encode(record)) + b"\n"}
+        for name, content in contents.items():
+            target = self.file(name)
+            try:
+                target.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot write to {self.path}: {error.strerror}") from error
+            write_file(target, content)
+        replaced = [held for held in self.manifest.engines if held.use == engine.use]
+        stale = {name for held in replaced for name in (held.engine, held.record)} - set(contents)
+        files = {name: known for name, known in self.manifest.files.items() if name not in stale}
+        manifest = msgspec.structs.replace(
+            self.manifest,
+            engines=[*(held for held in self.manifest.engines if held.use != engine.use), engine],
+            files=files | {name: record_of(content) for name, content in contents.items()},
+        )
+        write_file(self.path / MANIFEST_NAME, json_from_manifest(manifest))
+        for name in stale:
+            self.file(name).unlink(missing_ok=True)
+        return replace(self, manifest=manifest)
+
+    def _verify(self, name: str, record: FileRecord) -> None:
+        path = self.file(name)
+        try:
+            size = path.stat().st_size
+            if size != record.size:
+                raise BundleError(f"{path} has {size} bytes, the manifest says {record.size}; the bundle is damaged")
+            with path.open("rb") as stream:
+                digest = _sha256(stream)
+        except OSError as error:
+            raise BundleError(f"cannot read {path}: {error.strerror}; the bundle is damaged") from error
+        if digest != record.sha256:
+            raise BundleError(f"{path} is not the file that was exported (SHA-256 differs); export the bundle again")
+
+
+def record_of(content: bytes) -> FileRecord:
+    """Size and SHA-256 of a file's content."""
+    return FileRecord(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+
+
+def record_of_file(path: Path) -> FileRecord:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return FileRecord(sha256=_sha256(stream), size=path.stat().st_size)
+
+
+def _sha256(stream: Any) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

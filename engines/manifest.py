@@ -1,0 +1,203 @@
+"""The manifest of a bundle: its types are its schema, checked on writing and on reading.
+
+``manifest_schema()`` gives the same schema as a JSON Schema document.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+
+from engines.errors import BundleError
+from engines.phases import Border, PhaseGrid
+
+SCHEMA_VERSION = 1
+"""Raised by every change that an older reader would misunderstand."""
+
+MANIFEST_NAME = "manifest.json"
+
+_Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+_NotNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+_Byte: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
+_Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_SizeField: TypeAlias = tuple[_Positive, _Positive]
+_FileName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+
+
+class OutputKind(enum.Enum):
+    """What the bundle's trunk and its session give for a frame of ``(H, W)``."""
+
+    LABELS = "labels"
+    """``(H, W)`` uint8: the class of the highest logit."""
+    LOGITS = "logits"
+    """``(classes, H, W)`` float32."""
+    PROBABILITIES = "probabilities"
+    """``(classes, H, W)`` float32: softmax over the classes."""
+
+
+class Precision(enum.Enum):
+    """Arithmetic of the network inside a graph; its inputs and outputs are the same in every precision."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+class Flavour(enum.Enum):
+    """The TensorRT that builds and runs an engine; the value is the name of its Python module."""
+
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every part of a manifest: immutable, and without fields that the schema does not name."""
+
+
+class FileRecord(_Record):
+    """What a file of the bundle must be."""
+
+    sha256: _Sha256
+    size: _NotNegative
+    """Bytes."""
+
+
+class ClassRecord(_Record):
+    """One class: the value of a label is its place in the list."""
+
+    name: str
+    color: tuple[_Byte, _Byte, _Byte]
+    """RGB."""
+
+
+class NetworkRecord(_Record):
+    """Where the network comes from."""
+
+    source: Annotated[str, msgspec.Meta(min_length=1)]
+    """``--arch`` name, or ``package.module:factory``."""
+    parameters: _NotNegative
+    width: _Positive | None = None
+    """Channels of the stem, for a known architecture."""
+    checkpoint_sha256: _Sha256 | None = None
+    """Of the checkpoint file, where there was one."""
+
+
+class InputRecord(_Record):
+    """The frame, uint8 RGB ``(H, W, 3)``, and its normalisation ``(x / 255 - mean) / std``."""
+
+    size: _SizeField
+    padded_size: _SizeField
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class TrunkRecord(_Record):
+    """The loop around the trunk: which levels it walks, and what it cuts."""
+
+    levels: _NotNegative
+    """Splits that the loop stands for."""
+    window: _SizeField
+    """The one pooling window these levels amount to."""
+    border: tuple[_NotNegative, _NotNegative, _NotNegative, _NotNegative]
+    """Zeros around the planes: top, left, bottom, right."""
+    graphs: dict[Precision, _FileName]
+
+
+class ReferenceRecord(_Record):
+    """A frame and what PyTorch computes for one phase of it, in fp32."""
+
+    frame: _FileName
+    """``.npy``, uint8 ``(H, W, 3)``."""
+    phase: tuple[_NotNegative, _NotNegative]
+    logits: _FileName
+    """``.npy``, float32 ``(classes, i, j)``."""
+
+
+class EngineRecord(_Record):
+    """A built engine and its build record."""
+
+    engine: _FileName
+    record: _FileName
+    flavour: Flavour
+    precision: Precision
+    sub_batch: _Positive
+
+    @property
+    def use(self) -> tuple[Flavour, Precision, int]:
+        """What the engine is for; a bundle holds one engine for each use."""
+        return self.flavour, self.precision, self.sub_batch
+
+
+class Manifest(_Record):
+    """``manifest.json``."""
+
+    schema_version: _Positive
+    network: NetworkRecord
+    input: InputRecord
+    outputs: OutputKind
+    classes: Annotated[list[ClassRecord], msgspec.Meta(min_length=1, max_length=256)]
+    windows: list[_SizeField]
+    """The windows of the network's splits, in the order of their levels."""
+    model: _FileName
+    prepare: _FileName
+    trunk: TrunkRecord
+    reference: list[ReferenceRecord]
+    engines: list[EngineRecord]
+    opset: _Positive
+    tools: dict[str, str]
+    """Versions of what wrote the bundle."""
+    files: dict[_FileName, FileRecord]
+
+    @property
+    def grid(self) -> PhaseGrid:
+        """The phases that a session walks."""
+        border: Border = self.trunk.border
+        return PhaseGrid(self.input.size, self.input.padded_size, self.trunk.window, border)
+
+
+class _Version(msgspec.Struct):
+    schema_version: _Positive
+
+
+def manifest_from_json(document: bytes) -> Manifest:
+    """Read a manifest; :class:`BundleError` says what the schema wants and where."""
+    try:
+        version = msgspec.json.decode(document, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise BundleError(
+                f"the bundle has schema version {version}, this smp-deploy reads up to {SCHEMA_VERSION}; "
+                "update smp-deploy or export again"
+            )
+        manifest = msgspec.json.decode(document, type=Manifest)
+        _check_consistency(manifest)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BundleError(f"{MANIFEST_NAME} is not a valid manifest: {error}") from error
+    return manifest
+
+
+def json_from_manifest(manifest: Manifest) -> bytes:
+    """Write a manifest, after the same checks as on reading."""
+    document = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    manifest_from_json(document)
+    return document
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The schema as a JSON Schema document."""
+    return msgspec.json.schema(Manifest)
+
+
+def _check_consistency(manifest: Manifest) -> None:
+    """What types cannot say: the files named exist in ``files``, and the geometry holds together."""
+    grid = manifest.grid
+    named = [manifest.model, manifest.prepare, *manifest.trunk.graphs.values()]
+    named += [name for case in manifest.reference for name in (case.frame, case.logits)]
+    named += [name for engine in manifest.engines for name in (engine.engine, engine.record)]
+    for name in named:
+        if name not in manifest.files:
+            raise BundleError(f"{MANIFEST_NAME} names {name!r} but does not list it among its files")
+    for case in manifest.reference:
+        if case.phase not in grid.phases:
+            h, w = grid.window
+            raise BundleError(f"{MANIFEST_NAME} has a reference phase {case.phase} outside its window of {h}x{w}")
