@@ -62,7 +62,7 @@ class ExportConfig:
     """``--arch`` name, or ``package.module:factory``; for the manifest."""
     outputs: OutputKind = OutputKind.LABELS
     opset: int = DEFAULT_OPSET
-    normalization: Normalization = Normalization()
+    normalization: Normalization = field(default_factory=Normalization)
     precisions: tuple[Precision, ...] = PRECISIONS
     """Trunks to write."""
     classes: tuple[ClassRecord, ...] = ()
@@ -186,7 +186,7 @@ def _classes_of(graph: fx.GraphModule, size: Size) -> int:
             f"a network maps (1, 3, {size[0]}, {size[1]}) to logits (1, classes, {size[0]}, {size[1]}); "
             f"this one gives {shape}"
         )
-    return shape[1]
+    return int(shape[1])
 
 
 def _write_graphs(

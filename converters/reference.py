@@ -57,9 +57,7 @@ def phase_logits(
         normalization: of the frame.
     """
     offsets = level_offsets([layers[0].window for layers in outer_splits], phase)
-    pinned = {
-        layer: offset for layers, offset in zip(outer_splits, offsets, strict=True) for layer in layers
-    }
+    pinned = {layer: offset for layers, offset in zip(outer_splits, offsets, strict=True) for layer in layers}
     borderless = PhaseGrid(grid.frame_size, grid.padded_size, grid.window, (0, 0, 0, 0))
     with torch.inference_mode(), pinned_offsets(pinned):
         planes = Prepare(normalization, borderless)(torch.from_numpy(frame))

@@ -106,7 +106,7 @@ class Trunk(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         """Everything after the network is in float32."""
-        predictions = self.network(windows.to(self.dtype)).float()
+        predictions: Tensor = self.network(windows.to(self.dtype)).float()
         if self.outputs is OutputKind.LABELS:
             # TensorRT permutes no uint8, and casts to it from float alone.
             predictions = predictions.argmax(1, keepdim=True).float()

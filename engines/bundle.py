@@ -68,7 +68,8 @@ class Bundle:
         if precision not in graphs:
             held = ", ".join(sorted(held.value for held in graphs))
             raise BundleError(
-                f"the bundle has no {precision.value} trunk (it has {held}); export it with --precision {precision.value}"
+                f"the bundle has no {precision.value} trunk (it has {held}); "
+                f"export it with --precision {precision.value}"
             )
         return self.file(graphs[precision])
 

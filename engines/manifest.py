@@ -55,7 +55,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Every part of a manifest: immutable, and without fields that the schema does not name."""
 
 
-class FileRecord(_Record):
+class FileRecord(_Record, frozen=True):
     """What a file of the bundle must be."""
 
     sha256: _Sha256
@@ -63,7 +63,7 @@ class FileRecord(_Record):
     """Bytes."""
 
 
-class ClassRecord(_Record):
+class ClassRecord(_Record, frozen=True):
     """One class: the value of a label is its place in the list."""
 
     name: str
@@ -71,7 +71,7 @@ class ClassRecord(_Record):
     """RGB."""
 
 
-class NetworkRecord(_Record):
+class NetworkRecord(_Record, frozen=True):
     """Where the network comes from."""
 
     source: Annotated[str, msgspec.Meta(min_length=1)]
@@ -83,7 +83,7 @@ class NetworkRecord(_Record):
     """Of the checkpoint file, where there was one."""
 
 
-class InputRecord(_Record):
+class InputRecord(_Record, frozen=True):
     """The frame, uint8 RGB ``(H, W, 3)``, and its normalisation ``(x / 255 - mean) / std``."""
 
     size: _SizeField
@@ -92,7 +92,7 @@ class InputRecord(_Record):
     std: tuple[float, float, float]
 
 
-class TrunkRecord(_Record):
+class TrunkRecord(_Record, frozen=True):
     """The loop around the trunk: which levels it walks, and what it cuts."""
 
     levels: _NotNegative
@@ -104,7 +104,7 @@ class TrunkRecord(_Record):
     graphs: dict[Precision, _FileName]
 
 
-class ReferenceRecord(_Record):
+class ReferenceRecord(_Record, frozen=True):
     """A frame and what PyTorch computes for one phase of it, in fp32."""
 
     frame: _FileName
@@ -114,7 +114,7 @@ class ReferenceRecord(_Record):
     """``.npy``, float32 ``(classes, i, j)``."""
 
 
-class EngineRecord(_Record):
+class EngineRecord(_Record, frozen=True):
     """A built engine and its build record."""
 
     engine: _FileName
@@ -129,7 +129,7 @@ class EngineRecord(_Record):
         return self.flavour, self.precision, self.sub_batch
 
 
-class Manifest(_Record):
+class Manifest(_Record, frozen=True):
     """``manifest.json``."""
 
     schema_version: _Positive

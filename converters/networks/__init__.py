@@ -1,6 +1,6 @@
 """Networks: SMP-X, FCN32s and FCN8s on ResNets, the small networks of Figure 7, and users' own."""
 
-from converters.networks.segmentation import FCN8s, FCN32s, SegmentationNetwork, SMP
+from converters.networks.segmentation import SMP, FCN8s, FCN32s, SegmentationNetwork
 from converters.networks.sources import ARCHITECTURES, FIGURE7, network_from_arch, network_from_factory
 
 __all__ = [

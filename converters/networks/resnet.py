@@ -147,9 +147,7 @@ class ResNet(nn.Module):
         blocks: list[nn.Module] = []
         for position in range(backbone.blocks[index]):
             first = position == 0
-            blocks.append(
-                backbone.block(self._in_channels, channels, stride if first else 1, split if first else None)
-            )
+            blocks.append(backbone.block(self._in_channels, channels, stride if first else 1, split if first else None))
             self._in_channels = channels * backbone.block.expansion
         return nn.Sequential(*blocks)
 

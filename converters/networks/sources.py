@@ -11,7 +11,7 @@ from torch import nn
 
 from converters.networks.figure7 import DilatedNetwork, MaxPoolNetwork, SplitNetwork
 from converters.networks.resnet import BACKBONES
-from converters.networks.segmentation import FCN8s, FCN32s, SegmentationNetwork, SMP
+from converters.networks.segmentation import SMP, FCN8s, FCN32s, SegmentationNetwork
 from engines.errors import NetworkError
 
 _FAMILIES: dict[str, type[SMP] | type[FCN32s] | type[FCN8s]] = {"smp": SMP, "fcn32s": FCN32s, "fcn8s": FCN8s}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ def onnx_from_torch(
     """
     if opset not in OPSETS:
         raise NetworkError(f"opset {opset} is not supported; choose one from {OPSETS.start} to {OPSETS.stop - 1}")
-    dynamic: Sequence[dict[int, object] | None] = (None if batch is None else {0: torch.export.Dim(batch)},)
+    dynamic = (None if batch is None else {0: torch.export.Dim(batch)},)
     try:
         with _quiet_exporter():
             program = torch.onnx.export(

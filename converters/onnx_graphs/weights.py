@@ -63,7 +63,7 @@ class SharedWeights:
             offset,
             length,
             tensor.dtype,
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.shape.numpy()),
             name=name,
             base_dir=self._path.parent,
         )

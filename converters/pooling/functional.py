@@ -85,7 +85,7 @@ def expand(x: Tensor, window: Window, offset: Offset) -> Expanded:
     outside the window.
     """
     if has_torch_function_unary(x):
-        return handle_torch_function(expand, (x,), x, window, offset)  # type: ignore[no-any-return]
+        return handle_torch_function(expand, (x,), x, window, offset)
     _check_offset(window, offset)
     (h, w), (row, column) = window, offset
     i, j = x.shape[-2], x.shape[-1]

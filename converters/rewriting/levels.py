@@ -27,7 +27,8 @@ class Levels:
     @property
     def windows(self) -> list[Window]:
         """The windows of the deepest point of the network, in the order of their levels."""
-        return list(max(self.stacks.values(), key=len))
+        deepest: tuple[Window, ...] = max(self.stacks.values(), key=len)
+        return list(deepest)
 
     @property
     def size_multiple(self) -> Size:

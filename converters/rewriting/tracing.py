@@ -28,7 +28,7 @@ def graph_from_network(network: nn.Module) -> fx.GraphModule:
     network = copy.deepcopy(network).eval()
     try:
         graph = _LayerTracer().trace(network)
-    except Exception as error:  # noqa: BLE001 - the forward pass is the user's code and may raise anything
+    except Exception as error:
         raise NetworkError(
             f"{type(network).__name__} cannot be traced: {error}. A network must be free of control flow "
             "that depends on tensor values"
@@ -46,12 +46,14 @@ def graph_from_network(network: nn.Module) -> fx.GraphModule:
 
 def output_of(graph: fx.GraphModule) -> fx.Node:
     """The output node."""
-    return next(node for node in reversed(graph.graph.nodes) if node.op == "output")
+    node: fx.Node = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
+    return node
 
 
 def input_of(graph: fx.GraphModule) -> fx.Node:
     """The one placeholder."""
-    return next(node for node in graph.graph.nodes if node.op == "placeholder")
+    node: fx.Node = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    return node
 
 
 def layer_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:

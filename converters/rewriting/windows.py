@@ -146,7 +146,6 @@ def _padding(conv: nn.Conv2d) -> Border:
     if conv.padding == "same":
         rows, columns = (conv.dilation[axis] * (conv.kernel_size[axis] - 1) for axis in (0, 1))
         return (rows // 2, columns // 2, rows - rows // 2, columns - columns // 2)
+    assert isinstance(conv.padding, tuple)
     vertical, horizontal = conv.padding
-    assert isinstance(vertical, int)
-    assert isinstance(horizontal, int)
     return (vertical, horizontal, vertical, horizontal)

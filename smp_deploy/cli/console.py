@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+_LINE_EVERY_S = 5.0
+
 Advance = Callable[[int, int], None]
 """Called with ``(done, total)`` whenever a piece of work is finished."""
 
@@ -45,7 +47,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
 
 @contextmanager
 def progress(description: str) -> Iterator[Advance]:
-    """A progress bar with a time estimate on a terminal; a line at each tenth of the work elsewhere."""
+    """A progress bar with a time estimate on a terminal; elsewhere a line every few seconds, and one at the end."""
     if sys.stderr.isatty():
         with _progress_bar(description) as advance:
             yield advance
@@ -56,7 +58,14 @@ def progress(description: str) -> Iterator[Advance]:
 @contextmanager
 def _progress_bar(description: str) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -72,16 +81,14 @@ def _progress_bar(description: str) -> Iterator[Advance]:
 
 
 def _progress_lines(description: str) -> Advance:
-    started = time.monotonic()
-    tenths_said = 0
+    started = said = time.monotonic()
 
     def advance(done: int, total: int) -> None:
-        nonlocal tenths_said
-        tenths = done * 10 // total
-        if tenths > tenths_said:
-            tenths_said = tenths
-            elapsed_s = time.monotonic() - started
-            left_s = elapsed_s / done * (total - done)
-            note(f"{description}: {done}/{total}, {elapsed_s:.0f} s elapsed, about {left_s:.0f} s left")
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _LINE_EVERY_S or done == total:
+            said = now
+            left_s = (now - started) / done * (total - done)
+            note(f"{description}: {done}/{total}, {now - started:.0f} s elapsed, about {left_s:.0f} s left")
 
     return advance

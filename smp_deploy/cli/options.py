@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
+from engines.manifest import Precision
 from engines.phases import Size
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[Size]):
     """``HEIGHTxWIDTH`` in pixels."""
 
     name = "HxW"
@@ -37,3 +38,29 @@ def bundle_argument(function: _Function) -> _Function:
 def json_option(function: _Function) -> _Function:
     """``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
+
+
+def images_option(function: _Function) -> _Function:
+    """``--images``, several times."""
+    return click.option(
+        "--images",
+        multiple=True,
+        metavar="PATH",
+        help="An image file, a folder of images or a pattern; may be given several times.",
+    )(function)
+
+
+def force_option(function: _Function) -> _Function:
+    """``--force``."""
+    return click.option("--force", is_flag=True, help="Replace what stands at the output.")(function)
+
+
+def precision_option(function: _Function) -> _Function:
+    """``--precision``, one."""
+    return click.option(
+        "--precision",
+        type=click.Choice([precision.value for precision in Precision]),
+        default=Precision.FP32.value,
+        show_default=True,
+        help="Which of the bundle's trunks.",
+    )(function)

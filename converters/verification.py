@@ -1,0 +1,204 @@
+"""Verification of a bundle on the machine that exports: PyTorch against every graph, in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from converters.stages import Normalization, WholeNetwork
+from engines import Bundle, Session
+from engines.backends import OnnxRuntimeRunner
+from engines.errors import MissingDependency
+from engines.manifest import OutputKind, Precision
+from engines.parity import TOLERANCES, Check, label_agreement, relative_error
+from engines.phases import Phase, PhaseGrid
+
+# ONNX Runtime held 6 times the largest tensor of SMP-18 when it ran the whole graph at 256x512 without an arena.
+_PEAK_PER_LARGEST_TENSOR = 8
+
+
+@dataclass(frozen=True)
+class LiveFrame:
+    """A frame beside the bundle's own reference cases."""
+
+    name: str
+    image: NDArray[np.uint8]
+
+
+def checks_of_bundle(
+    bundle: Bundle, *, network: nn.Module | None = None, frames: tuple[LiveFrame, ...] = ()
+) -> Iterator[Check]:
+    """Make the checks of a bundle one after the other, and give each as soon as it is made.
+
+    Layout first, then for every reference case PyTorch's stored logits against the whole graph and against the
+    trunk of every precision, then the merged phases against the whole graph. ``frames`` are checked in the same
+    way, against ``network`` where it is given, the one the bundle was exported from.
+    """
+    yield _layout_check(bundle.manifest.grid)
+    whole = _WholeGraph(bundle)
+    for index, case in enumerate(bundle.manifest.reference):
+        image, logits = bundle.reference_arrays(case)
+        subject = f"reference frame {index}, phase {case.phase}"
+        whole_logits = whole.logits(image)
+        yield whole.check(f"PyTorch -> {bundle.manifest.model}", subject, whole_logits, logits, case.phase)
+        for precision in bundle.manifest.trunk.graphs:
+            yield from _trunk_checks(bundle, precision, image, logits, case.phase, subject)
+        yield _merge_check(bundle, image, whole_logits, f"reference frame {index}")
+    for frame in frames:
+        whole_logits = whole.logits(frame.image)
+        if network is not None:
+            expected = _torch_logits(bundle, network, frame.image) if whole_logits is not None else None
+            yield whole.check(f"PyTorch -> {bundle.manifest.model}", frame.name, whole_logits, expected, None)
+        yield _merge_check(bundle, frame.image, whole_logits, frame.name)
+
+
+def _layout_check(grid: PhaseGrid) -> Check:
+    """Every pixel has a number; cutting the phases out and placing them must give each number back."""
+    height, width = grid.padded_size
+    numbered = np.arange(height * width).reshape(1, height, width)
+    merged = np.full_like(numbered, -1)
+    for phase in grid.phases:
+        grid.place(grid.at_phase(numbered, phase)[None], [phase], merged)
+    wrong = int((merged != numbered).sum())
+    return Check.at_most("phases -> merged", f"layout of {height}x{width}", wrong, 0, "pixels at another place")
+
+
+class _WholeGraph:
+    """``model.onnx`` in ONNX Runtime, where this machine's memory allows."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._graph = bundle.file(bundle.manifest.model)
+        needed = _PEAK_PER_LARGEST_TENSOR * _largest_tensor_bytes(self._graph)
+        available = _available_memory_bytes()
+        self.lack = (
+            f"needs about {needed / 2**30:.0f} GiB of memory, {available / 2**30:.0f} GiB are free"
+            if available is not None and needed > available
+            else None
+        )
+
+    def logits(self, image: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """``(classes, H, W)`` of a frame, or ``None`` where memory does not suffice."""
+        if self.lack:
+            return None
+        with OnnxRuntimeRunner(self._graph, arena=False) as runner:
+            return np.asarray(runner.infer({"frames": image[None]})["logits"][0], np.float32)
+
+    def check(
+        self,
+        name: str,
+        subject: str,
+        actual: NDArray[np.float32] | None,
+        expected: NDArray[np.float32] | None,
+        phase: Phase | None,
+    ) -> Check:
+        """The error of the whole graph's logits, at one phase or everywhere."""
+        tolerance = TOLERANCES[Precision.FP32].logits
+        if actual is None or expected is None:
+            return Check.not_run(name, subject, tolerance, self.lack or "")
+        grid = self._bundle.manifest.grid
+        if phase is not None:
+            # The padded pixels of the phase are cropped in the whole graph, so they are cropped here too.
+            actual = np.asarray(grid.at_phase(actual, phase))
+            expected = expected[:, : actual.shape[1], : actual.shape[2]]
+        return Check.at_most(name, subject, relative_error(actual, expected), tolerance, "relative error of logits")
+
+
+def _trunk_checks(
+    bundle: Bundle,
+    precision: Precision,
+    image: NDArray[np.uint8],
+    logits: NDArray[np.float32],
+    phase: Phase,
+    subject: str,
+) -> Iterator[Check]:
+    manifest, tolerance = bundle.manifest, TOLERANCES[precision]
+    graph = bundle.trunk_graph(precision)
+    with OnnxRuntimeRunner(bundle.file(manifest.prepare)) as prepare:
+        planes = np.asarray(prepare.infer({"frame": image})["planes"], np.float32)
+    windows = manifest.grid.cut(planes, [phase])
+    with OnnxRuntimeRunner(graph) as runner:
+        predictions = runner.infer({"windows": windows})[manifest.outputs.value][0]
+    name = f"PyTorch -> {graph.name}"
+    if manifest.outputs is OutputKind.LABELS:
+        agreement = label_agreement(np.asarray(predictions, np.uint8), logits, tolerance.logits)
+        yield Check.at_least(
+            name,
+            subject,
+            agreement.agreement_without_ties,
+            tolerance.label_agreement,
+            f"label agreement: {agreement}",
+        )
+        return
+    expected = logits if manifest.outputs is OutputKind.LOGITS else _softmax(logits)
+    error = relative_error(np.asarray(predictions, np.float32), expected)
+    yield Check.at_most(name, subject, error, tolerance.logits, f"relative error of {manifest.outputs.value}")
+
+
+def _merge_check(
+    bundle: Bundle, image: NDArray[np.uint8], whole_logits: NDArray[np.float32] | None, subject: str
+) -> Check:
+    name, tolerance = f"{bundle.manifest.model} -> merged phases", TOLERANCES[Precision.FP32]
+    if whole_logits is None:
+        return Check.not_run(name, subject, tolerance.label_agreement, "the whole graph did not run")
+    with Session.open(bundle) as session:
+        merged = session.predict(image)
+    if bundle.manifest.outputs is OutputKind.LABELS:
+        agreement = label_agreement(merged, whole_logits, tolerance.logits)
+        return Check.at_least(
+            name, subject, agreement.agreement_without_ties, tolerance.label_agreement, f"label agreement: {agreement}"
+        )
+    expected = whole_logits if bundle.manifest.outputs is OutputKind.LOGITS else _softmax(whole_logits)
+    return Check.at_most(
+        name,
+        subject,
+        relative_error(merged, expected),
+        tolerance.logits,
+        f"relative error of {bundle.manifest.outputs.value}",
+    )
+
+
+def _torch_logits(bundle: Bundle, network: nn.Module, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    record = bundle.manifest.input
+    whole = WholeNetwork(Normalization(record.mean, record.std), network, record.size, record.padded_size).eval()
+    with torch.inference_mode():
+        return whole(torch.from_numpy(image[None]))[0].numpy()  # type: ignore[no-any-return]
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    raised = np.exp(logits - logits.max(0))
+    return np.asarray(raised / raised.sum(0), np.float32)
+
+
+def _largest_tensor_bytes(graph: Path) -> int:
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingDependency("onnx", "export") from error
+    model = onnx.load(graph, load_external_data=False)
+    tensors = (value.type.tensor_type for value in (*model.graph.value_info, *model.graph.output))
+    return max(4 * int(np.prod([_extent(dim) for dim in tensor.shape.dim], dtype=np.int64)) for tensor in tensors)
+
+
+def _extent(dim: object) -> int:
+    """A dimension for a batch of one: ``batch`` is 1, and ``1024*batch`` is 1024."""
+    value = int(getattr(dim, "dim_value", 0))
+    if value:
+        return value
+    factor = str(getattr(dim, "dim_param", "")).partition("*")[0]
+    return int(factor) if factor.isdigit() else 1
+
+
+def _available_memory_bytes() -> int | None:
+    """What Linux says can be had without swapping; ``None`` elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

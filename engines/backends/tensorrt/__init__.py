@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: one code path over the API that both share."""

@@ -1,0 +1,26 @@
+"""Which TensorRT is at hand."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from engines.errors import MissingDependency
+from engines.manifest import Flavour
+
+_EXTRAS = {Flavour.TENSORRT: "tensorrt", Flavour.TENSORRT_RTX: "tensorrt-rtx"}
+
+
+def import_tensorrt(flavour: Flavour | None = None) -> tuple[Flavour, Any]:
+    """A flavour and its Python module: the one asked for, else TensorRT proper, else TensorRT-RTX.
+
+    Raises :class:`MissingDependency`.
+    """
+    wanted = tuple(Flavour) if flavour is None else (flavour,)
+    for candidate in wanted:
+        try:
+            return candidate, importlib.import_module(candidate.value)
+        except ImportError:
+            continue
+    names = " nor ".join(candidate.value for candidate in wanted)
+    raise MissingDependency(f"neither {names}" if flavour is None else names, _EXTRAS[wanted[-1]])

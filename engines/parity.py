@@ -1,0 +1,110 @@
+"""Parity: how far two results are apart, and whether that is within tolerance. Plain numpy, for the vehicle too."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.errors import LayoutError
+from engines.manifest import Precision
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a precision may change. A change of layout may change nothing."""
+
+    logits: float
+    """Largest absolute error of a logit, relative to the largest absolute logit."""
+    label_agreement: float
+    """Share of pixels with the same label, ties aside."""
+
+
+TOLERANCES = {
+    Precision.FP32: Tolerance(logits=1e-5, label_agreement=0.9999),
+    Precision.FP16: Tolerance(logits=1e-2, label_agreement=0.999),
+}
+
+
+class Status(enum.Enum):
+    """How a check ended. One that could not run is never counted as passed."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure against its tolerance."""
+
+    name: str
+    subject: str
+    """What was compared, and on which frame."""
+    status: Status
+    measured: float | None
+    tolerance: float
+    detail: str = ""
+
+    @classmethod
+    def at_most(cls, name: str, subject: str, measured: float, tolerance: float, detail: str = "") -> Check:
+        """A check that passes up to its tolerance; a figure that is no number fails."""
+        return cls(name, subject, _status(measured <= tolerance), measured, tolerance, detail)
+
+    @classmethod
+    def at_least(cls, name: str, subject: str, measured: float, tolerance: float, detail: str = "") -> Check:
+        """A check that passes from its tolerance on; a figure that is no number fails."""
+        return cls(name, subject, _status(measured >= tolerance), measured, tolerance, detail)
+
+    @classmethod
+    def not_run(cls, name: str, subject: str, tolerance: float, reason: str) -> Check:
+        """A check that this machine cannot make."""
+        return cls(name, subject, Status.NOT_RUN, None, tolerance, reason)
+
+
+def relative_error(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    """``max |actual - expected| / max |expected|``; infinite when anything is not finite.
+
+    Raises :class:`LayoutError` for arrays of different shapes.
+    """
+    if actual.shape != expected.shape:
+        raise LayoutError(f"results of different shapes: {actual.shape} and {expected.shape}")
+    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
+        return float("inf")
+    scale = float(np.abs(expected).max())
+    error = float(np.abs(actual.astype(np.float64) - expected).max())
+    return error / scale if scale else error
+
+
+@dataclass(frozen=True)
+class LabelAgreement:
+    """Where labels differ from those of the reference logits."""
+
+    agreement: float
+    """Share of pixels with the same label."""
+    agreement_without_ties: float
+    """The same, without the differing pixels whose two labels have logits within the tolerance of each other."""
+
+    def __str__(self) -> str:
+        return f"{self.agreement:.4%} of pixels, {self.agreement_without_ties:.4%} without ties"
+
+
+def label_agreement(labels: NDArray[np.uint8], logits: NDArray[np.floating], logit_tolerance: float) -> LabelAgreement:
+    """Compare labels ``(H, W)`` with the reference logits ``(classes, H, W)`` that they should follow from.
+
+    A pixel is a tie when the reference itself gives both labels nearly the same logit: their distance is at
+    most twice ``logit_tolerance`` (each may move by it) times the largest absolute logit.
+    """
+    expected = logits.argmax(0)
+    differs = labels != expected
+    best = np.take_along_axis(logits, expected[None], 0)[0]
+    known = np.minimum(labels, len(logits) - 1).astype(np.intp)
+    other = np.take_along_axis(logits, known[None], 0)[0]
+    ties = differs & (labels < len(logits)) & (best - other <= 2 * logit_tolerance * np.abs(logits).max())
+    return LabelAgreement(1 - float(differs.mean()), 1 - float((differs & ~ties).mean()))
+
+
+def _status(passed: bool) -> Status:
+    return Status.PASSED if passed else Status.FAILED

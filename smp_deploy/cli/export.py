@@ -1,0 +1,155 @@
+"""``smp-deploy export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engines.errors import InputError, MissingDependency
+from engines.manifest import OutputKind, Precision
+from engines.phases import Size
+from smp_deploy.cli.console import note, print_json, print_table
+from smp_deploy.cli.options import SizeType, force_option, json_option
+from smp_deploy.cli.summaries import bundle_rows
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from converters.checkpoints import Checkpoint
+    from converters.stages import Normalization
+
+_Triple = tuple[float, float, float]
+
+
+@click.command("export", short_help="Write the bundle of a network.")
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+@click.option("--arch", metavar="NAME", help="A known network, smp-resnet18 for example.")
+@click.option("--model", metavar="PACKAGE.MODULE:FACTORY", help="A network of your own that uses the pooling layers.")
+@click.option("--size", type=SizeType(), required=True, help="Frames, height x width in pixels.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Where the bundle goes.")
+@click.option(
+    "--outputs",
+    type=click.Choice([kind.value for kind in OutputKind]),
+    default=OutputKind.LABELS.value,
+    show_default=True,
+    help="What the bundle gives for a frame.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice([precision.value for precision in Precision]),
+    multiple=True,
+    default=[precision.value for precision in Precision],
+    show_default=True,
+    help="Trunks to write; may be given several times.",
+)
+@click.option("--classes", type=click.IntRange(1), help="Channels of the logits.  [default: the checkpoint's]")
+@click.option("--width", type=click.IntRange(1), help="Channels of the stem.  [default: the checkpoint's]")
+@click.option("--backbone-only", is_flag=True, help="Accept a checkpoint without classifiers; they start at random.")
+@click.option(
+    "--class-names",
+    type=click.Path(path_type=Path),
+    help="A file with a class a line, 'name R G B'.  [default: Cityscapes for 19 classes, CamVid for 11]",
+)
+@click.option("--mean", type=(float, float, float), help="Of R, G and B in [0, 1].  [default: ImageNet's]")
+@click.option("--std", type=(float, float, float), help="Of R, G and B in [0, 1].  [default: ImageNet's]")
+@click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX opset.")
+@click.option(
+    "--reference-images",
+    multiple=True,
+    metavar="PATH",
+    help="Frames of --size to keep with PyTorch's outputs for later checks: files, folders or patterns.  "
+    "[default: one of noise]",
+)
+@force_option
+@json_option
+def export_command(
+    checkpoint: Path | None,
+    arch: str | None,
+    model: str | None,
+    size: Size,
+    output: Path,
+    outputs: str,
+    precisions: tuple[str, ...],
+    classes: int | None,
+    width: int | None,
+    backbone_only: bool,
+    class_names: Path | None,
+    mean: _Triple | None,
+    std: _Triple | None,
+    opset: int,
+    reference_images: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Write the bundle of a network: its ONNX graphs, weights, manifest and reference outputs.
+
+    CHECKPOINT is a .safetensors file, or a .pt, .pth or .ckpt with weights only. It may be left out with --model
+    when the factory loads its own weights.
+    """
+    if (arch is None) == (model is None):
+        raise click.UsageError("name the network, either with --arch or with --model")
+    if checkpoint is None and model is None:
+        raise click.UsageError("a known network needs a CHECKPOINT")
+    if output.exists() and not force:
+        # Said before the minutes of work, not after them.
+        raise InputError(f"{output} exists already; choose another place, or replace it with --force")
+    try:
+        import torch  # noqa: F401 - tells at once that the extra is missing
+
+        from converters.checkpoints import checkpoint_from_file, load_checkpoint
+        from converters.export import ExportConfig, export_bundle
+        from converters.palettes import classes_from_file
+    except ImportError as error:
+        raise MissingDependency(str(error.name), "export") from error
+    from smp_deploy.images import frame_from_file, image_files
+
+    loaded = checkpoint_from_file(checkpoint) if checkpoint is not None else None
+    width = width or (loaded.width if loaded else None)
+    network = _network(arch, model, loaded, classes, width)
+    if loaded is not None:
+        load_checkpoint(network, loaded, backbone_only=backbone_only)
+    config = ExportConfig(
+        size=size,
+        source=arch or str(model),
+        outputs=OutputKind(outputs),
+        opset=opset,
+        normalization=_normalization(mean, std),
+        precisions=tuple(Precision(precision) for precision in dict.fromkeys(precisions)),
+        classes=tuple(classes_from_file(class_names)) if class_names else (),
+        width=width if arch else None,
+        checkpoint_sha256=loaded.sha256 if loaded else None,
+        reference_frames=tuple(frame_from_file(path) for path in image_files(reference_images)),
+    )
+    bundle = export_bundle(network, config, output, replace=force, on_step=note)
+    document = {
+        "bundle": str(bundle.path),
+        "files": {name: record.size for name, record in bundle.manifest.files.items()},
+    }
+    if as_json:
+        print_json(document)
+    else:
+        print_table(("bundle", str(bundle.path)), bundle_rows(bundle))
+    return document
+
+
+def _network(
+    arch: str | None, model: str | None, checkpoint: Checkpoint | None, classes: int | None, width: int | None
+) -> nn.Module:
+    from converters.networks import network_from_arch, network_from_factory
+
+    if arch is None:
+        return network_from_factory(str(model))
+    classes = classes or (checkpoint.classes if checkpoint else None) or 19
+    return network_from_arch(arch, classes=classes, width=width or 64)
+
+
+def _normalization(mean: _Triple | None, std: _Triple | None) -> Normalization:
+    from converters.stages import Normalization
+
+    normalization = Normalization(mean or Normalization.mean, std or Normalization.std)
+    if min(normalization.std) <= 0:
+        raise click.UsageError(f"--std is above zero for every channel; received {normalization.std}")
+    return normalization
