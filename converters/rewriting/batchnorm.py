@@ -30,5 +30,6 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
         norm.to(dtype)
         graph.set_submodule(str(before.target), folded.requires_grad_(False))
         erase(node)
+    graph.delete_all_unused_submodules()
     graph.graph.lint()
     graph.recompile()

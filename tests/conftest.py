@@ -1,0 +1,78 @@
+"""Fixtures that several test folders share: one small bundle, real frames, ways to run the command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from converters.export import ExportConfig, export_bundle
+from converters.networks import network_from_arch
+from engines import Bundle
+from tests.networks import with_statistics
+
+SIZE = (64, 96)
+WIDTH = 8
+
+
+@pytest.fixture(scope="session")
+def small_network() -> torch.nn.Module:
+    """SMP-18 of width 8 with 19 classes."""
+    return with_statistics(lambda: network_from_arch("smp-resnet18", width=WIDTH), seed=1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(small_network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network's parameters in a file."""
+    path = tmp_path_factory.mktemp("checkpoint") / "smp18.safetensors"
+    save_file(small_network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(small_network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The small network's bundle at 64x96. Not to be changed: see ``bundle``."""
+    target = tmp_path_factory.mktemp("exported") / "bundle"
+    return export_bundle(small_network, ExportConfig(size=SIZE, source="smp-resnet18", width=WIDTH), target)
+
+
+@pytest.fixture
+def bundle(exported: Bundle, tmp_path: Path) -> Path:
+    """A copy of the small bundle, to be spoilt."""
+    return Path(shutil.copytree(exported.path, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def frame() -> np.ndarray:
+    """A frame for the small bundle."""
+    return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real frames."""
+    if "SMP_DATA" not in os.environ:
+        pytest.skip("not run: SMP_DATA does not say where the real frames are")
+    return Path(os.environ["SMP_DATA"])
+
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Runs ``smp-deploy`` in a process of its own, as a user does."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("smp-deploy")), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload,no-any-return]
+
+    return run

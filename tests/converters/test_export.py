@@ -1,0 +1,314 @@
+"""The shipped graphs against PyTorch: logits, contents, determinism, batches, and the reference cases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from converters.export import ExportConfig, export_bundle
+from converters.networks import network_from_arch
+from converters.palettes import default_classes
+from converters.pooling import MergePool2d, SplitPool2d, merge, split
+from converters.stages import IMAGENET_MEAN, IMAGENET_STD, Normalization
+from engines import Bundle, OutputKind, Precision, Session
+from engines.errors import InputError, NetworkError, OutputError
+from tests.networks import uneven_network, with_statistics
+
+Size = tuple[int, int]
+
+
+def frame_of(size: Size, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def torch_logits(network: nn.Module, frame: np.ndarray, padded: Size) -> np.ndarray:
+    """An independent way in: numpy normalises and pads, the network runs as it is."""
+    normal = (frame / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    height, width = frame.shape[:2]
+    planes = np.zeros((1, 3, *padded), np.float32)
+    planes[0, :, :height, :width] = normal.transpose(2, 0, 1)
+    with torch.no_grad():
+        return network.eval()(torch.from_numpy(planes))[0, :, :height, :width].numpy()
+
+
+def run_onnx(path: Path, **feed: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, feed)[0]
+
+
+def arch(name: str, width: int) -> Callable[[], nn.Module]:
+    return lambda: with_statistics(lambda: network_from_arch(name, width=width), seed=7)
+
+
+NETWORKS = {
+    "SMP-18": (arch("smp-resnet18", 16), (32, 32)),
+    "SMP-34": (arch("smp-resnet34", 8), (32, 32)),
+    "SMP-101": (arch("smp-resnet101", 8), (32, 32)),
+    "FCN32s": (arch("fcn32s-resnet18", 16), (32, 32)),
+    "FCN8s": (arch("fcn8s-resnet18", 16), (32, 32)),
+    "own": (uneven_network, (6, 16)),
+}
+CASES = [(name, size) for name in NETWORKS for size in ((64, 96), (70, 90))] + [("SMP-18", (256, 512))]
+
+
+@pytest.mark.parametrize(("name", "size"), CASES)
+def test_graphs_equal_pytorch_and_merged_phases_equal_the_whole(name: str, size: Size, tmp_path: Path) -> None:
+    factory, multiple = NETWORKS[name]
+    network = factory()
+    config = ExportConfig(size=size, source=name, precisions=(Precision.FP32,))
+    bundle = export_bundle(network, config, tmp_path / "bundle")
+    padded = tuple(-(-side // step) * step for side, step in zip(size, multiple, strict=True))
+    assert bundle.manifest.input.padded_size == padded
+    frame = frame_of(size)
+    expected = torch_logits(network, frame, padded)
+    logits = run_onnx(bundle.path / "model.onnx", frames=frame[None])[0]
+    assert np.abs(logits - expected).max() / np.abs(expected).max() <= 1e-5
+    with Session.open(bundle.path) as session:
+        labels = session.predict(frame)
+    # Where labels differ at all, the two classes are as good as equal.
+    differs = labels != logits.argmax(0)
+    ordered = np.sort(logits, axis=0)
+    assert (ordered[-1] - ordered[-2])[differs].max(initial=0) <= 1e-4 * np.abs(logits).max()
+    assert differs.mean() <= 1e-4
+
+
+def test_operators_of_the_whole_graph(tmp_path: Path) -> None:
+    network = arch("smp-resnet18", 8)()
+    bundle = export_bundle(network, ExportConfig(size=(64, 96), source="smp-resnet18"), tmp_path / "bundle")
+    graph = onnx.load(bundle.path / "model.onnx").graph
+    normalisation = Counter({"Cast": 1, "Transpose": 1, "Mul": 1, "Add": 1})
+    inside = Counter(node.op_type for node in graph.node) - normalisation
+    # 21 convolutions: 20 of ResNet-18 (shortcuts included) and the head. 8 splits and 5 merges, each one Transpose.
+    assert inside.pop("Conv") == 21
+    assert inside.pop("Relu") == 17
+    assert inside.pop("Add") == 8
+    assert inside.pop("Transpose") == 8 + 5
+    assert set(inside) == {"Reshape"}
+
+
+def test_graphs_pass_the_checker_and_carry_nothing_of_this_machine(exported: Bundle) -> None:
+    for name in ("model.onnx", "prepare.onnx", "trunk.onnx", "trunk.fp16.onnx"):
+        path = exported.path / name
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(path, load_external_data=False)
+        assert not model.metadata_props
+        assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+        content = path.read_bytes()
+        for trace in (b".py", b"/home", b"/root", str(Path.cwd()).encode(), b"stack_trace"):
+            assert trace not in content
+
+
+def test_names_are_those_of_the_modules(exported: Bundle) -> None:
+    graph = onnx.load(exported.path / "model.onnx", load_external_data=False).graph
+    names = [node.name for node in graph.node]
+    assert len(names) == len(set(names))
+    assert {"conv1/Conv", "layer2.0.split/Transpose", "layer4.1.conv2/Conv", "head/Conv"} <= set(names)
+    initializers = {tensor.name for tensor in graph.initializer}
+    assert {
+        "conv1.weight",
+        "conv1.bias",
+        "layer3.0.downsample.0.weight",
+        "layer2.0.split/Reshape/shape",
+    } <= initializers
+
+
+def test_export_is_deterministic(small_network: nn.Module, exported: Bundle, tmp_path: Path) -> None:
+    config = ExportConfig(size=(64, 96), source="smp-resnet18", width=8)
+    again = export_bundle(small_network, config, tmp_path / "again")
+    assert (again.path / "manifest.json").read_bytes() == (exported.path / "manifest.json").read_bytes()
+    for name in exported.manifest.files:
+        assert (again.path / name).read_bytes() == (exported.path / name).read_bytes()
+
+
+def test_weights_are_stored_once(exported: Bundle, small_network: nn.Module) -> None:
+    # Batch norms are folded: 20 biased convolutions and the head remain, in fp32 and in fp16.
+    convolutions = [module for module in small_network.modules() if isinstance(module, nn.Conv2d)]
+    values = sum(conv.weight.numel() + conv.out_channels for conv in convolutions)
+    offsets = {}
+    for name in ("model.onnx", "trunk.onnx", "trunk.fp16.onnx"):
+        for tensor in onnx.load(exported.path / name, load_external_data=False).graph.initializer:
+            if tensor.external_data:
+                entry = {item.key: item.value for item in tensor.external_data}
+                assert entry["location"] == "weights.bin"
+                offsets[entry["offset"]] = int(entry["length"])
+    stored = sum(offsets.values())
+    # Biases too small for the file stay in the graphs.
+    assert 0.99 * values * (4 + 2) <= stored <= values * (4 + 2)
+    assert (exported.path / "weights.bin").stat().st_size <= stored + 4096 * len(offsets)
+
+
+def test_no_batch_is_baked_in(exported: Bundle) -> None:
+    frames = np.stack([frame_of((64, 96), seed) for seed in range(3)])
+    together = run_onnx(exported.path / "model.onnx", frames=frames)
+    for index in range(3):
+        alone = run_onnx(exported.path / "model.onnx", frames=frames[index : index + 1])
+        np.testing.assert_allclose(together[index], alone[0], rtol=0, atol=1e-5 * np.abs(alone).max())
+    windows = np.random.default_rng(0).normal(size=(5, 3, 67, 99)).astype(np.float32)
+    labels = run_onnx(exported.path / "trunk.onnx", windows=windows)
+    assert (labels.shape, labels.dtype) == ((5, 16, 24), np.uint8)
+    for index in range(5):
+        one = run_onnx(exported.path / "trunk.onnx", windows=windows[index : index + 1])
+        assert (one[0] == labels[index]).mean() > 0.999
+
+
+def test_prepare_normalises_and_surrounds_with_zeros(exported: Bundle) -> None:
+    frame = frame_of((64, 96))
+    planes = run_onnx(exported.path / "prepare.onnx", frame=frame)
+    assert planes.shape == (3, 64 + 6, 96 + 6)
+    normal = (frame / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    np.testing.assert_allclose(planes[:, 3:-3, 3:-3], normal.transpose(2, 0, 1), atol=1e-6)
+    planes[:, 3:-3, 3:-3] = 0
+    assert not planes.any()
+
+
+def test_another_normalisation_is_in_the_graphs(tmp_path: Path) -> None:
+    network = arch("smp-resnet18", 4)()
+    half = Normalization((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    config = ExportConfig(size=(32, 32), source="x", normalization=half, precisions=(Precision.FP32,))
+    bundle = export_bundle(network, config, tmp_path / "bundle")
+    planes = run_onnx(bundle.path / "prepare.onnx", frame=np.full((32, 32, 3), 255, np.uint8))
+    np.testing.assert_allclose(planes[:, 10, 10], [2, 1, 0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("outputs", [OutputKind.LOGITS, OutputKind.PROBABILITIES])
+def test_float_outputs(outputs: OutputKind, tmp_path: Path) -> None:
+    network = uneven_network()
+    size = (20, 30)
+    bundle = export_bundle(network, ExportConfig(size=size, source="own", outputs=outputs), tmp_path / "bundle")
+    frame = frame_of(size)
+    expected = torch_logits(network, frame, (24, 32))
+    if outputs is OutputKind.PROBABILITIES:
+        raised = np.exp(expected - expected.max(0))
+        expected = raised / raised.sum(0)
+    with Session.open(bundle.path) as session:
+        predictions = session.predict(frame)
+    assert (predictions.shape, predictions.dtype) == ((5, *size), np.float32)
+    assert np.abs(predictions - expected).max() / np.abs(expected).max() <= 1e-5
+
+
+def test_fp16_trunk_keeps_fp32_outside(exported: Bundle) -> None:
+    graph = onnx.load(exported.path / "trunk.fp16.onnx", load_external_data=False).graph
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    kinds = {tensor.data_type for tensor in graph.initializer if tensor.name.endswith((".weight", ".bias"))}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    convolutions = [types[node.output[0]] for node in graph.node if node.op_type == "Conv"]
+    assert convolutions == [onnx.TensorProto.FLOAT16] * 21
+    with Session.open(exported.path, precision=Precision.FP16) as half, Session.open(exported.path) as full:
+        frame = frame_of((64, 96))
+        assert (half.predict(frame) == full.predict(frame)).mean() > 0.99
+
+
+def test_reference_cases_hold_one_phase_of_pytorch(small_network: nn.Module, exported: Bundle) -> None:
+    (case,) = exported.manifest.reference
+    frame, logits = exported.reference_arrays(case)
+    assert frame.std() > 30  # noise with the range of a frame, not a constant
+    row, column = case.phase
+    assert row != column
+    expected = torch_logits(small_network, frame, (64, 96))[:, row::4, column::4]
+    assert np.abs(logits - expected).max() / np.abs(expected).max() <= 1e-5
+
+
+def test_functional_splits_have_reference_cases_too(tmp_path: Path) -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return merge(self.head(split(self.conv(x), (2, 3))), (2, 3))
+
+    network = with_statistics(Functional, seed=0)
+    bundle = export_bundle(network, ExportConfig(size=(10, 15), source="own"), tmp_path / "bundle")
+    (case,) = bundle.manifest.reference
+    frame, logits = bundle.reference_arrays(case)
+    row, column = case.phase
+    expected = torch_logits(network, frame, (10, 15))[:, row::2, column::3]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
+    network = network_from_arch("smp-resnet18", width=4).train()
+    network.layer1.eval()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    export_bundle(network, ExportConfig(size=(32, 32), source="x", precisions=(Precision.FP32,)), tmp_path / "bundle")
+    assert network.training
+    assert not network.layer1.training
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+class Wrong(nn.Module):
+    def __init__(self, network: nn.Module, after: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.network, self.after = network, after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.after(self.network(x))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Conv2d(3, 2, 3), r"logits \(1, classes, 32, 32\); this one gives \(1, 2, 30, 30\)"),
+        (nn.Conv2d(4, 2, 1), "cannot take an image of 32x32"),
+        (nn.Conv2d(3, 300, 1), "300 classes do not fit"),
+        (nn.Sequential(SplitPool2d(2)), "not merged"),
+    ],
+    ids=["smaller output", "other input", "too many classes", "not merged"],
+)
+def test_networks_that_cannot_be_exported(network: nn.Module, message: str, tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=message):
+        export_bundle(network, ExportConfig(size=(32, 32), source="x"), tmp_path / "bundle")
+    assert not any(tmp_path.iterdir())
+
+
+def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    network = nn.Conv2d(3, 2, 1)
+    nn.init.constant_(network.weight, float("inf"))
+    with pytest.raises(NetworkError, match="not finite"):
+        export_bundle(network, ExportConfig(size=(32, 32), source="x"), tmp_path / "bundle")
+    assert not any(tmp_path.iterdir())
+
+
+def test_unknown_opsets_and_wrong_class_counts(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="opset 7"):
+        export_bundle(nn.Conv2d(3, 2, 1), ExportConfig(size=(32, 32), source="x", opset=7), tmp_path / "bundle")
+    config = ExportConfig(size=(32, 32), source="x", classes=tuple(default_classes(3)))
+    with pytest.raises(InputError, match="has 2 classes, the class file names 3"):
+        export_bundle(nn.Conv2d(3, 2, 1), config, tmp_path / "bundle")
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_existing_bundle_is_replaced_only_on_request(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    config = ExportConfig(size=(32, 32), source="first", precisions=(Precision.FP32,))
+    network = nn.Sequential(nn.Conv2d(3, 2, 1))
+    export_bundle(network, config, target)
+    with pytest.raises(OutputError, match="--force"):
+        export_bundle(network, config, target)
+    second = ExportConfig(size=(32, 32), source="second", precisions=(Precision.FP32,))
+    export_bundle(network, second, target, replace=True)
+    assert Bundle.open(target).manifest.network.source == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("opset", [18, 20, 23])
+def test_opsets(opset: int, tmp_path: Path) -> None:
+    network = nn.Sequential(layer := SplitPool2d(2), nn.Conv2d(3, 2, 3, padding=1), MergePool2d(layer))
+    bundle = export_bundle(network, ExportConfig(size=(32, 32), source="x", opset=opset), tmp_path / "bundle")
+    for name in ("model.onnx", "trunk.onnx"):
+        (entry,) = onnx.load(bundle.path / name, load_external_data=False).opset_import
+        assert entry.version == opset
+    frame = frame_of((32, 32))
+    expected = torch_logits(network, frame, (32, 32))
+    np.testing.assert_allclose(
+        run_onnx(bundle.path / "model.onnx", frames=frame[None])[0], expected, atol=1e-5 * np.abs(expected).max()
+    )

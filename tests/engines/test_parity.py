@@ -1,0 +1,47 @@
+"""Figures of parity, by hand."""
+
+import numpy as np
+import pytest
+
+from engines.errors import LayoutError
+from engines.parity import TOLERANCES, Check, Status, label_agreement, relative_error
+
+
+def test_relative_error_by_hand() -> None:
+    assert relative_error(np.array([1.0, -4.5]), np.array([1.5, -4.0])) == pytest.approx(0.5 / 4)
+    assert relative_error(np.array([0.25]), np.array([0.0])) == 0.25
+    assert relative_error(np.array([2.0]), np.array([2.0])) == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_never_passes(bad: float) -> None:
+    for actual, expected in ((np.array([bad]), np.array([1.0])), (np.array([1.0]), np.array([bad]))):
+        error = relative_error(actual, expected)
+        assert Check.at_most("x", "y", error, 1e30).status is Status.FAILED
+    assert Check.at_most("x", "y", float("nan"), 1).status is Status.FAILED
+    assert Check.at_least("x", "y", float("nan"), 0).status is Status.FAILED
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(LayoutError, match=r"\(2,\) and \(3,\)"):
+        relative_error(np.zeros(2), np.zeros(3))
+
+
+def test_label_agreement_by_hand() -> None:
+    # Four pixels of three classes; the largest logit is 10, so a tie is a distance of up to 2 * 0.01 * 10 = 0.2.
+    logits = np.array([[[10.0, 1.0, 1.0, 5.0]], [[0.0, 0.9, 0.5, 0.0]], [[0.0, 0.0, 0.0, 4.9]]])
+    agreement = label_agreement(np.array([[0, 1, 1, 2]], np.uint8), logits, 0.01)
+    assert agreement.agreement == 0.25
+    assert agreement.agreement_without_ties == 0.75
+    assert str(agreement) == "25.0000% of pixels, 75.0000% without ties"
+
+
+def test_labels_beyond_the_classes_are_never_ties() -> None:
+    agreement = label_agreement(np.array([[7]], np.uint8), np.zeros((2, 1, 1)), 1.0)
+    assert agreement.agreement_without_ties == 0
+
+
+def test_every_tolerance_can_fail() -> None:
+    for tolerance in TOLERANCES.values():
+        assert 0 < tolerance.logits < 0.1
+        assert 0.99 < tolerance.label_agreement < 1
