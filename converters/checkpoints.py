@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +56,7 @@ def checkpoint_from_file(path: Path) -> Checkpoint:
     if path.suffix == ".safetensors":
         loaded = _from_safetensors(path, content)
     elif path.suffix in _PICKLED:
-        loaded = _from_pickle(path)
+        loaded = _from_pickle(path, content)
     else:
         known = ", ".join((".safetensors", *_PICKLED))
         raise CheckpointError(f"{path} is no checkpoint by its name; known are {known}")
@@ -116,23 +118,25 @@ def _from_safetensors(path: Path, content: bytes) -> Any:
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
 
 
-def _from_pickle(path: Path) -> Any:
+def _from_pickle(path: Path, content: bytes) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of protocols that other tools write; what cannot be read is an error below.
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than weights (or is no checkpoint) and was not opened, since that could run code; "
             "save its state_dict alone, best as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        # torch.load meets damage in many ways; all of them mean the same to the user.
+    except Exception as error:
+        # torch.load meets damage in a dozen ways, which all mean the same.
         raise CheckpointError(f"{path} is truncated or no PyTorch checkpoint") from error
 
 
 def _unwrapped(path: Path, loaded: Any) -> dict[str, Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
+    while isinstance(loaded, Mapping) and (wrapped := next((name for name in _WRAPPERS if name in loaded), None)):
+        loaded = loaded[wrapped]
     if not isinstance(loaded, Mapping) or not loaded:
         raise CheckpointError(f"{path} holds no state dict; received {type(loaded).__name__}")
     strangers = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]

@@ -157,6 +157,12 @@ def export_bundle(
 
 
 def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
+    for index, frame in enumerate(config.reference_frames):
+        if frame.shape != (*config.size, 3) or frame.dtype != np.uint8:
+            raise InputError(
+                f"reference frame {index} is {frame.shape[0]}x{frame.shape[1]}, {frame.dtype}; "
+                f"it must be a frame of {config.size[0]}x{config.size[1]}, uint8"
+            )
     graph = graph_from_network(network)
     levels = levels_from_graph(graph)
     multiple = getattr(network, "size_multiple", levels.size_multiple)

@@ -29,6 +29,7 @@ def graph_from_network(network: nn.Module) -> fx.GraphModule:
     try:
         graph = _LayerTracer().trace(network)
     except Exception as error:
+        # The forward pass is the user's code and may raise anything on a symbolic input.
         raise NetworkError(
             f"{type(network).__name__} cannot be traced: {error}. A network must be free of control flow "
             "that depends on tensor values"

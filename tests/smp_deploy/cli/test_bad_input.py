@@ -1,0 +1,237 @@
+"""Bad input: one clear line, exit code 2, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from converters.networks import network_from_arch
+from engines import Bundle
+from tests.conftest import Cli
+
+EXPORT = ("--arch", "smp-resnet18", "--size", "64x96")
+
+
+def refused(result: subprocess.CompletedProcess[str], *parts: str, code: int = 2) -> None:
+    assert result.returncode == code, result.stderr
+    said = [line for line in result.stderr.splitlines() if line]
+    assert "Traceback" not in result.stderr
+    assert said[-1].startswith(("smp-deploy: ", "Error: "))
+    for part in parts:
+        assert part in said[-1]
+    assert not result.stdout
+
+
+def left(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+@pytest.fixture
+def work(checkpoint: Path, tmp_path: Path) -> Path:
+    shutil.copy(checkpoint, tmp_path / "smp18.safetensors")
+    return tmp_path
+
+
+def test_absent_truncated_and_foreign_checkpoints(cli: Cli, work: Path) -> None:
+    good = (work / "smp18.safetensors").read_bytes()
+    (work / "cut.safetensors").write_bytes(good[: len(good) // 2])
+    save_file(network_from_arch("smp-resnet50", width=2).state_dict(), work / "other.safetensors")
+    (work / "evil.pt").write_bytes(pickle.dumps(os.getcwd))
+    before = left(work)
+    for name, part in {
+        "absent.pt": "cannot read the checkpoint absent.pt: No such file or directory",
+        "cut.safetensors": "cut.safetensors is truncated or no safetensors file",
+        "other.safetensors": "other.safetensors does not fit the network",
+        "evil.pt": "could run code",
+    }.items():
+        refused(cli("export", name, *EXPORT, "-o", "bundle", cwd=work), part)
+        assert left(work) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--size", "64x96"), "either with --arch or with --model"),
+        (("--arch", "smp-resnet18", "--model", "a:b", "--size", "64x96"), "either with --arch or with --model"),
+        (("--arch", "smp-resnet19", "--size", "64x96"), "unknown architecture 'smp-resnet19'"),
+        (("--arch", "smp-resnet18", "--size", "64"), "HEIGHTxWIDTH"),
+        (("--arch", "smp-resnet18", "--size", "0x96"), "HEIGHTxWIDTH"),
+        (("--model", "absent:thing", "--size", "64x96"), "cannot import 'absent'"),
+        ((*EXPORT, "--std", "0", "1", "1"), "--std is above zero"),
+        ((*EXPORT, "--opset", "9"), "9 is not in the range 18<=x<=23"),
+        ((*EXPORT, "--class-names", "absent.txt"), "cannot read the class file absent.txt"),
+        ((*EXPORT, "--reference-images", "absent.png"), "absent.png is no file"),
+    ],
+)
+def test_bad_options_of_export(cli: Cli, work: Path, arguments: tuple[str, ...], part: str) -> None:
+    before = left(work)
+    refused(cli("export", "smp18.safetensors", *arguments, "-o", "bundle", cwd=work), part)
+    assert left(work) == before
+
+
+def test_a_reference_image_of_another_size(cli: Cli, work: Path) -> None:
+    Image.new("RGB", (10, 10)).save(work / "small.png")
+    result = cli("export", "smp18.safetensors", *EXPORT, "--reference-images", "small.png", "-o", "bundle", cwd=work)
+    refused(result, "reference frame 0 is 10x10", "64x96")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "part"),
+    [
+        ("none.png", lambda path: path.write_text("no image"), "none.png is no image"),
+        ("deep.png", lambda path: Image.fromarray(np.zeros((64, 96), np.uint16)).save(path), "8 bits a channel"),
+        ("clear.png", lambda path: Image.new("RGBA", (96, 64)).save(path), "transparent pixels"),
+        ("dot.png", lambda path: Image.new("RGB", (1, 1)).save(path), "is 1x1 (height x width)"),
+        ("cut.png", lambda path: cut_image(path), "cut.png"),
+    ],
+)
+def test_images_that_are_none(cli: Cli, exported: Bundle, tmp_path: Path, name: str, make, part: str) -> None:
+    make(tmp_path / name)
+    refused(cli("run", exported.path, tmp_path / name, "-o", tmp_path / "out"), part)
+    assert left(tmp_path / "out") == set()
+
+
+def cut_image(path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA"])
+def test_images_with_a_clear_meaning_are_labelled(cli: Cli, exported: Bundle, tmp_path: Path, mode: str) -> None:
+    Image.new("RGB", (96, 64), (90, 90, 90)).convert(mode).save(tmp_path / "a.png")
+    result = cli("run", exported.path, tmp_path / "a.png", "-o", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert left(tmp_path / "out") == {"a-labels.png", "a-overlay.png"}
+
+
+def test_images_that_would_overwrite_each_other(cli: Cli, exported: Bundle, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (96, 64)).save(tmp_path / folder / "same.png")
+    refused(cli("run", exported.path, tmp_path / "one", tmp_path / "two", "-o", tmp_path / "out"), "named 'same'")
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("validate",), ("build-engine",), ("run",)])
+def test_damaged_bundles(cli: Cli, bundle: Path, command: tuple[str, ...], tmp_path: Path) -> None:
+    rest = ("x.png", "-o", tmp_path / "out") if command == ("run",) else ()
+    if rest:
+        Image.new("RGB", (96, 64)).save(tmp_path / "x.png")
+
+    def say(path: Path) -> subprocess.CompletedProcess[str]:
+        return cli(*command, path, *rest, cwd=tmp_path)
+
+    refused(say(tmp_path / "absent"), "is not a bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for change, part in (
+        ({"schema_version": 2}, "schema version 2"),
+        ({"model": "../model.onnx"}, "does not list it"),
+        ({"files": {**manifest["files"], "../../outside": {"sha256": "0" * 64, "size": 1}}}, "leaves the bundle"),
+    ):
+        (bundle / "manifest.json").write_text(json.dumps({**manifest, **change}))
+        refused(say(bundle), part)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    (bundle / "trunk.onnx").write_bytes(b"tampered")
+    refused(say(bundle), "trunk.onnx has 8 bytes")
+
+
+def test_outputs_that_cannot_be_written(cli: Cli, work: Path, exported: Bundle) -> None:
+    (work / "file").write_text("in the way")
+    before = left(work)
+    refused(cli("export", "smp18.safetensors", *EXPORT, "-o", "file/bundle", cwd=work), "cannot write to file")
+    refused(cli("export", "smp18.safetensors", *EXPORT, "-o", "file", cwd=work), "file exists already", "--force")
+    Image.new("RGB", (96, 64)).save(work / "x.png")
+    refused(cli("run", exported.path, "x.png", "-o", "file/out", cwd=work), "cannot write to file/out")
+    assert left(work) == before | {"x.png"}
+
+
+def small_disk(path: Path, size: str, *options: str) -> Path:
+    """A file system of its own, which only an administrator may make."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", ",".join((f"size={size}", *options)), "tmpfs", str(path)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("not run: this user may not mount a file system")
+    return path
+
+
+def test_a_full_disk(cli: Cli, work: Path) -> None:
+    disk = small_disk(work / "disk", "100k")
+    try:
+        result = cli("export", "smp18.safetensors", *EXPORT, "-o", "disk/bundle", cwd=work)
+        refused(result, "cannot write disk/bundle: No space left on device")
+        assert left(disk) == set()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_read_only_disk(cli: Cli, work: Path, exported: Bundle) -> None:
+    disk = small_disk(work / "disk", "1m", "ro")
+    try:
+        refused(cli("export", "smp18.safetensors", *EXPORT, "-o", "disk/bundle", cwd=work), "Read-only file system")
+        Image.new("RGB", (96, 64)).save(work / "x.png")
+        refused(cli("run", exported.path, "x.png", "-o", "disk/out", cwd=work), "Read-only file system")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", ["tracing", "model.onnx", "trunk.onnx", "reference"])
+def test_an_interrupted_export_leaves_nothing(work: Path, kind: signal.Signals, step: str) -> None:
+    command = [
+        str(Path(sys.executable).with_name("smp-deploy")),
+        "export",
+        "smp18.safetensors",
+        *EXPORT,
+        "-o",
+        "bundle",
+    ]
+    before = left(work)
+    process = subprocess.Popen(command, cwd=work, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if step in line:
+            break
+    time.sleep(0.05)
+    process.send_signal(kind)
+    lines += process.stderr.readlines()
+    assert process.wait(60) == 2
+    assert lines[-1] == "smp-deploy: interrupted; nothing was left half-written\n"
+    assert "Traceback" not in "".join(lines)
+    assert left(work) == before
+    process.stderr.close()
+
+
+def test_an_unknown_command_or_option(cli: Cli) -> None:
+    assert cli("exprot").returncode == 2
+    refused(cli("run", "bundle", "x.png", "-o", "out", "--backend", "tensorflow"), "tensorflow")
+
+
+def test_a_missing_extra_names_the_install_command(work: Path) -> None:
+    blocker = "import sys; sys.modules['onnxscript'] = sys.modules['onnx_ir'] = None\n"
+    script = blocker + "from smp_deploy.cli.app import main; sys.argv[0] = 'smp-deploy'; main()"
+    command = [sys.executable, "-c", script, "export", "smp18.safetensors", *EXPORT, "-o", "bundle"]
+    result = subprocess.run(command, cwd=work, capture_output=True, text=True)
+    refused(result, "pip install 'smp-deploy[export]'", code=3)
+
+
+def test_a_network_on_no_gpu_says_what_is_missing(cli: Cli, exported: Bundle, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("not run: this machine has a GPU")
+    Image.new("RGB", (96, 64)).save(tmp_path / "x.png")
+    result = cli("run", exported.path, tmp_path / "x.png", "-o", tmp_path / "out", "--backend", "onnxruntime-cuda")
+    refused(result, "CUDAExecutionProvider", code=3)

@@ -1,0 +1,186 @@
+"""The commands as a user types them, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines import Bundle, Session
+from tests.conftest import Cli
+
+EXPORT = ("--arch", "smp-resnet18", "--size", "64x96")
+
+
+@pytest.fixture
+def image(frame: np.ndarray, tmp_path: Path) -> Path:
+    path = tmp_path / "road.png"
+    Image.fromarray(frame).save(path)
+    return path
+
+
+def document(result) -> dict:
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_export_reads_classes_and_width_off_the_checkpoint(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    said = document(cli("export", checkpoint, *EXPORT, "-o", tmp_path / "bundle", "--json"))
+    manifest = Bundle.open(tmp_path / "bundle").manifest
+    assert set(said["files"]) == set(manifest.files)
+    assert (manifest.network.source, manifest.network.width, len(manifest.classes)) == ("smp-resnet18", 8, 19)
+    assert manifest.network.checkpoint_sha256
+    assert manifest.trunk.levels == 2
+
+
+def test_export_of_a_users_own_network(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "from converters.pooling import MergePool2d, SplitPool2d\n"
+        "def tiny():\n"
+        "    split = SplitPool2d((2, 3))\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), split, nn.Conv2d(4, 3, 3, padding=1),"
+        " MergePool2d(split))\n"
+    )
+    (tmp_path / "classes.txt").write_text("sky 1 2 3\nroad 4 5 6\nrest\n")
+    options = ("--size", "9x14", "--class-names", "classes.txt", "--outputs", "logits", "--precision", "fp32")
+    document(cli("export", "--model", "nets:tiny", *options, "-o", "out", "--json", cwd=tmp_path))
+    manifest = Bundle.open(tmp_path / "out").manifest
+    assert [record.name for record in manifest.classes] == ["sky", "road", "rest"]
+    assert manifest.input.padded_size == (10, 15)
+    assert manifest.windows == [(2, 3)]
+
+
+def test_run_writes_labels_overlays_and_side_by_side(cli: Cli, exported: Bundle, image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = document(cli("run", exported.path, image, "-o", out, "--side-by-side", "--json"))
+    assert {path.name for path in out.iterdir()} == {"road-labels.png", "road-overlay.png", "road-side-by-side.png"}
+    with Session.open(exported) as session:
+        expected = session.predict(np.asarray(Image.open(image)))
+    labels = np.asarray(Image.open(out / "road-labels.png"))
+    np.testing.assert_array_equal(labels, expected)
+    (entry,) = said["images"]
+    assert sum(entry["classes"].values()) == pytest.approx(1)
+    name, share = next(iter(entry["classes"].items()))
+    index = [record.name for record in exported.manifest.classes].index(name)
+    assert share == pytest.approx((expected == index).mean())
+
+
+def test_run_resizes_only_when_asked(cli: Cli, exported: Bundle, tmp_path: Path) -> None:
+    big = np.random.default_rng(0).integers(0, 256, (128, 192, 3), dtype=np.uint8)
+    Image.fromarray(big).save(tmp_path / "big.png")
+    refused = cli("run", exported.path, tmp_path / "big.png", "-o", tmp_path / "out")
+    assert refused.returncode == 2
+    assert "is 128x192 (height x width), the bundle takes 64x96" in refused.stderr
+    document(cli("run", exported.path, tmp_path / "big.png", "-o", tmp_path / "out", "--resize", "--json"))
+    with Image.open(tmp_path / "out" / "big-labels.png") as labels:
+        assert labels.size == (192, 128)
+
+
+def test_run_tells_progress_in_plain_lines_off_a_terminal(cli: Cli, exported: Bundle, image: Path, tmp_path) -> None:
+    result = cli("run", exported.path, image, "-o", tmp_path / "out", "--sub-batch", 16)
+    assert "1 image, phases: 16/16" in result.stderr
+    assert "road-overlay.png" in result.stdout
+
+
+def test_inspect(cli: Cli, exported: Bundle) -> None:
+    said = document(cli("inspect", exported.path, "--json"))
+    assert said["manifest"]["input"]["size"] == [64, 96]
+    assert said["graphs"]["trunk.onnx"]["inputs"] == "windows float (phases, 3, 67, 99)"
+    assert said["graphs"]["model.onnx"]["outputs"] == "logits float (batch, 19, 64, 96)"
+    shown = cli("inspect", exported.path, "--classes").stdout
+    for part in ("16 phases of level 2", "21 Conv", "traffic light", "weights.bin", "onnxscript"):
+        assert part in shown
+
+
+def test_validate_passes_on_a_good_bundle(cli: Cli, exported: Bundle, checkpoint: Path, image: Path) -> None:
+    said = document(cli("validate", exported.path, "--checkpoint", checkpoint, "--images", image, "--json"))
+    checks = {(check["name"], check["subject"]): check for check in said["checks"]}
+    assert {check["status"] for check in checks.values()} == {"passed"}
+    assert checks["PyTorch -> model.onnx", "road.png"]["measured"] <= 1e-5
+    assert checks["PyTorch -> model.onnx", "reference frame 0, phase (1, 2)"]["tolerance"] == 1e-5
+    assert ("PyTorch -> trunk.fp16.onnx", "reference frame 0, phase (1, 2)") in checks
+    assert ("model.onnx -> merged phases", "road.png") in checks
+
+
+def test_validate_fails_on_wrong_weights(cli: Cli, bundle: Path) -> None:
+    """Weights exchanged together with their hash: nothing is damaged, but it is another network."""
+    from engines.bundle import record_of
+
+    weights = bytearray((bundle / "weights.bin").read_bytes())
+    values = np.frombuffer(weights, np.float32).copy()
+    values[1::7] *= 1.05
+    (bundle / "weights.bin").write_bytes(values.tobytes())
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["weights.bin"]["sha256"] = record_of(values.tobytes()).sha256
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    result = cli("validate", bundle, "--json")
+    assert result.returncode == 1
+    assert "checks failed" in result.stderr
+    failed = {check["name"] for check in json.loads(result.stdout)["checks"] if check["status"] == "failed"}
+    assert {"PyTorch -> model.onnx", "PyTorch -> trunk.onnx"} <= failed
+    # The graphs still agree with each other: only PyTorch tells them apart.
+    assert "model.onnx -> merged phases" not in failed
+
+
+def test_build_engine_keeps_engine_and_record(cli: Cli, bundle: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
+    said = document(cli("build-engine", bundle, "--fp16", "--sub-batch", 2, "--flavour", "tensorrt-rtx", "--json"))
+    (engine,) = Bundle.open(bundle).manifest.engines
+    assert said["convolutions"] == {"HALF": 21}
+    assert (engine.precision.value, engine.sub_batch) == ("fp16", 2)
+    record = json.loads((bundle / engine.record).read_text())
+    assert record["graph_sha256"] == Bundle.open(bundle).manifest.files["trunk.fp16.onnx"].sha256
+    assert record["input_shape"] == [2, 3, 67, 99]
+    assert cli("build-engine", bundle, "--sub-batch", 17).returncode == 2
+
+
+def test_flops_of_table_5(cli: Cli) -> None:
+    said = document(cli("flops", "--table5", "--json"))
+    assert {name: round(parts["total"] / 1e9, 2) for name, parts in said.items()} == {
+        # The paper prints 2.65: 2.655 GFLOP, rounded the other way.
+        "figure7-maxpool": pytest.approx(2.65, abs=0.01),
+        "figure7-dilated": 9.92,
+        "figure7-split": 9.92,
+    }
+    assert "9.68" in cli("flops", "--table5").stdout
+
+
+def test_flops_of_a_known_network(cli: Cli) -> None:
+    said = document(cli("flops", "--arch", "smp-resnet18", "--arch", "fcn32s-resnet18", "--json"))
+    assert said["smp-resnet18"]["total"] / 1e12 == pytest.approx(46.9, abs=0.2)
+    # The last layer works on 1024 split batches instead of one.
+    assert said["smp-resnet18"]["layer4"] > 500 * said["fcn32s-resnet18"]["layer4"]
+    assert cli("flops").returncode == 2
+
+
+def test_doctor_says_what_is_there(cli: Cli) -> None:
+    said = document(cli("doctor", "--json"))
+    able = {capability["name"]: capability for capability in said["capabilities"]}
+    assert able["export and validate"]["available"]
+    assert "torch 2." in able["export and validate"]["found"]
+    assert able["run on the CPU (ONNX Runtime)"]["available"]
+    assert said["machine"]["python"].startswith("3.")
+    for capability in able.values():
+        if not capability["available"] and capability["name"] != "NVIDIA GPU":
+            assert capability["remedy"]
+    assert cli("doctor").returncode == 0
+
+
+def test_help_names_every_command(cli: Cli) -> None:
+    result = cli("--help")
+    assert result.returncode == 0
+    for command in ("export", "validate", "build-engine", "run", "inspect", "flops", "doctor", "demo"):
+        assert f"  {command} " in result.stdout
+        assert cli(command, "--help").returncode == 0
+    assert cli("--version").stdout.startswith("smp-deploy, version 0.")
+
+
+def test_help_loads_nothing_heavy(cli: Cli) -> None:
+    result = cli("--help", env={"PYTHONPROFILEIMPORTTIME": "1", "PATH": ""})
+    loaded = {line.split("|")[-1].strip() for line in result.stderr.splitlines() if line.startswith("import time")}
+    assert "click" in loaded
+    assert not loaded & {"torch", "onnx", "onnxruntime", "tensorrt_rtx", "rich", "PIL", "matplotlib"}

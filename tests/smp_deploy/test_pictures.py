@@ -1,0 +1,37 @@
+"""Pictures of labels, pixel by pixel."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from converters.palettes import default_classes
+from smp_deploy.pictures import colored, indexed_labels, overlay, side_by_side
+
+CLASSES = default_classes(11)
+LABELS = np.array([[0, 3, 8], [10, 3, 3]], np.uint8)
+
+
+def test_indexed_labels_keep_the_classes_and_show_the_colours(tmp_path: Path) -> None:
+    indexed_labels(LABELS, CLASSES).save(tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), LABELS)
+        assert image.convert("RGB").getpixel((2, 0)) == CLASSES[8].color == (64, 0, 128)
+
+
+def test_overlay_by_hand() -> None:
+    frame = np.full((2, 3, 3), 100, np.uint8)
+    # 0.45 * 100 + 0.55 * (64, 0, 128)
+    assert overlay(frame, LABELS, CLASSES)[0, 2].tolist() == [80, 45, 115]
+    assert colored(LABELS, CLASSES)[1, 0].tolist() == [0, 128, 192]
+
+
+def test_side_by_side_holds_three_panels_and_a_legend_of_what_occurs() -> None:
+    labels = np.repeat(np.repeat(LABELS, 160, 0), 160, 1)
+    frame = np.full((320, 480, 3), 9, np.uint8)
+    picture = np.asarray(side_by_side(frame, labels, CLASSES, "frame.png"))
+    assert picture.shape[1] == 3 * 480 + 4 * 16
+    present = {tuple(color) for color in picture.reshape(-1, 3).tolist()}
+    assert {CLASSES[index].color for index in (0, 3, 8, 10)} <= present
+    assert CLASSES[2].color not in present
+    assert (picture[100, 100] == 9).all()
