@@ -187,8 +187,15 @@ def test_a_read_only_disk(cli: Cli, work: Path, exported: Bundle) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", ["tracing", "model.onnx", "trunk.onnx", "reference"])
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [
+        (signal.SIGTERM, "tracing"),
+        (signal.SIGINT, "model.onnx"),
+        (signal.SIGTERM, "trunk.onnx"),
+        (signal.SIGINT, "reference"),
+    ],
+)
 def test_an_interrupted_export_leaves_nothing(work: Path, kind: signal.Signals, step: str) -> None:
     command = [
         str(Path(sys.executable).with_name("smp-deploy")),
