@@ -1,9 +1,7 @@
 """A network of one's own: three splits with windows 3x2, 2x2 and 1x4, and a depthwise block.
 
-    python examples/own_network.py
-
-exports it to a temporary folder, labels a frame of noise, and compares the labels with PyTorch's. From the
-command line the same network is exported with ``smp-deploy export --model own_network:factory``.
+Run as a script, it exports the network to a temporary folder, labels a frame of noise, and compares with PyTorch.
+``smp-deploy export --model own_network:factory`` exports the same network.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from converters.export import ExportConfig, export_bundle
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.reference import noise_frame
 from converters.stages import Normalize
-from engines import Session
+from engines import Precision, Session
 
 SIZE = (126, 256)
 
@@ -65,7 +63,7 @@ def main() -> None:
     """Export, label a frame, compare with PyTorch."""
     network, frame = factory().eval(), noise_frame(SIZE, seed=1)
     with tempfile.TemporaryDirectory() as folder:
-        config = ExportConfig(size=SIZE, source="own_network:factory")
+        config = ExportConfig(size=SIZE, source="own_network:factory", precisions=(Precision.FP32,))
         bundle = export_bundle(network, config, Path(folder) / "own.bundle", on_step=print)
         with Session.open(bundle, sub_batch=2) as session:
             labels = session.predict(frame)

@@ -37,7 +37,7 @@ def cell(axes: Axes, x: float, y: float, side: float, color: str, label: str = "
 
 def text(axes: Axes, x: float, y: float, words: str, size: float = 10, **options: str) -> None:
     """Text centred at a point."""
-    axes.text(x, y, words, fontsize=size, **({"ha": "center", "va": "center", "color": INK} | options))
+    axes.text(x, y, words, {"ha": "center", "va": "center", "color": INK, **options}, fontsize=size)
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -81,25 +81,25 @@ def nested_splits() -> None:
     """Two nested 2x2 splits and the phases of one 4x4 window."""
     figure, axes = canvas(104, 39.5)
     side, top = 6.0, 9.0
-    text(axes, 15, 5.5, "first split: phase (k1, l1)")
-    text(axes, 52, 5.5, "second split: phase (k2, l2) of each")
+    text(axes, 15, 5.5, "first split: phase (r1, c1)")
+    text(axes, 52, 5.5, "second split: phase (r2, c2) of each")
     text(axes, 89, 5.5, "one 4x4 split: phase (row, column)")
     for row in range(4):
         for column in range(4):
-            k1, l1, k2, l2 = row % 2, column % 2, row // 2, column // 2
-            color = PHASES[k1, l1]
-            nested = ((k1 * 2 + l1) * 2 + k2) * 2 + l2
-            cell(axes, 3 + column * side, top + row * side, side, color, f"{k1},{l1}")
+            r1, c1, r2, c2 = row % 2, column % 2, row // 2, column // 2
+            color = PHASES[r1, c1]
+            nested = ((r1 * 2 + c1) * 2 + r2) * 2 + c2
+            cell(axes, 3 + column * side, top + row * side, side, color, f"{r1},{c1}")
             # A batch of the first split is a block; the second split takes it apart.
-            x, y = 39 + l1 * 14 + l2 * side, top - 1 + k1 * 14 + k2 * side
+            x, y = 39 + c1 * 14 + c2 * side, top - 1 + r1 * 14 + r2 * side
             cell(axes, x, y, side, color, f"{nested}", 10)
             place = (77 + column * side, top + row * side)
             cell(axes, *place, side, color, f"{nested}", 10)
             axes.text(place[0] + 0.6, place[1] + 1.5, f"{row},{column}", fontsize=6, color="#444444")
     arrow(axes, (29, 21), (36.5, 21))
     arrow(axes, (67.5, 21), (75, 21))
-    text(axes, 52, 37, "large numbers: place in the batch after two splits, ((k1*2 + l1)*2 + k2)*2 + l2", 9)
-    text(axes, 89, 34.5, "row = k1 + 2 k2,  column = l1 + 2 l2", 8.5)
+    text(axes, 52, 37, "large numbers: place in the batch after two splits, ((r1*2 + c1)*2 + r2)*2 + c2", 9)
+    text(axes, 89, 34.5, "row = r1 + 2 r2,  column = c1 + 2 c2", 8.5)
     save(figure, "nested-splits.png")
 
 
@@ -138,9 +138,9 @@ def phase_window() -> None:
         ("#1d3557", ":", "next place, 4 columns on: stride 4"),
     )
     for index, (color, style, words) in enumerate(lines):
-        y = 21.3 + index * 4 + (2.5 if index else 0)
-        axes.plot((44, 46.6), (y, y), color=color, ls=style, lw=2.4)
-        text(axes, 48, y, words, 9, ha="left")
+        level = 21.3 + index * 4 + (2.5 if index else 0)
+        axes.plot((44, 46.6), (level, level), color=color, ls=style, lw=2.4)
+        text(axes, 48, level, words, 9, ha="left")
     text(axes, 48, 23.8, "11x15 = (8 + 6 - 4 + 1) x (12 + 6 - 4 + 1)", 9, ha="left")
     text(axes, 44, 36.2, "The kernel reads no pixel outside the window and needs no padding.", 9, ha="left")
     save(figure, "phase-window.png")
@@ -173,7 +173,7 @@ def pipeline() -> None:
         axes,
         56,
         26.8,
-        "blue: graphs of the bundle, run by the backend.  grey: numpy, which copies and computes nothing.",
+        "blue: graphs of the bundle, run by the backend.  grey: numpy copies, no arithmetic.",
         9,
     )
     save(figure, "pipeline.png")
