@@ -26,7 +26,7 @@ from torch import nn
 
 from converters.export import ExportConfig, export_bundle
 from converters.networks import network_from_arch
-from engines import Precision, Session
+from engines import Session
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -44,7 +44,7 @@ def parity(directory: Path, sizes: tuple[tuple[int, int], ...]) -> Iterator[dict
     for name, factory in {**networks, "own: 3x2, 2x2, 1x4, depthwise": uneven_network}.items():
         network = factory()
         for size in sizes:
-            config = ExportConfig(size=size, source=name, precisions=(Precision.FP32,))
+            config = ExportConfig(size=size, source=name, precisions=())
             bundle = export_bundle(network, config, directory / "parity", replace=True)
             frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
             expected = _torch_logits(network, frame, bundle.manifest.input.padded_size)

@@ -46,10 +46,9 @@ if TYPE_CHECKING:
     from converters.onnx_graphs.weights import SharedWeights
 
 DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16}
-PRECISIONS = (Precision.FP32, Precision.FP16)
 
 _MAX_LABELS = 256
-_LEAST_MULTIPLE = 32
+_WEIGHTS = "weights.bin"
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,8 @@ class ExportConfig:
     outputs: OutputKind = OutputKind.LABELS
     opset: int = DEFAULT_OPSET
     normalization: Normalization = field(default_factory=Normalization)
-    precisions: tuple[Precision, ...] = PRECISIONS
-    """Trunks to write."""
+    precisions: tuple[Precision, ...] = (Precision.FP16,)
+    """Trunks to write beside the fp32 one, which every check needs."""
     classes: tuple[ClassRecord, ...] = ()
     """Names and colours; by default those of :func:`converters.palettes.default_classes`."""
     width: int | None = None
@@ -116,7 +115,7 @@ def export_bundle(
     with _evaluating(network), staged_directory(target, replace=replace) as stage:
         on_step("tracing the network")
         plan = _plan(network, config)
-        with SharedWeights(stage / "weights.bin") as weights:
+        with SharedWeights(stage / _WEIGHTS) as weights:
             trunks = _write_graphs(plan, config, weights, stage, on_step)
         on_step("computing reference outputs in PyTorch")
         reference = _write_reference(plan, config, stage)
@@ -139,6 +138,7 @@ def export_bundle(
             windows=plan.levels.windows,
             model="model.onnx",
             prepare="prepare.onnx",
+            weights=_WEIGHTS,
             trunk=TrunkRecord(
                 levels=plan.windowed.levels, window=plan.grid.window, border=plan.grid.border, graphs=trunks
             ),
@@ -173,7 +173,7 @@ def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
     if len(classes) != channels:
         raise InputError(f"the network has {channels} classes, the class file names {len(classes)}")
     if config.outputs is OutputKind.LABELS and channels > _MAX_LABELS:
-        raise NetworkError(f"labels are uint8; {channels} classes do not fit, export logits or probabilities")
+        raise NetworkError(f"labels are uint8; {channels} classes do not fit, choose --outputs logits or probabilities")
     fold_batch_norms(graph)
     windowed = windows_from_graph(graph)
     grid = PhaseGrid(config.size, padded_size, windowed.window, windowed.border)
@@ -216,7 +216,7 @@ def _write_graphs(
         stage / "prepare.onnx",
     )
     written = {}
-    for precision in config.precisions:
+    for precision in dict.fromkeys((Precision.FP32, *config.precisions)):
         name = "trunk.onnx" if precision is Precision.FP32 else f"trunk.{precision.value}.onnx"
         on_step(f"exporting {name}, the work on one sub-batch of phases in {precision.value}")
         network = copy.deepcopy(plan.windowed.graph)

@@ -136,11 +136,13 @@ class Manifest(_Record, frozen=True):
     network: NetworkRecord
     input: InputRecord
     outputs: OutputKind
-    classes: Annotated[list[ClassRecord], msgspec.Meta(min_length=1, max_length=256)]
+    classes: Annotated[list[ClassRecord], msgspec.Meta(min_length=1)]
     windows: list[_SizeField]
     """The windows of the network's splits, in the order of their levels."""
     model: _FileName
     prepare: _FileName
+    weights: _FileName
+    """External data of every graph."""
     trunk: TrunkRecord
     reference: list[ReferenceRecord]
     engines: list[EngineRecord]
@@ -191,7 +193,7 @@ def manifest_schema() -> dict[str, Any]:
 def _check_consistency(manifest: Manifest) -> None:
     """What types cannot say: the files named exist in ``files``, and the geometry holds together."""
     grid = manifest.grid
-    named = [manifest.model, manifest.prepare, *manifest.trunk.graphs.values()]
+    named = [manifest.model, manifest.prepare, manifest.weights, *manifest.trunk.graphs.values()]
     named += [name for case in manifest.reference for name in (case.frame, case.logits)]
     named += [name for engine in manifest.engines for name in (engine.engine, engine.record)]
     for name in named:

@@ -61,7 +61,7 @@ class Session:
 
         Raises:
             BundleError: the bundle is absent, damaged or has no trunk of this precision.
-            LayoutError: ``sub_batch`` is below 1.
+            InputError: an unknown backend, or a ``sub_batch`` below 1.
             MachineError: the runtime is missing or refuses the work.
         """
         if sub_batch < 1:

@@ -16,7 +16,7 @@ from converters.export import ExportConfig, export_bundle
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.reference import noise_frame
 from converters.stages import Normalize
-from engines import Precision, Session
+from engines import Session
 
 SIZE = (126, 256)
 
@@ -63,7 +63,7 @@ def main() -> None:
     """Export, label a frame, compare with PyTorch."""
     network, frame = factory().eval(), noise_frame(SIZE, seed=1)
     with tempfile.TemporaryDirectory() as folder:
-        config = ExportConfig(size=SIZE, source="own_network:factory", precisions=(Precision.FP32,))
+        config = ExportConfig(size=SIZE, source="own_network:factory", precisions=())
         bundle = export_bundle(network, config, Path(folder) / "own.bundle", on_step=print)
         with Session.open(bundle, sub_batch=2) as session:
             labels = session.predict(frame)

@@ -43,6 +43,15 @@ def frame_from_file(path: Path) -> NDArray[np.uint8]:
         raise FrameError(f"cannot read the image {path}: {reason}") from error
 
 
+def check_size(name: object, frame: NDArray[np.uint8], size: Size, hint: str = "") -> None:
+    """Raise :class:`FrameError` unless the frame ``(H, W, 3)`` is of the bundle's ``size``."""
+    if frame.shape[:2] != size:
+        raise FrameError(
+            f"{name} is {frame.shape[0]}x{frame.shape[1]} (height x width), "
+            f"the bundle takes {size[0]}x{size[1]}; export for that size{hint}"
+        )
+
+
 def resized(frame: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """A frame resized to ``size``, bilinearly with antialiasing."""
     return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR), np.uint8)

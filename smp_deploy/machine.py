@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib
 import os
 import platform
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from smp_deploy import __version__
+
+_NEEDS_GPU = "needs an NVIDIA GPU"
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ def capabilities() -> list[Capability]:
         _export(),
         _onnxruntime_cpu(),
         _onnxruntime_cuda(),
-        _tensorrt("tensorrt", "TensorRT engines", "tensorrt"),
-        _tensorrt("tensorrt_rtx", "TensorRT-RTX engines", "tensorrt-rtx"),
+        _tensorrt(),
+        _tensorrt_rtx(),
         _gpu(),
     ]
 
@@ -56,61 +58,72 @@ def _export() -> Capability:
     missing = [package for package, known in found.items() if known is None]
     shown = ", ".join(f"{package} {known}" for package, known in found.items() if known)
     remedy = f"lacks {', '.join(missing)}: {_install('export')}" if missing else ""
-    return Capability("export and validate", not missing, shown or "none of its packages", remedy)
+    return Capability("export", not missing, shown or "none of its packages", remedy)
 
 
 def _onnxruntime_cpu() -> Capability:
-    name = "run on the CPU (ONNX Runtime)"
-    return _probe(name, "onnxruntime", "ort", lambda ort: (True, f"onnxruntime {ort.__version__}", ""))
+    name = "run and validate on the CPU (ONNX Runtime)"
+    return _probe(name, "onnxruntime", _install("ort"), lambda ort: (True, f"onnxruntime {ort.__version__}", ""))
 
 
 def _onnxruntime_cuda() -> Capability:
     def look(ort: Any) -> tuple[bool, str, str]:
         if "CUDAExecutionProvider" not in ort.get_available_providers():
             return False, f"onnxruntime {ort.__version__} is built without CUDA", "install onnxruntime-gpu"
-        if _nvidia_smi() is None:
-            return False, f"onnxruntime {ort.__version__} has the provider, but there is no GPU", "needs an NVIDIA GPU"
+        if not _gpus():
+            return False, f"onnxruntime {ort.__version__} has the provider, but there is no GPU", _NEEDS_GPU
         return True, f"onnxruntime {ort.__version__}, CUDAExecutionProvider", ""
 
-    return _probe("run on a GPU (ONNX Runtime)", "onnxruntime", "ort", look)
+    return _probe("run on a GPU (ONNX Runtime)", "onnxruntime", _install("ort"), look)
 
 
-def _tensorrt(module: str, name: str, extra: str) -> Capability:
+def _tensorrt() -> Capability:
     def look(trt: Any) -> tuple[bool, str, str]:
-        if module == "tensorrt" and _nvidia_smi() is None:
-            return False, f"{module} {trt.__version__}, but there is no GPU", "needs an NVIDIA GPU to build and to run"
-        where = "builds here, runs on RTX GPUs" if module == "tensorrt_rtx" else "builds and runs here"
-        return True, f"{module} {trt.__version__}: {where}", ""
+        if not _gpus():
+            return False, f"tensorrt {trt.__version__}, but there is no GPU", _NEEDS_GPU
+        return True, f"tensorrt {trt.__version__}", ""
 
-    return _probe(name, module, extra, look)
+    remedy = f"{_install('tensorrt')}; on Jetson and DRIVE it comes with the system"
+    return _probe("build TensorRT engines", "tensorrt", remedy, look)
+
+
+def _tensorrt_rtx() -> Capability:
+    name, remedy = "build TensorRT-RTX engines", _install("tensorrt-rtx")
+    return _probe(name, "tensorrt_rtx", remedy, lambda trt: (True, f"tensorrt_rtx {trt.__version__}", ""))
 
 
 def _gpu() -> Capability:
-    found = _nvidia_smi()
-    return Capability("NVIDIA GPU", found is not None, found or "none that nvidia-smi can see", "")
+    found = _gpus()
+    return Capability("NVIDIA GPU", bool(found), ", ".join(found) or "the CUDA driver finds none")
 
 
-def _probe(name: str, module: str, extra: str, look: Callable[[Any], tuple[bool, str, str]]) -> Capability:
+@functools.cache
+def _gpus() -> tuple[str, ...]:
+    """Names of the GPUs, asked of the CUDA driver itself: nvidia-smi is not on every Jetson and DRIVE."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return ()
+    count, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return ()
+    names = []
+    for index in range(count.value):
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        driver.cuDeviceGetName(name, len(name), device)
+        names.append(name.value.decode(errors="replace"))
+    return tuple(names)
+
+
+def _probe(name: str, module: str, remedy: str, look: Callable[[Any], tuple[bool, str, str]]) -> Capability:
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError:
-        return Capability(name, False, f"{module} is not installed", _install(extra))
+        return Capability(name, False, f"{module} is not installed", remedy)
     except (ImportError, OSError) as error:
         # Installed, but a library it links to is missing: the reason is worth more than the install command.
-        return Capability(name, False, f"{module} cannot be loaded: {error}", _install(extra))
+        return Capability(name, False, f"{module} cannot be loaded: {error}", remedy)
     return Capability(name, *look(loaded))
-
-
-def _nvidia_smi() -> str | None:
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return None
-    query = [command, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return "; ".join(result.stdout.strip().splitlines()) or None
 
 
 def _version(package: str) -> str | None:

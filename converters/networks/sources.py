@@ -57,11 +57,19 @@ def network_from_factory(path: str) -> nn.Module:
         sys.path.insert(0, here)
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except ImportError as error:
-        raise NetworkError(f"cannot import {module_name!r} for the model {path!r}: {error}") from error
     except AttributeError as error:
         raise NetworkError(f"the module {module_name!r} has no {attribute!r}") from error
-    network = factory() if callable(factory) else None
+    except Exception as error:
+        # Importing a module runs it, so anything may be raised.
+        raise NetworkError(f"cannot import {module_name!r} for the model {path!r}: {_said(error)}") from error
+    try:
+        network = factory() if callable(factory) else None
+    except Exception as error:
+        raise NetworkError(f"the factory {path!r} failed: {_said(error)}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{path!r} must be a callable that returns a torch.nn.Module; it gave {network!r}")
     return network
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -25,6 +25,7 @@ _MODULES = (
     nn.SELU,
     nn.Sigmoid,
     nn.SiLU,
+    nn.Softmax2d,
     nn.Softplus,
     nn.Tanh,
 )
@@ -39,6 +40,8 @@ def is_pointwise(graph: fx.GraphModule, node: fx.Node) -> bool:
     layer = layer_of(graph, node)
     if isinstance(layer, nn.Conv2d):
         return layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding in ((0, 0), "valid", "same")
+    if isinstance(layer, (nn.Softmax, nn.LogSoftmax)):
+        return layer.dim in (1, -3)
     if layer is not None:
         return isinstance(layer, _MODULES)
     if node.op == "call_function":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engines.backends.base import Runner, TensorSpec
 from engines.backends.onnxruntime import OnnxRuntimeRunner, Provider
-from engines.errors import BackendError
+from engines.errors import InputError
 
 __all__ = ["BACKENDS", "OnnxRuntimeRunner", "Provider", "Runner", "TensorSpec", "runner_from_graph"]
 
@@ -21,7 +21,7 @@ BACKENDS = tuple(_RUNNERS)
 
 
 def runner_from_graph(graph: Path, backend: str) -> Runner:
-    """An inactive runner of ``graph`` on ``backend``. Raises :class:`BackendError` for an unknown name."""
+    """An inactive runner of ``graph`` on ``backend``. Raises :class:`InputError` for an unknown name."""
     if backend not in _RUNNERS:
-        raise BackendError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}")
+        raise InputError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}")
     return _RUNNERS[backend](graph)

@@ -42,7 +42,8 @@ class OnnxRuntimeRunner(Runner):
         ort = import_onnxruntime()
         missing = _preload_cuda(ort) if self._provider is Provider.CUDA else ""
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        # Errors come as exceptions, with the same words.
+        options.log_severity_level = 4
         options.enable_cpu_mem_arena = self._arena
         graph = self._graph if isinstance(self._graph, bytes) else str(self._graph)
         try:

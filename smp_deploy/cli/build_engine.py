@@ -66,7 +66,7 @@ def build_engine_command(
         "input_shape": built.input_shape,
         "graph": graph.name,
         "graph_sha256": files[graph.name].sha256,
-        "weights_sha256": files["weights.bin"].sha256,
+        "weights_sha256": files[opened.manifest.weights].sha256,
         "plan_bytes": len(built.plan),
         "build_s": built.build_s,
     }

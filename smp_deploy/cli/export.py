@@ -27,7 +27,7 @@ _Triple = tuple[float, float, float]
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("--arch", metavar="NAME", help="A known network, smp-resnet18 for example.")
 @click.option("--model", metavar="PACKAGE.MODULE:FACTORY", help="A network of your own that uses the pooling layers.")
-@click.option("--size", type=SizeType(), required=True, help="Frames, height x width in pixels.")
+@click.option("--size", type=SizeType(), metavar="HxW", required=True, help="Frames, height x width in pixels.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Where the bundle goes.")
 @click.option(
     "--outputs",
@@ -41,9 +41,9 @@ _Triple = tuple[float, float, float]
     "precisions",
     type=click.Choice([precision.value for precision in Precision]),
     multiple=True,
-    default=[precision.value for precision in Precision],
+    default=[Precision.FP16.value],
     show_default=True,
-    help="Trunks to write; may be given several times.",
+    help="Trunks to write beside the fp32 one, which the checks need; fp32 writes that one alone.",
 )
 @click.option("--classes", type=click.IntRange(1), help="Channels of the logits.  [default: the checkpoint's]")
 @click.option("--width", type=click.IntRange(1), help="Channels of the stem.  [default: the checkpoint's]")
@@ -91,6 +91,8 @@ def export_command(
     """
     if (arch is None) == (model is None):
         raise click.UsageError("name the network, either with --arch or with --model")
+    if model is not None and (classes or width):
+        raise click.UsageError("--classes and --width are for --arch; the factory of --model decides them itself")
     if checkpoint is None and model is None:
         raise click.UsageError("a known network needs a CHECKPOINT")
     if output.exists() and not force:
@@ -117,7 +119,7 @@ def export_command(
         outputs=OutputKind(outputs),
         opset=opset,
         normalization=_normalization(mean, std),
-        precisions=tuple(Precision(precision) for precision in dict.fromkeys(precisions)),
+        precisions=tuple(Precision(precision) for precision in precisions),
         classes=tuple(classes_from_file(class_names)) if class_names else (),
         width=width if arch else None,
         checkpoint_sha256=loaded.sha256 if loaded else None,

@@ -11,8 +11,10 @@ from smp_deploy.cli.options import SizeType, json_option
 
 
 @click.command("flops", short_help="Count the operations of networks.")
-@click.option("--arch", "archs", multiple=True, help="A known network; may be given several times.")
-@click.option("--size", type=SizeType(), default="1024x2048", show_default=True, help="Frame, height x width.")
+@click.option("--arch", "archs", multiple=True, metavar="NAME", help="A known network; may be given several times.")
+@click.option(
+    "--size", type=SizeType(), metavar="HxW", default="1024x2048", show_default=True, help="Frame, height x width."
+)
 @click.option("--classes", type=click.IntRange(1), default=19, show_default=True, help="Channels of the logits.")
 @click.option("--width", type=click.IntRange(1), default=64, show_default=True, help="Channels of the stem.")
 @click.option("--table5", is_flag=True, help="The paper's Table 5: the networks of Figure 7 at 256x256.")

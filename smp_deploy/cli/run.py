@@ -11,7 +11,7 @@ import click
 
 from engines.backends import BACKENDS
 from engines.bundle import Bundle
-from engines.errors import FrameError, InputError, OutputError
+from engines.errors import InputError, OutputError
 from engines.manifest import OutputKind, Precision
 from smp_deploy.cli.console import Advance, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, json_option, precision_option
@@ -56,6 +56,8 @@ def run_command(
 
     files = image_files(images)
     _refuse_equal_names(files)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -86,16 +88,13 @@ def _label(
     import numpy as np
     from PIL import Image
 
-    from smp_deploy.images import frame_from_file, resized, resized_labels
+    from smp_deploy.images import check_size, frame_from_file, resized, resized_labels
     from smp_deploy.pictures import indexed_labels, overlay, side_by_side
 
     frame = frame_from_file(path)
     shown_size, wanted = frame.shape[:2], session.grid.frame_size
-    if shown_size != wanted and not resize:
-        raise FrameError(
-            f"{path} is {shown_size[0]}x{shown_size[1]} (height x width), the bundle takes {wanted[0]}x{wanted[1]}; "
-            "export for that size, or let --resize adapt the image"
-        )
+    if not resize:
+        check_size(path, frame, wanted, ", or let --resize adapt the image")
     started = time.perf_counter()
     predictions = session.predict(resized(frame, wanted) if shown_size != wanted else frame, on_progress=advance)
     seconds = time.perf_counter() - started

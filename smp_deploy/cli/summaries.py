@@ -18,17 +18,23 @@ def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         ("frame", f"uint8 {shown(grid.frame_size)} x 3{padding}"),
         ("gives", f"{manifest.outputs.value} of {len(manifest.classes)} classes"),
         ("splits", ", ".join(shown(window) for window in manifest.windows) or "none"),
-        (
-            "loop",
-            f"{len(grid.phases)} phases of level {manifest.trunk.levels}, each from a window of "
-            f"{shown(grid.window_size)} to predictions of {shown(grid.phase_size)}",
-        ),
+        ("loop", _loop(bundle)),
         ("graphs", f"{manifest.model}, {manifest.prepare}, {trunks}; opset {manifest.opset}"),
         (
             "size",
             f"{sum(record.size for record in manifest.files.values()) / 1e6:.1f} MB in {len(manifest.files)} files",
         ),
     ]
+
+
+def _loop(bundle: Bundle) -> str:
+    grid, levels = bundle.manifest.grid, bundle.manifest.trunk.levels
+    if not levels:
+        return "none: the trunk takes the whole frame, and no schedule bounds its memory"
+    return (
+        f"{len(grid.phases)} phases of level {levels}, each from a window of {shown(grid.window_size)} "
+        f"to predictions of {shown(grid.phase_size)}"
+    )
 
 
 def shown(size: Size) -> str:

@@ -34,7 +34,7 @@ def validate_command(bundle: Path, checkpoint: Path | None, images: tuple[str, .
     is needed. With --images, frames of the user's are checked too. A check that cannot run here is listed as
     "not run". Exit code 1 when a check fails.
     """
-    from smp_deploy.images import frame_from_file, image_files
+    from smp_deploy.images import check_size, frame_from_file, image_files
 
     opened = Bundle.open(bundle)
     try:
@@ -42,6 +42,8 @@ def validate_command(bundle: Path, checkpoint: Path | None, images: tuple[str, .
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
     frames = tuple(LiveFrame(path.name, frame_from_file(path)) for path in image_files(images))
+    for frame in frames:
+        check_size(frame.name, frame.image, opened.manifest.grid.frame_size)
     checks = []
     for check in checks_of_bundle(opened, network=_network(opened, checkpoint), frames=frames):
         note(f"{check.name}, {check.subject}: {check.status.value}")

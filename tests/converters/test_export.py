@@ -63,7 +63,7 @@ CASES = [(name, size) for name in NETWORKS for size in ((64, 96), (70, 90))] + [
 def test_graphs_equal_pytorch_and_merged_phases_equal_the_whole(name: str, size: Size, tmp_path: Path) -> None:
     factory, multiple = NETWORKS[name]
     network = factory()
-    config = ExportConfig(size=size, source=name, precisions=(Precision.FP32,))
+    config = ExportConfig(size=size, source=name, precisions=())
     bundle = export_bundle(network, config, tmp_path / "bundle")
     padded = tuple(-(-side // step) * step for side, step in zip(size, multiple, strict=True))
     assert bundle.manifest.input.padded_size == padded
@@ -172,7 +172,7 @@ def test_prepare_normalises_and_surrounds_with_zeros(exported: Bundle) -> None:
 def test_another_normalisation_is_in_the_graphs(tmp_path: Path) -> None:
     network = arch("smp-resnet18", 4)()
     half = Normalization((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
-    config = ExportConfig(size=(32, 32), source="x", normalization=half, precisions=(Precision.FP32,))
+    config = ExportConfig(size=(32, 32), source="x", normalization=half, precisions=())
     bundle = export_bundle(network, config, tmp_path / "bundle")
     planes = run_onnx(bundle.path / "prepare.onnx", frame=np.full((32, 32, 3), 255, np.uint8))
     np.testing.assert_allclose(planes[:, 10, 10], [2, 1, 0.5], atol=1e-6)
@@ -239,7 +239,7 @@ def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
     network = network_from_arch("smp-resnet18", width=4).train()
     network.layer1.eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    export_bundle(network, ExportConfig(size=(32, 32), source="x", precisions=(Precision.FP32,)), tmp_path / "bundle")
+    export_bundle(network, ExportConfig(size=(32, 32), source="x", precisions=()), tmp_path / "bundle")
     assert network.training
     assert not network.layer1.training
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
@@ -270,6 +270,13 @@ def test_networks_that_cannot_be_exported(network: nn.Module, message: str, tmp_
     assert not any(tmp_path.iterdir())
 
 
+def test_more_classes_than_a_byte_holds_are_logits(tmp_path: Path) -> None:
+    config = ExportConfig(size=(8, 8), source="x", outputs=OutputKind.LOGITS, precisions=())
+    bundle = export_bundle(nn.Conv2d(3, 300, 1), config, tmp_path / "bundle")
+    with Session.open(bundle.path) as session:
+        assert session.predict(frame_of((8, 8))).shape == (300, 8, 8)
+
+
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     network = nn.Conv2d(3, 2, 1)
     nn.init.constant_(network.weight, float("inf"))
@@ -289,12 +296,12 @@ def test_unknown_opsets_and_wrong_class_counts(tmp_path: Path) -> None:
 
 def test_an_existing_bundle_is_replaced_only_on_request(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
-    config = ExportConfig(size=(32, 32), source="first", precisions=(Precision.FP32,))
+    config = ExportConfig(size=(32, 32), source="first", precisions=())
     network = nn.Sequential(nn.Conv2d(3, 2, 1))
     export_bundle(network, config, target)
     with pytest.raises(OutputError, match="--force"):
         export_bundle(network, config, target)
-    second = ExportConfig(size=(32, 32), source="second", precisions=(Precision.FP32,))
+    second = ExportConfig(size=(32, 32), source="second", precisions=())
     export_bundle(network, second, target, replace=True)
     assert Bundle.open(target).manifest.network.source == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

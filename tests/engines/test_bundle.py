@@ -105,6 +105,7 @@ def test_a_link_that_leaves_the_bundle_is_refused(bundle: Path) -> None:
         (lambda m: m["input"].update(size="64x96"), r"\$.input.size"),
         (lambda m: m["trunk"].update(window=[5, 4]), "5x4 does not divide"),
         (lambda m: m["trunk"]["graphs"].update(fp32="absent.onnx"), "does not list it"),
+        (lambda m: m["files"].pop("weights.bin"), "does not list it"),
         (lambda m: m["reference"][0].update(phase=[4, 0]), "outside its window of 4x4"),
         (lambda m: m["files"]["model.onnx"].update(sha256="abc"), r"\$.files\[...\].sha256"),
         (lambda m: m["classes"][0].update(color=[0, 0, 256]), "color"),

@@ -15,7 +15,7 @@ import pytest
 import engines
 from engines import Bundle, Session
 from engines.backends import OnnxRuntimeRunner, Provider
-from engines.errors import BackendError, BundleError, FrameError, LayoutError
+from engines.errors import BackendError, BundleError, FrameError, InputError, LayoutError
 from engines.manifest import Precision
 
 
@@ -95,7 +95,7 @@ def test_opening_verifies_the_files(bundle: Path) -> None:
 
 
 def test_bad_arguments(exported: Bundle) -> None:
-    with pytest.raises(BackendError, match="known are onnxruntime"):
+    with pytest.raises(InputError, match="known are onnxruntime"):
         Session.open(exported, "tensorflow")
     with pytest.raises(LayoutError, match="received 0"):
         Session.open(exported, sub_batch=0)

@@ -135,7 +135,7 @@ def test_pointwise_layers_after_merges_move_before_them() -> None:
     outer, inner = SplitPool2d(2), SplitPool2d((1, 2))
     network = chain(
         nn.Conv2d(3, 4, 3, padding=1), outer, nn.Conv2d(4, 4, 3, padding=1), inner, nn.Conv2d(4, 4, 3, padding=1),
-        MergePool2d(inner), nn.Conv2d(4, 2, 1), MergePool2d(outer), nn.Sigmoid(),
+        MergePool2d(inner), nn.Conv2d(4, 2, 1), MergePool2d(outer), nn.Sigmoid(), nn.Softmax(dim=1),
     )  # fmt: skip
     windowed = assert_equal_to_whole(network, (8, 8))
     assert (windowed.levels, windowed.inner_merges) == (1, [(1, 2)])

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +70,7 @@ def test_absent_truncated_and_foreign_checkpoints(cli: Cli, work: Path) -> None:
         (("--arch", "smp-resnet18", "--size", "0x96"), "HEIGHTxWIDTH"),
         (("--model", "absent:thing", "--size", "64x96"), "cannot import 'absent'"),
         ((*EXPORT, "--std", "0", "1", "1"), "--std is above zero"),
+        (("--model", "a:b", "--size", "64x96", "--classes", "3"), "--classes and --width are for --arch"),
         ((*EXPORT, "--opset", "9"), "9 is not in the range 18<=x<=23"),
         ((*EXPORT, "--class-names", "absent.txt"), "cannot read the class file absent.txt"),
         ((*EXPORT, "--reference-images", "absent.png"), "absent.png is no file"),
@@ -118,6 +118,13 @@ def test_images_with_a_clear_meaning_are_labelled(cli: Cli, exported: Bundle, tm
     assert left(tmp_path / "out") == {"a-labels.png", "a-overlay.png"}
 
 
+def test_frames_of_another_size_are_refused_before_any_check(cli: Cli, exported: Bundle, tmp_path: Path) -> None:
+    Image.new("RGB", (90, 64)).save(tmp_path / "small.png")
+    result = cli("validate", exported.path, "--images", tmp_path / "small.png")
+    refused(result, "small.png is 64x90 (height x width), the bundle takes 64x96")
+    assert "passed" not in result.stderr
+
+
 def test_images_that_would_overwrite_each_other(cli: Cli, exported: Bundle, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
@@ -155,6 +162,7 @@ def test_outputs_that_cannot_be_written(cli: Cli, work: Path, exported: Bundle) 
     refused(cli("export", "smp18.safetensors", *EXPORT, "-o", "file", cwd=work), "file exists already", "--force")
     Image.new("RGB", (96, 64)).save(work / "x.png")
     refused(cli("run", exported.path, "x.png", "-o", "file/out", cwd=work), "cannot write to file/out")
+    refused(cli("run", exported.path, "x.png", "-o", "file", cwd=work), "file is a file; -o names the folder")
     assert left(work) == before | {"x.png"}
 
 
@@ -193,7 +201,7 @@ def test_a_read_only_disk(cli: Cli, work: Path, exported: Bundle) -> None:
         (signal.SIGTERM, "tracing"),
         (signal.SIGINT, "model.onnx"),
         (signal.SIGTERM, "trunk.onnx"),
-        (signal.SIGINT, "reference"),
+        (signal.SIGINT, "trunk.fp16.onnx"),
     ],
 )
 def test_an_interrupted_export_leaves_nothing(work: Path, kind: signal.Signals, step: str) -> None:
@@ -206,21 +214,19 @@ def test_an_interrupted_export_leaves_nothing(work: Path, kind: signal.Signals, 
         "bundle",
     ]
     before = left(work)
-    process = subprocess.Popen(command, cwd=work, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if step in line:
-            break
-    time.sleep(0.05)
-    process.send_signal(kind)
-    lines += process.stderr.readlines()
-    assert process.wait(60) == 2
+    with subprocess.Popen(command, cwd=work, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if step in line:
+                break
+        process.send_signal(kind)
+        lines += process.stderr.readlines()
+    assert process.returncode == 2
     assert lines[-1] == "smp-deploy: interrupted; nothing was left half-written\n"
     assert "Traceback" not in "".join(lines)
     assert left(work) == before
-    process.stderr.close()
 
 
 def test_an_unknown_command_or_option(cli: Cli) -> None:
