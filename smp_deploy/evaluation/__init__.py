@@ -1,0 +1,1 @@
+"""Evaluation: full-size frames against their labels, in constant memory."""
