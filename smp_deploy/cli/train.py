@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from smp_deploy.cli.console import note, print_json, progress
+from smp_deploy.cli.options import SizeType, json_option
 
 if TYPE_CHECKING:
     from smp_deploy.training import Measurement, Run, TrainingConfig
@@ -45,7 +46,7 @@ _OPTIMISATION = (
     click.option("--seed", default=0, show_default=True),
 )
 _AUGMENTATION = (
-    click.option("--crop", default="512x512", show_default=True, help="HEIGHTxWIDTH, multiples of 32."),
+    click.option("--crop", type=SizeType(), default="512x512", show_default=True, help="Multiples of 32."),
     click.option("--flip", type=_RANGE, default=0.5, show_default=True, help="Probability of a horizontal flip."),
     click.option("--scale", type=(float, float), default=(1.0, 1.0), show_default=True, help="Smallest and largest."),
     click.option("--aspect", type=_RANGE, default=0.0, show_default=True, help="Largest log change of the aspect."),
@@ -55,10 +56,16 @@ _MACHINE = (
     click.option("--validate-every", default=5, show_default=True, help="Epochs between validations."),
     click.option("--patience", type=click.IntRange(min=1), help="Stop after so many validations without progress."),
     click.option("--save-every", type=click.IntRange(min=1), help="Steps between saved states; default: an epoch."),
-    click.option("--workers", default=0, show_default=True, help="Processes that prepare batches ahead."),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Processes that prepare batches ahead.",
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads of PyTorch; default: all cores."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+    json_option,
 )
 
 
@@ -112,7 +119,7 @@ def config_from_options(options: Mapping[str, Any]) -> TrainingConfig:
         schedule=Schedule(options["schedule"]),
         precision=Precision(options["precision"]),
         augmentation=Augmentation(
-            crop=_size(options["crop"]),
+            crop=options["crop"],
             flip=options["flip"],
             scale=options["scale"],
             aspect=options["aspect"],
@@ -146,16 +153,7 @@ def run_from_options(options: Mapping[str, Any]) -> Run:
     output: Path = options["output"]
     if output.suffix != ".safetensors":
         raise OutputError(f"weights are written as .safetensors; received --output {output}")
-    if options["workers"] < 0:
-        raise click.BadParameter(f"0 or more; received {options['workers']}", param_hint="--workers")
     return Run(output, options["device"], options["workers"], options["save_every"], options["init_from"])
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise click.BadParameter(f"HEIGHTxWIDTH in pixels, 512x512 for example; received {text!r}", param_hint="--crop")
-    return int(height), int(width)
 
 
 def _say(measurement: Measurement) -> None:
