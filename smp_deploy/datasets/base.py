@@ -83,19 +83,18 @@ class FilePair:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """An image file as ``(H, W, 3)`` uint8 RGB."""
-    with _opened(path) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(_opened(path).convert("RGB"))
 
 
 def read_class_numbers(path: Path) -> Labels:
     """A one-channel 8-bit label image as ``(H, W)`` uint8; of a palette image, the palette's indices."""
-    with _opened(path) as image:
-        if image.mode not in ("L", "P"):
-            raise DatasetError(
-                f"{path}: a label image holds one 8-bit class number for each pixel (mode L or P); "
-                f"this one has mode {image.mode}"
-            )
-        return np.asarray(image)
+    image = _opened(path)
+    if image.mode not in ("L", "P"):
+        raise DatasetError(
+            f"{path}: a label image holds one 8-bit class number for each pixel (mode L or P); "
+            f"this one has mode {image.mode}"
+        )
+    return np.asarray(image)
 
 
 def load_pair(pair: FilePair, info: DatasetInfo) -> Example:
@@ -150,14 +149,15 @@ def require_frames(pairs: Sequence[FilePair], *, dataset: str, where: Path, patt
 
 
 def _opened(path: Path) -> Image.Image:
+    """The image, its pixels in memory and its file closed."""
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            image.load()
+            return image
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DatasetError(f"{path}: not a readable image: {error}") from error
-    return image
 
 
 def _few(numbers: list[int]) -> str:

@@ -232,6 +232,8 @@ class Trainer:
             self._best = {key: value.clone() for key, value in self._kept().items()}
         self._history.append(measurement)
         self._recent = []
+        write_csv(self.run.directory / "metrics.csv", self._history)
+        write_curves(self.run.directory / "curves.png", self._history, f"{self.config.arch}, {self._info.name}")
         return measurement
 
     def _exhausted(self) -> bool:
@@ -254,9 +256,6 @@ class Trainer:
             recent_losses=self._recent,
         )
         save_state(self.run.state, state, self._config_json)
-        if self._history:
-            write_csv(self.run.directory / "metrics.csv", self._history)
-            write_curves(self.run.directory / "curves.png", self._history, f"{self.config.arch}, {self._info.name}")
 
 
 _DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
