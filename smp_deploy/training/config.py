@@ -154,6 +154,6 @@ def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _require(holds: bool, name: str, expected: str, received: object) -> None:  # noqa: FBT001 - the condition itself
+def _require(holds: bool, name: str, expected: str, received: object) -> None:
     if not holds:
         raise InputError(f"training: {name} must be {expected}; received {received}")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from smp_deploy.training.weights import write_whole
+from engines.staging import write_file
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def write_csv(path: Path, history: Sequence[Measurement]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(Measurement.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
     writer.writerows(measurement.as_row() for measurement in history)
-    write_whole(path, text.getvalue().encode())
+    write_file(path, text.getvalue().encode())
 
 
 def write_curves(path: Path, history: Sequence[Measurement], title: str) -> bool:
@@ -66,7 +66,7 @@ def write_curves(path: Path, history: Sequence[Measurement], title: str) -> bool
     figure.suptitle(title)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
-    write_whole(path, picture.getvalue())
+    write_file(path, picture.getvalue())
     return True
 
 

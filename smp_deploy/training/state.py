@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from engines.errors import CheckpointError
+from engines.staging import write_file
 from smp_deploy.training.config import differences
 from smp_deploy.training.metrics import Measurement
-from smp_deploy.training.weights import write_whole
 
 _SCHEMA = 1
 
@@ -55,7 +55,7 @@ def save_state(path: Path, state: RunState, config: str) -> None:
     }
     buffer = io.BytesIO()
     torch.save(document, buffer)
-    write_whole(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())
 
 
 def load_state(path: Path, config: str) -> RunState:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from converters.checkpoints import checkpoint_from_file
 from converters.networks import network_from_arch
 from engines.errors import BackendError, CheckFailed, InputError, OutputError
 from smp_deploy.datasets.base import Dataset
@@ -19,7 +20,7 @@ from smp_deploy.training.losses import class_weights, training_loss
 from smp_deploy.training.metrics import Events, Measurement, write_csv, write_curves
 from smp_deploy.training.state import RunState, load_state, save_state
 from smp_deploy.training.steps import label_counts, learning_rate_at, logits_and_labels, validate
-from smp_deploy.training.weights import WeightsInfo, initialise_from, save_weights, state_from_file
+from smp_deploy.training.weights import WeightsInfo, initialise_from, save_weights
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Observer:
     """Who is told how a run goes."""
 
     step: Callable[[int, int], None] = lambda done, total: None
+    """``(steps done, steps in all)`` since the run was started or resumed."""
     measured: Callable[[Measurement], None] = lambda measurement: None
     note: Callable[[str], None] = lambda message: None
 
@@ -104,9 +106,10 @@ class Trainer:
             torch.set_rng_state(state.random)
         events = Events(self.run.directory / "events", self._step)
         batches = self._batches()
+        first = self._step
         while self._step < self.steps and not self._exhausted():
             self._take_step(batches, optimizer, scaler, weights)
-            observer.step(self._step, self.steps)
+            observer.step(self._step - first, self.steps - first)
             if self._step % self._measure_every == 0 or self._step == self.steps:
                 measurement = self._measure()
                 events.add(measurement)
@@ -119,6 +122,9 @@ class Trainer:
         return self._history[-1]
 
     def _start(self, observer: Observer, *, resume: bool) -> RunState | None:
+        self.run.directory.mkdir(parents=True, exist_ok=True)
+        for torn in self.run.directory.glob(".*.partial"):
+            torn.unlink()  # a state that was being written when the run was killed
         if self.run.state.exists():
             if not resume:
                 raise OutputError(
@@ -132,7 +138,7 @@ class Trainer:
             return state
         if self.run.init_from is not None:
             source = self.run.init_from
-            fresh = initialise_from(self.network, state_from_file(source), source=str(source))
+            fresh = initialise_from(self.network, checkpoint_from_file(source).tensors, source=str(source))
             observer.note(f"started from {source}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
         return None
 

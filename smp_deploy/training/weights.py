@@ -1,18 +1,18 @@
-"""Weights on disk: safetensors with the facts that rebuild the network, and the loading of others' checkpoints."""
+"""Weights on disk: safetensors with the facts that rebuild the network, and starting from another network's."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from converters.checkpoints import checkpoint_from_file, load_checkpoint
 from converters.networks import SegmentationNetwork, network_from_arch
 from engines.errors import CheckpointError
+from engines.staging import write_file
 from smp_deploy.datasets.base import DatasetInfo
 
 _HEADS = ("head.", "head_layer2.", "head_layer3.")
@@ -46,41 +46,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> 
         "thin": json.dumps(info.dataset.thin),
         "training": info.training,
     }
-    write_whole(path, save({key: value.contiguous() for key, value in state.items()}, metadata))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is either as before or complete, whenever the process or the machine stops."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def state_from_file(path: Path) -> dict[str, Tensor]:
-    """A state dict from safetensors or from a ``torch.save`` of tensors; a nested ``state_dict`` is looked into."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise a dozen kinds for a damaged file
-        raise CheckpointError(f"{path}: not a checkpoint that can be read: {error}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: expected a state dict, names to tensors; received {type(state).__name__}")
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
+    write_file(path, save({key: value.contiguous() for key, value in state.items()}, metadata))
 
 
 def network_from_weights(path: Path) -> tuple[SegmentationNetwork, WeightsInfo]:
@@ -109,9 +75,7 @@ def network_from_weights(path: Path) -> tuple[SegmentationNetwork, WeightsInfo]:
             "checkpoints of `smp-deploy train` do"
         ) from error
     network = network_from_arch(info.arch, classes=len(dataset.classes), width=info.width)
-    fresh = initialise_from(network, state_from_file(path), source=str(path))
-    if fresh:
-        raise CheckpointError(f"{path}: lacks {fresh[0]!r} and {len(fresh) - 1} more of {info.arch}")
+    load_checkpoint(network, checkpoint_from_file(path))
     return network.eval(), info
 
 

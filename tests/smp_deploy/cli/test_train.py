@@ -124,7 +124,7 @@ def test_another_number_of_classes_leaves_the_head_fresh(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--init-from", "absent.pt"), CheckpointError, "absent.pt: no such checkpoint"),
+        (("--init-from", "absent.pt"), CheckpointError, "cannot read the checkpoint absent.pt"),
         (("--width", "4", "--init-from", "CHECKPOINT"), CheckpointError, r"has shape .*is the width another one's\?"),
         (("--batch", "201"), InputError, "a batch of 201 needs as many training frames; the dataset has 200"),
         (("--dataset", "camvid"), DatasetError, "name it with --root"),
