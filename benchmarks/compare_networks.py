@@ -57,7 +57,7 @@ def config_for(family: str, options: dict[str, Any], seed: int) -> TrainingConfi
         seed=seed,
         augmentation=Augmentation(crop=(options["crop"], options["crop"]), scale=(0.75, 1.5), jitter=0.2),
         loss=Loss(class_weighting=0.4),
-        validation=Validation(every_epochs=max(1, options["epochs"] // 4)),
+        validation=Validation(every_epochs=max(1, options["epochs"] // 2)),
     )
 
 

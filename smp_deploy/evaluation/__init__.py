@@ -4,7 +4,7 @@ from smp_deploy.evaluation.boundary import BoundaryCounts, boundary, boundary_di
 from smp_deploy.evaluation.confusion import ConfusionMatrix, confusion_counts, ious
 from smp_deploy.evaluation.evaluate import Evaluation, FrameScore, evaluate
 from smp_deploy.evaluation.pictures import judged, write_extremes
-from smp_deploy.evaluation.predictors import NetworkPredictor, Predictor
+from smp_deploy.evaluation.predictors import NetworkPredictor, Predictor, labels_from_phases
 from smp_deploy.evaluation.reports import document_from_evaluation, per_cent, table_from_evaluation, write_reports
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "evaluate",
     "ious",
     "judged",
+    "labels_from_phases",
     "per_cent",
     "table_from_evaluation",
     "write_extremes",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import InputError
+from engines.phases import Phase
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,27 +58,30 @@ class NetworkPredictor:
         import torch
 
         from converters.networks import SMP
-        from smp_deploy.training.augment import normalised, padded_to, planes_from_image
 
         height, width = image.shape[:2]
-        size = (-(-height // 32) * 32, -(-width // 32) * 32)
+        if isinstance(self._network, SMP):
+            return labels_from_phases(self.phase_labels(image))[:height, :width]
         with torch.inference_mode():
-            x = padded_to(normalised(planes_from_image(image)), size)[None].to(self._device)
-            network = self._network
-            labels = self._walk(network, x) if isinstance(network, SMP) else _argmax(network(x))[0]
-        return labels[:height, :width]
+            labels = self._network(self._planes(image)).argmax(1)
+        return labels[0, :height, :width].cpu().numpy().astype(np.uint8)
 
-    def _walk(self, network: SegmentationNetwork, x: Tensor) -> NDArray[np.uint8]:
-        computed = [divmod(number, WINDOW) for number in DISPERSED[: self._phases]]
-        maps = {phase: self._phase(network, x, phase) for phase in computed}
-        labels = np.empty((x.shape[-2], x.shape[-1]), dtype=np.uint8)
-        for row in range(WINDOW):
-            for column in range(WINDOW):
-                source = nearest_phase((row, column), computed)
-                labels[row::WINDOW, column::WINDOW] = _taken_from(maps[source[0]], source[1])
-        return labels
+    def phase_labels(self, image: NDArray[np.uint8]) -> dict[Phase, NDArray[np.uint8]]:
+        """The labels ``(H/4, W/4)`` uint8 of the padded frame at each computed phase, in the order of computing."""
+        import torch
 
-    def _phase(self, network: SegmentationNetwork, x: Tensor, phase: tuple[int, int]) -> NDArray[np.uint8]:
+        with torch.inference_mode():
+            x = self._planes(image)
+            phases = [divmod(number, WINDOW) for number in DISPERSED[: self._phases]]
+            return {phase: self._phase(self._network, x, phase) for phase in phases}
+
+    def _planes(self, image: NDArray[np.uint8]) -> Tensor:
+        from smp_deploy.training.augment import normalised, padded_to, planes_from_image
+
+        size = (-(-image.shape[0] // 32) * 32, -(-image.shape[1] // 32) * 32)
+        return padded_to(normalised(planes_from_image(image)), size)[None].to(self._device)
+
+    def _phase(self, network: SegmentationNetwork, x: Tensor, phase: Phase) -> NDArray[np.uint8]:
         """The predictions ``(H/4, W/4)`` uint8 at one phase of the 4x4 window."""
         from converters.networks import SMP
         from converters.pooling import merge
@@ -89,6 +94,21 @@ class NetworkPredictor:
         for _ in range(sampling.dense_levels):
             labels = merge(labels, (2, 2))
         return labels[0, 0].cpu().numpy().astype(np.uint8)
+
+
+def labels_from_phases(maps: Mapping[Phase, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The full map ``(H, W)`` from the labels ``(H/4, W/4)`` of some of its phases, at least one.
+
+    Pixels of other phases take the label of the nearest pixel that has one.
+    """
+    computed = list(maps)
+    rows, columns = maps[computed[0]].shape
+    labels = np.empty((rows * WINDOW, columns * WINDOW), dtype=np.uint8)
+    for row in range(WINDOW):
+        for column in range(WINDOW):
+            source, window = nearest_phase((row, column), computed)
+            labels[row::WINDOW, column::WINDOW] = _taken_from(maps[source], window)
+    return labels
 
 
 def nearest_phase(phase: tuple[int, int], computed: list[tuple[int, int]]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -116,7 +136,3 @@ def _taken_from(labels: NDArray[np.uint8], window: tuple[int, int]) -> NDArray[n
     rows = np.clip(np.arange(labels.shape[0]) + window[0], 0, labels.shape[0] - 1)
     columns = np.clip(np.arange(labels.shape[1]) + window[1], 0, labels.shape[1] - 1)
     return labels[rows][:, columns]
-
-
-def _argmax(logits: Tensor) -> NDArray[np.uint8]:
-    return logits.argmax(1).cpu().numpy().astype(np.uint8)
