@@ -5,6 +5,7 @@ SmpDeployError
 │   ├── LayoutError          a window, phase or size that does not fit
 │   ├── FrameError           an image that cannot be used
 │   ├── BundleError          a bundle that is absent, damaged or too new
+│   ├── DatasetError         a dataset that is incomplete or not in its layout
 │   ├── CheckpointError      a checkpoint that cannot be loaded, or is another network's
 │   ├── NetworkError         a network that is unknown, or that a rewrite does not understand
 │   └── OutputError          an output that cannot be written
@@ -35,6 +36,10 @@ class FrameError(InputError):
 
 class BundleError(InputError):
     """A bundle that is absent, damaged, tampered with or of a newer schema."""
+
+
+class DatasetError(InputError):
+    """A dataset that is incomplete, not in its layout, or has labels that are no classes."""
 
 
 class CheckpointError(InputError):

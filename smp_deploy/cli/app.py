@@ -13,10 +13,12 @@ from smp_deploy.cli.build_engine import build_engine_command
 from smp_deploy.cli.demo import demo_command
 from smp_deploy.cli.doctor import doctor_command
 from smp_deploy.cli.errors import BAD_INPUT, exit_code_of
+from smp_deploy.cli.evaluate import evaluate_command
 from smp_deploy.cli.export import export_command
 from smp_deploy.cli.flops import flops_command
 from smp_deploy.cli.inspect import inspect_command
 from smp_deploy.cli.run import run_command
+from smp_deploy.cli.train import train_command
 from smp_deploy.cli.validate import validate_command
 
 COMMANDS = (
@@ -24,6 +26,8 @@ COMMANDS = (
     validate_command,
     build_engine_command,
     run_command,
+    evaluate_command,
+    train_command,
     inspect_command,
     flops_command,
     doctor_command,

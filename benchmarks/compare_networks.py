@@ -1,0 +1,138 @@
+"""FCN32s, FCN8s and SMP on one slim backbone, the same budget, several seeds: the paper's Tables 1 and 3, small.
+
+    python benchmarks/compare_networks.py --dataset camvid --root DIR -o build/comparison
+
+Every run is a `smp-deploy train` run: killed, it goes on where it was; finished, it is not repeated. Writes
+`comparison.json` and the learning curves of every run, and prints the table. The networks are judged on the
+validation frames at full size: FCN at every pixel, SMP at `--phases` draws of 16 of every 1024 pixels, an unbiased
+sample; `--full` judges SMP at every pixel too, at 16 times the time.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from smp_deploy.cli.console import note, print_table
+from smp_deploy.datasets import Dataset, open_dataset
+from smp_deploy.evaluation import ConfusionMatrix, NetworkPredictor, evaluate
+from smp_deploy.training import (
+    Augmentation,
+    Loss,
+    Observer,
+    Optimizer,
+    Precision,
+    Run,
+    Schedule,
+    Trainer,
+    TrainingConfig,
+    Validation,
+    network_from_weights,
+)
+from smp_deploy.training.steps import validate
+
+FAMILIES = ("fcn32s", "fcn8s", "smp")
+
+
+def config_for(family: str, options: dict[str, Any], seed: int) -> TrainingConfig:
+    """One recipe for all three; only the network differs."""
+    return TrainingConfig(
+        arch=f"{family}-{options['backbone']}",
+        width=options["width"],
+        epochs=options["epochs"],
+        batch=options["batch"],
+        optimizer=Optimizer.ADAMW,
+        learning_rate=3e-3,
+        weight_decay=0.02,
+        schedule=Schedule.COSINE,
+        clip_norm=5.0,
+        precision=Precision(options["precision"]),
+        dense_levels=options["dense_levels"] if family == "smp" else 0,
+        seed=seed,
+        augmentation=Augmentation(crop=(options["crop"], options["crop"]), scale=(0.75, 1.5), jitter=0.2),
+        loss=Loss(class_weighting=0.4),
+        validation=Validation(every_epochs=max(1, options["epochs"] // 2)),
+    )
+
+
+def judge(path: Path, dataset: Dataset, phases: int, *, full: bool) -> ConfusionMatrix:
+    network, _ = network_from_weights(path)
+    if full:
+        return evaluate(NetworkPredictor(network), dataset, extremes=0).confusion
+    return validate(network, dataset, phases=phases, device=torch.device("cpu"))
+
+
+def measure(family: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    output: Path = options["output"] / f"{family}-{seed}.safetensors"
+    record = output.with_suffix(".json")
+    if record.exists():
+        return dict(json.loads(record.read_text()))
+    train, validation = (open_dataset(options["dataset"], options["root"], split) for split in ("train", "val"))
+    started = time.perf_counter()
+    run = Run(output, workers=options["workers"])
+    Trainer(config_for(family, options, seed), train, validation, run).fit(Observer(), resume=True)
+    seconds = time.perf_counter() - started
+    matrix = judge(output, validation, options["phases"], full=options["full"])
+    result = {
+        "family": family,
+        "seed": seed,
+        "mean_iou": matrix.mean_iou,
+        "thin_iou": matrix.thin_iou,
+        "class_ious": dict(zip(validation.info.classes, matrix.class_ious.tolist(), strict=True)),
+        "training_seconds": seconds,
+    }
+    record.write_text(json.dumps(result, indent=2) + "\n")
+    note(f"{family} seed {seed}: {100 * matrix.mean_iou:.1f} / {100 * matrix.thin_iou:.1f} in {seconds:.0f} s")
+    return result
+
+
+def rows_from(results: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    rows = []
+    for family in FAMILIES:
+        own = [result for result in results if result["family"] == family]
+        rows.append((family, _spread(own, "mean_iou"), _spread(own, "thin_iou")))
+    return rows
+
+
+def _spread(results: list[dict[str, Any]], key: str) -> str:
+    values = [100 * result[key] for result in results]
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+
+
+@click.command()
+@click.option("--dataset", default="camvid", show_default=True)
+@click.option("--root", type=click.Path(path_type=Path))
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path))
+@click.option("--backbone", default="resnet18", show_default=True)
+@click.option("--width", default=16, show_default=True)
+@click.option("--epochs", default=30, show_default=True)
+@click.option("--batch", default=8, show_default=True)
+@click.option("--crop", default=320, show_default=True)
+@click.option("--dense-levels", default=0, show_default=True, help="SMP: last splits that are not shrunk.")
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--phases", default=4, show_default=True)
+@click.option("--full", is_flag=True)
+@click.option("--workers", default=1, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+def main(**options: Any) -> None:
+    torch.set_num_threads(options["threads"])
+    results = [measure(family, seed, options) for seed in range(options["seeds"]) for family in FAMILIES]
+    settings = {
+        key: str(value) if isinstance(value, Path) else value for key, value in options.items() if key != "root"
+    }
+    document = {"settings": settings, "results": results}
+    (options["output"] / "comparison.json").write_text(json.dumps(document, indent=2) + "\n")
+    title = f"{options['dataset']}, width {options['width']}, {options['epochs']} epochs, {options['seeds']} seeds"
+    print_table(("network", "mean IoU, %", "thin objects, %"), rows_from(results), title=title)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What every dataset has: classes, frames with labels, and errors that name the file at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from engines.errors import DatasetError
+
+Labels: TypeAlias = NDArray[np.uint8]
+"""``(H, W)`` uint8 class numbers; :attr:`DatasetInfo.ignore_id` where a pixel counts for nothing."""
+Colour: TypeAlias = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What the class numbers of a dataset mean."""
+
+    name: str
+    classes: tuple[str, ...]
+    colours: tuple[Colour, ...]
+    """RGB in [0, 255], one for each class."""
+    ignore_id: int
+    """The label of pixels that neither training nor evaluation looks at; no class number."""
+    thin: tuple[int, ...] = ()
+    """Class numbers of the small and thin objects, averaged on their own (Tables 3 and 4 of the paper)."""
+
+    def __post_init__(self) -> None:
+        count = len(self.classes)
+        if not count or count > 255:
+            raise DatasetError(f"{self.name}: 1 to 255 classes are supported; received {count}")
+        if len(set(self.classes)) != count:
+            raise DatasetError(f"{self.name}: class names differ from each other; received {', '.join(self.classes)}")
+        if len(self.colours) != count:
+            raise DatasetError(f"{self.name}: {count} classes need {count} colours; received {len(self.colours)}")
+        if 0 <= self.ignore_id < count or not 0 <= self.ignore_id <= 255:
+            raise DatasetError(
+                f"{self.name}: the ignored label lies outside the class numbers 0 to {count - 1} and inside "
+                f"[0, 255]; received {self.ignore_id}"
+            )
+        if any(not 0 <= number < count for number in self.thin):
+            raise DatasetError(f"{self.name}: thin classes are numbers 0 to {count - 1}; received {self.thin}")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled frame."""
+
+    name: str
+    """Unique within its dataset; the stem of a file, where there is one."""
+    image: NDArray[np.uint8]
+    """``(H, W, 3)`` uint8 RGB in [0, 255]."""
+    labels: Labels
+
+
+class Dataset(Protocol):
+    """Labelled frames in a fixed order; loading one is independent of all others."""
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What the class numbers mean."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Example:
+        """The frame at ``index``. Raises :class:`DatasetError` for files that cannot be used."""
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """A frame and its labels on disk."""
+
+    name: str
+    image: Path
+    labels: Path
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """An image file as ``(H, W, 3)`` uint8 RGB."""
+    return np.asarray(_opened(path).convert("RGB"))
+
+
+def read_class_numbers(path: Path) -> Labels:
+    """A one-channel 8-bit label image as ``(H, W)`` uint8; of a palette image, the palette's indices."""
+    image = _opened(path)
+    if image.mode not in ("L", "P"):
+        raise DatasetError(
+            f"{path}: a label image holds one 8-bit class number for each pixel (mode L or P); "
+            f"this one has mode {image.mode}"
+        )
+    return np.asarray(image)
+
+
+def load_pair(pair: FilePair, info: DatasetInfo) -> Example:
+    """A frame whose label image already holds the class numbers of ``info``."""
+    image, labels = read_image(pair.image), read_class_numbers(pair.labels)
+    check_same_size(pair, image, labels)
+    check_known_ids(pair.labels, labels, info)
+    return Example(pair.name, image, labels)
+
+
+def check_same_size(pair: FilePair, image: NDArray[np.uint8], labels: Labels) -> None:
+    """A frame and its labels have one size."""
+    if image.shape[:2] != labels.shape:
+        raise DatasetError(
+            f"{pair.labels} is {labels.shape[0]}x{labels.shape[1]} (height x width), but its frame {pair.image} "
+            f"is {image.shape[0]}x{image.shape[1]}"
+        )
+
+
+def check_known_ids(path: Path, labels: Labels, info: DatasetInfo) -> None:
+    """Every label is a class number or the ignored one."""
+    known = np.zeros(256, dtype=bool)
+    known[: len(info.classes)] = True
+    known[info.ignore_id] = True
+    if not known[labels].all():
+        unknown = sorted({int(value) for value in np.unique(labels) if not known[value]})
+        raise DatasetError(
+            f"{path}: unknown label {_few(unknown)}; {info.name} has classes 0 to {len(info.classes) - 1} and "
+            f"{info.ignore_id} for ignored pixels"
+        )
+
+
+def require_directory(root: Path, relative: str, *, dataset: str, layout: str) -> Path:
+    """A directory of a dataset's layout, or an error that shows the layout."""
+    directory = root / relative
+    if not directory.is_dir():
+        raise DatasetError(f"{dataset}: {directory} is missing; {root} should hold {layout}")
+    return directory
+
+
+def require_frames(pairs: Sequence[FilePair], *, dataset: str, where: Path, pattern: str) -> tuple[FilePair, ...]:
+    """At least one frame, and a label file for each."""
+    if not pairs:
+        raise DatasetError(f"{dataset}: no frames in {where}; expected files like {pattern}")
+    missing = [pair for pair in pairs if not pair.labels.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{dataset}: {len(missing)} of {len(pairs)} frames in {where} have no labels; the first is "
+            f"{missing[0].image.name}, whose labels should be {missing[0].labels}"
+        )
+    return tuple(pairs)
+
+
+def _opened(path: Path) -> Image.Image:
+    """The image, its pixels in memory and its file closed."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: no such file") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DatasetError(f"{path}: not a readable image: {error}") from error
+
+
+def _few(numbers: list[int]) -> str:
+    shown = ", ".join(str(number) for number in numbers[:8])
+    return f"{shown} and {len(numbers) - 8} more" if len(numbers) > 8 else shown

@@ -1,0 +1,69 @@
+"""CamVid road scenes (Brostow, Fauqueur and Cipolla 2008) as packaged with the SegNet tutorial.
+
+Frames of 360x480 (height x width) in ``train``, ``val`` and ``test``; labels, 8-bit class numbers, under the
+same file names in ``trainannot``, ``valannot`` and ``testannot``. For research use.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engines.errors import DatasetError
+from smp_deploy.datasets.base import DatasetInfo, Example, FilePair, load_pair, require_directory, require_frames
+
+SPLITS = ("train", "val", "test")
+
+CAMVID = DatasetInfo(
+    name="camvid",
+    classes=(
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    colours=(
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    ),
+    ignore_id=11,
+    thin=(2, 6, 9, 10),
+)
+
+_LAYOUT = "train/, trainannot/, val/ and valannot/, labels under the names of their frames"
+
+
+class CamVid:
+    """One split of CamVid: ``root/<split>/*.png`` and ``root/<split>annot/*.png``."""
+
+    info = CAMVID
+
+    def __init__(self, root: Path, split: str) -> None:
+        if split not in SPLITS:
+            raise DatasetError(f"camvid has the splits {', '.join(SPLITS)}; received {split!r}")
+        frames = require_directory(root, split, dataset="camvid", layout=_LAYOUT)
+        labels = require_directory(root, f"{split}annot", dataset="camvid", layout=_LAYOUT)
+        pairs = [FilePair(path.stem, path, labels / path.name) for path in sorted(frames.glob("*.png"))]
+        self.pairs = require_frames(pairs, dataset="camvid", where=frames, pattern="0016E5_07959.png")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def load(self, index: int) -> Example:
+        """The frame at ``index``."""
+        return load_pair(self.pairs[index], self.info)

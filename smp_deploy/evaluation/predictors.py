@@ -1,0 +1,138 @@
+"""What can be evaluated: anything that labels a frame; here, a checkpoint in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.errors import InputError
+from engines.phases import Phase
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from converters.networks import SegmentationNetwork
+
+WINDOW = 4
+"""An SMP network is walked in the 4x4 phases of its first two splits, one at a time: memory stays bounded."""
+DISPERSED = (0, 10, 2, 8, 5, 15, 7, 13, 1, 11, 3, 9, 4, 14, 6, 12)
+"""The 16 phases, row by row numbers, in an order that covers the window evenly at every moment (Bayer's)."""
+
+
+class Predictor(Protocol):
+    """Labels a frame: a session on a bundle, or a network in PyTorch."""
+
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """``(H, W, 3)`` uint8 RGB in [0, 255] -> ``(H, W)`` uint8 class numbers."""
+
+
+class NetworkPredictor:
+    """A segmentation network in PyTorch, at full resolution.
+
+    Frames of any size: sides that are no multiple of 32 are padded right and bottom with zeros after
+    normalisation, and the prediction is cropped.
+
+    Args:
+        network: in evaluation mode.
+        phases: SMP: how many of the 16 phases are computed, in dispersed order; the other pixels take the label of
+            the nearest one that is. 16 is the whole network.
+        device: where the network is.
+    """
+
+    def __init__(self, network: SegmentationNetwork, *, phases: int = WINDOW * WINDOW, device: str = "cpu") -> None:
+        from converters.networks import SMP
+
+        if not 1 <= phases <= WINDOW * WINDOW:
+            raise InputError(f"1 to {WINDOW * WINDOW} phases can be computed; received {phases}")
+        if phases < WINDOW * WINDOW and not isinstance(network, SMP):
+            raise InputError(f"only SMP networks have phases; {type(network).__name__} computes all its pixels at once")
+        self._network = network.eval().to(device)
+        self._phases = phases
+        self._device = device
+
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Label one frame."""
+        import torch
+
+        from converters.networks import SMP
+
+        height, width = image.shape[:2]
+        if isinstance(self._network, SMP):
+            return labels_from_phases(self.phase_labels(image))[:height, :width]
+        with torch.inference_mode():
+            labels = self._network(self._planes(image)).argmax(1)
+        return labels[0, :height, :width].cpu().numpy().astype(np.uint8)
+
+    def phase_labels(self, image: NDArray[np.uint8]) -> dict[Phase, NDArray[np.uint8]]:
+        """The labels ``(H/4, W/4)`` uint8 of the padded frame at each computed phase, in the order of computing."""
+        import torch
+
+        with torch.inference_mode():
+            x = self._planes(image)
+            phases = [divmod(number, WINDOW) for number in DISPERSED[: self._phases]]
+            return {phase: self._phase(self._network, x, phase) for phase in phases}
+
+    def _planes(self, image: NDArray[np.uint8]) -> Tensor:
+        from smp_deploy.training.augment import normalised, padded_to, planes_from_image
+
+        size = (-(-image.shape[0] // 32) * 32, -(-image.shape[1] // 32) * 32)
+        return padded_to(normalised(planes_from_image(image)), size)[None].to(self._device)
+
+    def _phase(self, network: SegmentationNetwork, x: Tensor, phase: Phase) -> NDArray[np.uint8]:
+        """The predictions ``(H/4, W/4)`` uint8 at one phase of the 4x4 window."""
+        from converters.networks import SMP
+        from converters.pooling import merge
+        from smp_deploy.training.shrink import Sampling, sampled_logits
+
+        assert isinstance(network, SMP)
+        row, column = phase
+        sampling = Sampling(((row % 2, column % 2), (row // 2, column // 2)))
+        labels = sampled_logits(network, x, sampling).argmax(1, keepdim=True)
+        for _ in range(sampling.dense_levels):
+            labels = merge(labels, (2, 2))
+        return labels[0, 0].cpu().numpy().astype(np.uint8)
+
+
+def labels_from_phases(maps: Mapping[Phase, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The full map ``(H, W)`` from the labels ``(H/4, W/4)`` of some of its phases, at least one.
+
+    Pixels of other phases take the label of the nearest pixel that has one.
+    """
+    computed = list(maps)
+    rows, columns = maps[computed[0]].shape
+    labels = np.empty((rows * WINDOW, columns * WINDOW), dtype=np.uint8)
+    for row in range(WINDOW):
+        for column in range(WINDOW):
+            source, window = nearest_phase((row, column), computed)
+            labels[row::WINDOW, column::WINDOW] = _taken_from(maps[source], window)
+    return labels
+
+
+def nearest_phase(phase: tuple[int, int], computed: list[tuple[int, int]]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The computed phase nearest to ``phase``, in this window or a neighbouring one, and which window that is.
+
+    Ties go to the one computed first, then to this window. ``((row, column), (windows down, windows right))``.
+    """
+    best = min(
+        (
+            (other[0] + WINDOW * down - phase[0]) ** 2 + (other[1] + WINDOW * right - phase[1]) ** 2,
+            order,
+            abs(down) + abs(right),
+            down,
+            right,
+        )
+        for order, other in enumerate(computed)
+        for down in (-1, 0, 1)
+        for right in (-1, 0, 1)
+    )
+    return computed[best[1]], (best[3], best[4])
+
+
+def _taken_from(labels: NDArray[np.uint8], window: tuple[int, int]) -> NDArray[np.uint8]:
+    """``labels`` moved by whole windows, the edge repeated where there is no neighbour."""
+    rows = np.clip(np.arange(labels.shape[0]) + window[0], 0, labels.shape[0] - 1)
+    columns = np.clip(np.arange(labels.shape[1]) + window[1], 0, labels.shape[1] - 1)
+    return labels[rows][:, columns]

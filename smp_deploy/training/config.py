@@ -1,0 +1,159 @@
+"""What a training run is: the paper's protocol (section 4.2) by default, every part of it changeable.
+
+The defaults are those of the paper. What it does not state is chosen as plainly as possible: a constant
+learning rate, no class weights, no colour changes, no averaging.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from engines.errors import InputError
+
+
+class Optimizer(enum.Enum):
+    """How weight decay acts: as a part of the gradient, or on its own."""
+
+    ADAM = "adam"
+    ADAMW = "adamw"
+
+
+class Schedule(enum.Enum):
+    """How the learning rate changes over a run."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+    """A linear rise over the first part of the run, then half a cosine down to nothing."""
+
+
+class Precision(enum.Enum):
+    """The arithmetic of forward and backward; parameters and optimizer are float32 in any case."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    """With loss scaling; on a GPU only."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training crop is taken from a frame."""
+
+    crop: tuple[int, int] = (512, 512)
+    """``(height, width)``, multiples of 32. Smaller frames are padded: zeros after normalisation, ignored labels."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """The frame is resized by a factor drawn log-uniformly from this range."""
+    aspect: float = 0.0
+    """The width is further changed by ``exp`` of a number drawn from ``[-aspect, aspect]``."""
+    jitter: float = 0.0
+    """Brightness and contrast factors are drawn from ``[1 - jitter, 1 + jitter]``, saturation a third wider."""
+
+    def __post_init__(self) -> None:
+        _require(
+            min(self.crop) >= 32 and not any(side % 32 for side in self.crop), "crop", "multiples of 32", self.crop
+        )
+        _require(0 <= self.flip <= 1, "flip", "a probability", self.flip)
+        _require(0 < self.scale[0] <= self.scale[1], "scale", "a range of positive factors, low first", self.scale)
+        _require(0 <= self.aspect < 1, "aspect", "in [0, 1)", self.aspect)
+        _require(0 <= self.jitter < 0.75, "jitter", "in [0, 0.75)", self.jitter)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross-entropy, and what may be added to it."""
+
+    class_weighting: float = 0.0
+    """Classes weigh ``(median frequency / frequency) ** class_weighting``; 0 weighs all alike."""
+    lovasz: float = 0.0
+    """Weight of the Lovász-softmax loss, a convex surrogate of the mean IoU."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.class_weighting <= 1, "class_weighting", "in [0, 1]", self.class_weighting)
+        _require(self.lovasz >= 0, "lovasz", "not negative", self.lovasz)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a run looks at the validation frames while it goes on."""
+
+    every_epochs: int = 5
+    phases: int = 4
+    """SMP: how many draws of the sampled elements each frame is judged by; an unbiased sample of its pixels."""
+    patience: int | None = None
+    """Stop after this many validations without a better mean IoU, and keep the best weights; None: never."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_epochs >= 1, "every_epochs", "at least 1", self.every_epochs)
+        _require(self.phases >= 1, "phases", "at least 1", self.phases)
+        _require(self.patience is None or self.patience >= 1, "patience", "at least 1", self.patience)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training run. Two runs of equal configuration and data end in the same weights on a CPU."""
+
+    arch: str = "smp-resnet18"
+    width: int = 64
+    epochs: int = 100
+    batch: int = 10
+    accumulate: int = 1
+    """Batches whose gradients are added up for one step of the optimizer."""
+    optimizer: Optimizer = Optimizer.ADAM
+    learning_rate: float = 1e-5
+    weight_decay: float = 5e-4
+    schedule: Schedule = Schedule.CONSTANT
+    warmup: float = 0.08
+    """The part of a cosine schedule during which the learning rate rises."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient; None: as it comes."""
+    averaging: float = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0: none."""
+    dense_levels: int = 0
+    """SMP: how many of the last splits stay splits, each giving four times the supervised pixels."""
+    precision: Precision = Precision.FP32
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    loss: Loss = field(default_factory=Loss)
+    validation: Validation = field(default_factory=Validation)
+
+    def __post_init__(self) -> None:
+        for name in ("width", "epochs", "batch", "accumulate"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
+        _require(self.weight_decay >= 0, "weight_decay", "not negative", self.weight_decay)
+        _require(0 <= self.warmup < 1, "warmup", "in [0, 1)", self.warmup)
+        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive", self.clip_norm)
+        _require(0 <= self.averaging < 1, "averaging", "in [0, 1)", self.averaging)
+        _require(0 <= self.dense_levels <= 3, "dense_levels", "0 to 3", self.dense_levels)
+        _require(self.seed >= 0, "seed", "not negative", self.seed)
+
+
+def json_from_config(config: TrainingConfig) -> str:
+    """The configuration as one line of JSON, enums by their values."""
+    return json.dumps(dataclasses.asdict(config), default=lambda value: value.value, sort_keys=True)
+
+
+def differences(before: str, now: str) -> list[str]:
+    """Which fields two configurations of :func:`json_from_config` differ in: ``"batch: 10, now 8"``."""
+    old, new = _flat(json.loads(before)), _flat(json.loads(now))
+    return [
+        f"{key}: {old.get(key)}, now {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _require(holds: bool, name: str, expected: str, received: object) -> None:
+    if not holds:
+        raise InputError(f"training: {name} must be {expected}; received {received}")

@@ -1,0 +1,283 @@
+"""The training loop: steps, validation, and a state on disk from which it goes on after a kill at any moment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from converters.checkpoints import checkpoint_from_file
+from converters.networks import network_from_arch
+from engines.errors import BackendError, CheckFailed, InputError, OutputError
+from smp_deploy.datasets.base import Dataset
+from smp_deploy.training.batches import DataOrder, training_batches
+from smp_deploy.training.config import Optimizer, Precision, TrainingConfig, json_from_config
+from smp_deploy.training.losses import class_weights, training_loss
+from smp_deploy.training.metrics import Events, Measurement, write_csv, write_curves
+from smp_deploy.training.state import RunState, load_state, save_state
+from smp_deploy.training.steps import label_counts, learning_rate_at, logits_and_labels, validate
+from smp_deploy.training.weights import WeightsInfo, initialise_from, save_weights
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run writes, and on what it runs; none of it changes the result on a CPU."""
+
+    output: Path
+    """The weights, written when the run ends (safetensors)."""
+    device: str = "cpu"
+    workers: int = 0
+    """Processes that prepare batches ahead; 0 prepares them in this process."""
+    save_every: int | None = None
+    """Steps between saved states; by default an epoch."""
+    init_from: Path | None = None
+    """A checkpoint to start from, another network's of the same backbone perhaps."""
+
+    @property
+    def directory(self) -> Path:
+        """``<output>.run``: the state, the learning curves and the events."""
+        return self.output.with_suffix(".run")
+
+    @property
+    def state(self) -> Path:
+        """What a run is resumed from."""
+        return self.directory / "state.pt"
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Who is told how a run goes."""
+
+    step: Callable[[int, int], None] = lambda done, total: None
+    """``(steps done, steps in all)`` since the run was started or resumed."""
+    measured: Callable[[Measurement], None] = lambda measurement: None
+    note: Callable[[str], None] = lambda message: None
+
+
+class Trainer:
+    """Trains one network as a configuration says.
+
+    The same configuration and data give the same weights on a CPU, bit for bit, however often the run is killed
+    and resumed, and whatever the number of workers; the number of torch threads must be the same.
+    """
+
+    def __init__(self, config: TrainingConfig, train: Dataset, validation: Dataset, run: Run) -> None:
+        if train.info != validation.info:
+            raise InputError("training and validation frames have different classes")
+        self.config, self.run = config, run
+        self._train, self._validation = train, validation
+        self._info = train.info
+        self._config_json = json_from_config(config)
+        self._device = _device(run.device, config.precision)
+        order = DataOrder(len(train), config.batch, config.seed)
+        self._steps_per_epoch = order.batches_per_epoch / config.accumulate
+        self.steps = config.epochs * order.batches_per_epoch // config.accumulate
+        if self.steps < 1:
+            raise InputError(f"--accumulate {config.accumulate} leaves no step in {config.epochs} epochs; use less")
+        self._save_every = run.save_every or max(1, round(self._steps_per_epoch))
+        self._measure_every = max(1, round(config.validation.every_epochs * self._steps_per_epoch))
+        torch.manual_seed(config.seed)
+        self.network = network_from_arch(config.arch, classes=len(self._info.classes), width=config.width)
+        self._step = 0
+        self._history: list[Measurement] = []
+        self._recent: list[float] = []
+        self._best: dict[str, Tensor] | None = None
+        self._average: dict[str, Tensor] | None = None
+
+    def fit(self, observer: Observer, *, resume: bool) -> Measurement:
+        """Train to the end, write the weights, and give the last measurement.
+
+        Raises :class:`OutputError` when there is a run already and ``resume`` is not asked for, and
+        :class:`CheckFailed` when the loss is no longer a number.
+        """
+        state = self._start(observer, resume=resume)
+        weights = self._class_weights(observer)
+        self.network.to(self._device)
+        if self._average is not None:
+            self._average = {key: value.to(self._device) for key, value in self._average.items()}
+        optimizer, scaler = self._optimizer(), torch.amp.GradScaler(enabled=self.config.precision is Precision.FP16)
+        if state is not None:
+            optimizer.load_state_dict(state.optimizer)
+            scaler.load_state_dict(state.scaler)
+            torch.set_rng_state(state.random)
+        events = Events(self.run.directory / "events", self._step)
+        batches = self._batches()
+        first = self._step
+        while self._step < self.steps and not self._exhausted():
+            self._take_step(batches, optimizer, scaler, weights)
+            observer.step(self._step - first, self.steps - first)
+            if self._step % self._measure_every == 0 or self._step == self.steps:
+                measurement = self._measure()
+                events.add(measurement)
+                observer.measured(measurement)
+            if self._step % self._save_every == 0 or self._step == self.steps or self._exhausted():
+                self._save(optimizer, scaler)
+        events.close()
+        info = WeightsInfo(self.config.arch, self.config.width, self._info, self._config_json)
+        save_weights(self.run.output, self._best or self._kept(), info)
+        return self._history[-1]
+
+    def _start(self, observer: Observer, *, resume: bool) -> RunState | None:
+        self.run.directory.mkdir(parents=True, exist_ok=True)
+        for torn in self.run.directory.glob(".*.partial"):
+            torn.unlink()  # a state that was being written when the run was killed
+        if self.run.state.exists():
+            if not resume:
+                raise OutputError(
+                    f"{self.run.directory} holds a run already; continue it with --resume, or choose another output"
+                )
+            state = load_state(self.run.state, self._config_json)
+            self.network.load_state_dict(state.network)
+            self._step, self._history, self._recent = state.step, state.history, state.recent_losses
+            self._average, self._best = state.average, state.best
+            observer.note(f"resumed at step {state.step} of {self.steps}")
+            return state
+        if self.run.init_from is not None:
+            source = self.run.init_from
+            fresh = initialise_from(self.network, checkpoint_from_file(source).tensors, source=str(source))
+            observer.note(f"started from {source}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
+        return None
+
+    def _class_weights(self, observer: Observer) -> Tensor | None:
+        power = self.config.loss.class_weighting
+        if power == 0:
+            return None
+        observer.note(f"counting the labels of {len(self._train)} frames")
+        return class_weights(label_counts(self._train), power).to(self._device)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        matrices = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
+        vectors = [parameter for parameter in self.network.parameters() if parameter.ndim <= 1]
+        decay = self.config.weight_decay
+        if self.config.optimizer is Optimizer.ADAM:
+            return torch.optim.Adam([*matrices, *vectors], lr=self.config.learning_rate, weight_decay=decay)
+        # Decay on its own pulls scales and shifts of batch norms to zero for no benefit: they are spared.
+        groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        accumulate = self.config.accumulate
+        start, stop = self._step * accumulate, self.steps * accumulate
+        return training_batches(self._train, self.config, start=start, stop=stop, workers=self.run.workers)
+
+    def _take_step(
+        self,
+        batches: Iterator[tuple[Tensor, Tensor]],
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        weights: Tensor | None,
+    ) -> None:
+        config = self.config
+        self.network.train()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(config, self._step, self.steps)
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for part in range(config.accumulate):
+            x, labels = (tensor.to(self._device, non_blocking=True) for tensor in next(batches))
+            generator = torch.Generator().manual_seed((config.seed << 32) + self._step * config.accumulate + part)
+            with torch.autocast(self._device.type, _DTYPES[config.precision], enabled=_is_reduced(config.precision)):
+                logits, truth = logits_and_labels(self.network, x, labels, config.dense_levels, generator)
+            loss = training_loss(logits, truth, config.loss, weights, self._info.ignore_id) / config.accumulate
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            raise CheckFailed(
+                f"the training loss is {total} at step {self._step}; lower --learning-rate or set --clip-norm"
+            )
+        if config.clip_norm is not None:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        self._step += 1
+        self._recent.append(total)
+        self._follow()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average towards the weights; batch statistics are averaged like weights."""
+        if self.config.averaging == 0:
+            return
+        state = self.network.state_dict()
+        if self._average is None:
+            self._average = {key: value.clone() for key, value in state.items()}
+        # Young averages forget quickly, so that the first random weights leave no trace.
+        decay = min(self.config.averaging, (1 + self._step) / (10 + self._step))
+        for key, value in state.items():
+            average = self._average[key]
+            if average.is_floating_point():
+                average.lerp_(value, 1 - decay)
+            else:
+                average.copy_(value)
+
+    def _kept(self) -> dict[str, Tensor]:
+        """The weights that count: the average, where there is one."""
+        return _on_cpu(self._average if self._average is not None else self.network.state_dict())
+
+    def _measure(self) -> Measurement:
+        network = network_from_arch(self.config.arch, classes=len(self._info.classes), width=self.config.width)
+        network.load_state_dict(self._kept())
+        phases = self.config.validation.phases
+        matrix = validate(network.to(self._device), self._validation, phases=phases, device=self._device)
+        measurement = Measurement(
+            step=self._step,
+            epoch=round(self._step / self._steps_per_epoch, 3),
+            learning_rate=learning_rate_at(self.config, self._step - 1, self.steps),
+            loss=sum(self._recent) / len(self._recent),
+            mean_iou=matrix.mean_iou,
+            thin_iou=matrix.thin_iou,
+        )
+        if self.config.validation.patience is not None and all(
+            measurement.mean_iou > other.mean_iou for other in self._history
+        ):
+            self._best = {key: value.clone() for key, value in self._kept().items()}
+        self._history.append(measurement)
+        self._recent = []
+        write_csv(self.run.directory / "metrics.csv", self._history)
+        write_curves(self.run.directory / "curves.png", self._history, f"{self.config.arch}, {self._info.name}")
+        return measurement
+
+    def _exhausted(self) -> bool:
+        """Whether the last measurements, as many as the patience, brought nothing better."""
+        patience = self.config.validation.patience
+        if patience is None or len(self._history) <= patience:
+            return False
+        scores = [measurement.mean_iou for measurement in self._history]
+        return max(scores[-patience:]) <= max(scores[:-patience])
+
+    def _save(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+        state = RunState(
+            step=self._step,
+            network=_on_cpu(self.network.state_dict()),
+            optimizer=optimizer.state_dict(),
+            scaler=scaler.state_dict(),
+            average=None if self._average is None else _on_cpu(self._average),
+            best=self._best,
+            history=self._history,
+            recent_losses=self._recent,
+        )
+        save_state(self.run.state, state, self._config_json)
+
+
+_DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+
+
+def _is_reduced(precision: Precision) -> bool:
+    return precision is not Precision.FP32
+
+
+def _device(name: str, precision: Precision) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BackendError("training on cuda was asked for, and PyTorch sees no CUDA device; use --device cpu")
+    if name != "cuda" and precision is Precision.FP16:
+        raise InputError("fp16 training needs --device cuda; on a CPU use bf16 or fp32")
+    return torch.device(name)
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu() for key, value in state.items()}

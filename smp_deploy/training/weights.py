@@ -1,0 +1,110 @@
+"""Weights on disk: safetensors with the facts that rebuild the network, and starting from another network's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from converters.checkpoints import checkpoint_from_file, load_checkpoint
+from converters.networks import SegmentationNetwork, network_from_arch
+from engines.errors import CheckpointError
+from engines.staging import write_file
+from smp_deploy.datasets.base import DatasetInfo
+
+_HEADS = ("head.", "head_layer2.", "head_layer3.")
+_UNUSED = ("fc.",)
+"""ImageNet's classifier, which a segmentation network replaces."""
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What is needed to rebuild a network and to read its predictions."""
+
+    arch: str
+    width: int
+    dataset: DatasetInfo
+    training: str = "{}"
+    """The configuration it was trained with, as JSON."""
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> None:
+    """Write a state dict as safetensors, whole or not at all."""
+    from safetensors.torch import save
+
+    metadata = {
+        "arch": info.arch,
+        "width": str(info.width),
+        "classes": str(len(info.dataset.classes)),
+        "dataset": info.dataset.name,
+        "class_names": json.dumps(info.dataset.classes),
+        "colours": json.dumps(info.dataset.colours),
+        "ignore_id": str(info.dataset.ignore_id),
+        "thin": json.dumps(info.dataset.thin),
+        "training": info.training,
+    }
+    write_file(path, save({key: value.contiguous() for key, value in state.items()}, metadata))
+
+
+def network_from_weights(path: Path) -> tuple[SegmentationNetwork, WeightsInfo]:
+    """The network of a file that :func:`save_weights` wrote, in evaluation mode, float32, and its facts."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+    try:
+        dataset = DatasetInfo(
+            metadata["dataset"],
+            tuple(json.loads(metadata["class_names"])),
+            tuple((red, green, blue) for red, green, blue in json.loads(metadata["colours"])),
+            int(metadata["ignore_id"]),
+            tuple(json.loads(metadata["thin"])),
+        )
+        info = WeightsInfo(metadata["arch"], int(metadata["width"]), dataset, metadata.get("training", "{}"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: its metadata do not say which network and classes it holds ({error}); "
+            "checkpoints of `smp-deploy train` do"
+        ) from error
+    network = network_from_arch(info.arch, classes=len(dataset.classes), width=info.width)
+    load_checkpoint(network, checkpoint_from_file(path))
+    return network.eval(), info
+
+
+def initialise_from(network: SegmentationNetwork, state: Mapping[str, Tensor], *, source: str) -> list[str]:
+    """Load what ``state`` has into ``network``; the names of what stays fresh are returned.
+
+    SMP-X and FCN32s share all parameters, FCN8s has two heads more, and an ImageNet checkpoint has the backbone
+    alone: so heads may be absent, or of another number of classes. Everything else must be there and fit.
+    """
+    wanted = network.state_dict()
+    usable = {key: value for key, value in state.items() if not key.startswith(_UNUSED)}
+    if unknown := sorted(set(usable) - set(wanted)):
+        extra_heads = [key for key in unknown if key.startswith(_HEADS)]
+        if len(extra_heads) < len(unknown):
+            other = next(key for key in unknown if key not in extra_heads)
+            raise CheckpointError(f"{source}: {other!r} belongs to no layer of the network; is it another one's?")
+    loaded, fresh = {}, []
+    for key, target in wanted.items():
+        value = usable.get(key)
+        if value is not None and value.shape == target.shape:
+            loaded[key] = value.to(target.dtype)
+        elif key.startswith(_HEADS) or (value is None and key.endswith("num_batches_tracked")):
+            fresh.append(key)
+        elif value is None:
+            raise CheckpointError(f"{source}: lacks {key!r}, which the network needs")
+        else:
+            raise CheckpointError(
+                f"{source}: {key!r} has shape {tuple(value.shape)}, and the network needs {tuple(target.shape)}; "
+                "is the width another one's?"
+            )
+    network.load_state_dict(loaded, strict=False)
+    return [key for key in fresh if not key.endswith("num_batches_tracked")]

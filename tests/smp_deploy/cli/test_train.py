@@ -1,0 +1,170 @@
+"""``smp-deploy train`` and ``evaluate``, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from engines.errors import BackendError, CheckpointError, DatasetError, InputError, OutputError
+from smp_deploy.cli.evaluate import evaluate_command
+from smp_deploy.cli.train import config_from_options, train_command
+from smp_deploy.training import TrainingConfig, network_from_weights
+
+FAST = ("--dataset", "scenes", "--width", "2", "--epochs", "1", "--batch", "50", "--crop", "32x32", "--threads", "1")
+
+
+def _run(command, *arguments):
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments], standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained") / "a.safetensors"
+    result = _run(train_command, *FAST, "-o", output, "--json")
+    assert json.loads(result.stdout)["step"] == 4
+    return output
+
+
+def test_defaults_are_the_papers_protocol():
+    context = train_command.make_context("train", ["--dataset", "camvid", "-o", "a.safetensors"])
+    config = config_from_options(context.params)
+    assert config == TrainingConfig()
+    assert (config.learning_rate, config.weight_decay, config.batch) == (1e-5, 5e-4, 10)
+    assert config.augmentation.crop == (512, 512)
+    assert config.optimizer.value == "adam"
+
+
+def test_every_option_reaches_the_configuration():
+    arguments = {
+        "--arch": "fcn8s-resnet34",
+        "--width": "8",
+        "--epochs": "3",
+        "--batch": "4",
+        "--accumulate": "2",
+        "--optimizer": "adamw",
+        "--learning-rate": "0.1",
+        "--weight-decay": "0.2",
+        "--schedule": "cosine",
+        "--clip-norm": "1",
+        "--averaging": "0.9",
+        "--class-weighting": "0.3",
+        "--lovasz": "0.6",
+        "--dense-levels": "2",
+        "--precision": "bf16",
+        "--seed": "5",
+        "--crop": "64x96",
+        "--flip": "0.1",
+        "--aspect": "0.2",
+        "--jitter": "0.4",
+        "--validate-every": "7",
+        "--patience": "8",
+    }
+    flat = [part for pair in arguments.items() for part in pair]
+    parsed = train_command.make_context("train", ["--dataset", "x", "-o", "y", "--scale", "0.5", "2", *flat]).params
+    config, default = config_from_options(parsed), TrainingConfig()
+    for name in ("arch", "width", "epochs", "batch", "accumulate", "optimizer", "learning_rate", "weight_decay"):
+        assert getattr(config, name) != getattr(default, name), name
+    for name in ("schedule", "clip_norm", "averaging", "dense_levels", "precision", "seed"):
+        assert getattr(config, name) != getattr(default, name), name
+    assert (config.augmentation.crop, config.augmentation.scale) == ((64, 96), (0.5, 2.0))
+    assert (config.augmentation.flip, config.augmentation.aspect, config.augmentation.jitter) == (0.1, 0.2, 0.4)
+    assert (config.loss.class_weighting, config.loss.lovasz) == (0.3, 0.6)
+    assert (config.validation.every_epochs, config.validation.patience) == (7, 8)
+
+
+def test_weights_say_what_they_are(checkpoint):
+    with safe_open(checkpoint, framework="pt") as file:
+        metadata = file.metadata()
+    assert (metadata["arch"], metadata["width"], metadata["classes"]) == ("smp-resnet18", "2", "9")
+    network, info = network_from_weights(checkpoint)
+    assert info.dataset.classes[5] == "pole"
+    assert json.loads(info.training)["epochs"] == 1
+    assert not network.training
+
+
+def test_a_checkpoint_is_evaluated(checkpoint, tmp_path):
+    common = ("--dataset", "scenes", "--limit", "2", "--threads", "1")
+    result = _run(evaluate_command, checkpoint, *common, "-o", tmp_path / "found", "--pictures", "1", "--json")
+    document = json.loads(result.stdout)
+    assert document["frames"] == 2
+    assert sorted(path.suffix for path in (tmp_path / "found").iterdir()) == [".csv", ".csv", ".json", ".png", ".png"]
+    table = _run(evaluate_command, checkpoint, *common, "--phases", "1").stdout
+    assert "thin objects (*)" in table
+
+
+def test_fcn32s_starts_from_smp_and_the_other_way_round(checkpoint, tmp_path):
+    output = tmp_path / "b.safetensors"
+    # A learning rate too small to move anything shows where the run started from.
+    tiny = ("--learning-rate", "1e-30", "--arch", "fcn32s-resnet18", "--init-from", checkpoint)
+    result = _run(train_command, *FAST, *tiny, "-o", output)
+    assert "started from" in result.stderr
+    have, want = load_file(output), load_file(checkpoint)
+    assert all((have[key] == want[key]).all() for key in want if "running" not in key and "num_batches" not in key)
+
+
+def test_another_number_of_classes_leaves_the_head_fresh(checkpoint, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    state = load_file(checkpoint)
+    state["head.weight"], state["head.bias"] = torch.zeros(4, 16, 1, 1), torch.zeros(4)
+    state["fc.weight"] = torch.zeros(1000, 16)
+    save_file(state, tmp_path / "other.safetensors")
+    arguments = (*FAST, "-o", tmp_path / "c.safetensors", "--init-from", tmp_path / "other.safetensors")
+    assert "fresh: head.weight, head.bias" in _run(train_command, *arguments).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("--init-from", "absent.pt"), CheckpointError, "cannot read the checkpoint absent.pt"),
+        (("--width", "4", "--init-from", "CHECKPOINT"), CheckpointError, r"has shape .*is the width another one's\?"),
+        (("--batch", "201"), InputError, "a batch of 201 needs as many training frames; the dataset has 200"),
+        (("--dataset", "camvid"), DatasetError, "name it with --root"),
+        (("--dense-levels", "4"), InputError, "dense_levels must be 0 to 3; received 4"),
+        (("--accumulate", "9"), InputError, "leaves no step"),
+        (("--precision", "fp16"), InputError, "fp16 training needs --device cuda"),
+        (("--crop", "100x64"), InputError, "crop must be multiples of 32"),
+        (("--output", "weights.pt"), OutputError, "written as .safetensors"),
+    ],
+)
+def test_mistakes_are_answered(checkpoint, tmp_path, arguments, error, message):
+    named = [str(checkpoint) if argument == "CHECKPOINT" else argument for argument in arguments]
+    with pytest.raises(error, match=message):
+        _run(train_command, *FAST, "-o", tmp_path / "d.safetensors", *named)
+
+
+def test_a_device_that_is_not_there(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackendError, match="PyTorch sees no CUDA device"):
+        _run(train_command, *FAST, "-o", tmp_path / "d.safetensors", "--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("--backend", "onnxruntime"), InputError, "--backend is for a bundle"),
+        (("--dataset", "gta5", "--root", "."), DatasetError, "images is missing"),
+        (("--split", "test"), DatasetError, "scenes has the splits train, val"),
+    ],
+)
+def test_mistakes_of_an_evaluation_are_answered(checkpoint, arguments, error, message):
+    with pytest.raises(error, match=message):
+        _run(evaluate_command, checkpoint, "--dataset", "scenes", *arguments)
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        _run(evaluate_command, tmp_path / "a.safetensors", "--dataset", "scenes")
+    with pytest.raises(InputError, match="--phases is for a checkpoint"):
+        _run(evaluate_command, tmp_path, "--dataset", "scenes", "--phases", "2")

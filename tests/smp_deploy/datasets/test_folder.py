@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from engines.errors import DatasetError
+from smp_deploy.datasets import open_dataset
+from smp_deploy.datasets.folder import distinct_colours
+
+from . import trees
+
+
+def _folder(root, document=None):
+    (root / "classes.json").write_text(json.dumps(document or {"classes": ["road", "pole"], "thin": ["pole"]}))
+    for name in ("a.png", "b.jpg"):
+        trees.write_image(root / "val" / "images" / name)
+        trees.write_labels(root / "val" / "labels" / f"{name[0]}.png", [0, 1, 255])
+    return root
+
+
+def test_images_of_several_kinds_meet_their_labels(tmp_path):
+    dataset = open_dataset("folder", _folder(tmp_path), "val")
+    assert [dataset.load(index).name for index in range(len(dataset))] == ["a", "b"]
+    assert dataset.info.thin == (1,)
+    assert dataset.info.ignore_id == 255
+    np.testing.assert_array_equal(np.unique(dataset.load(1).labels), [0, 1, 255])
+
+
+def test_colours_are_made_where_none_are_given():
+    assert len(set(distinct_colours(40))) == 40
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"names": ["road"]}, r'expected {"classes": \[names\]}'),
+        ({"classes": ["road"], "color": []}, "unknown key 'color'; known are classes, colours, ignore, thin"),
+        ({"classes": ["road"], "colours": [[1, 2]]}, r"'colours' lists \[red, green, blue\]"),
+        ({"classes": ["road"], "colours": [[1, 2, 256]]}, r"'colours' lie in \[0, 255\]"),
+        ({"classes": ["road", "pole"], "colours": [[1, 2, 3]]}, "2 classes need 2 colours; received 1"),
+        ({"classes": ["road", "road"]}, "class names differ"),
+        ({"classes": ["road"], "ignore": 0}, "lies outside the class numbers"),
+        ({"classes": ["road"], "ignore": "none"}, "'ignore' is a label"),
+        ({"classes": ["road"], "thin": ["pole"]}, "'thin' lists names of 'classes'"),
+        ({"classes": []}, "1 to 255 classes"),
+    ],
+)
+def test_a_wrong_class_file_is_answered_with_what_is_wrong(tmp_path, document, message):
+    with pytest.raises(DatasetError, match=message):
+        open_dataset("folder", _folder(tmp_path, document), "val")
+
+
+def test_a_class_file_that_is_missing_or_no_json(tmp_path):
+    root = _folder(tmp_path)
+    (root / "classes.json").write_text("{")
+    with pytest.raises(DatasetError, match="not valid JSON"):
+        open_dataset("folder", root, "val")
+    (root / "classes.json").unlink()
+    with pytest.raises(DatasetError, match=r"classes\.json is missing"):
+        open_dataset("folder", root, "val")
+
+
+def test_two_images_cannot_share_a_label_file(tmp_path):
+    root = _folder(tmp_path)
+    trees.write_image(root / "val" / "images" / "a.jpg")
+    with pytest.raises(DatasetError, match="several images named 'a'"):
+        open_dataset("folder", root, "val")
+
+
+def test_a_split_that_is_not_there(tmp_path):
+    with pytest.raises(DatasetError, match="test/images is missing"):
+        open_dataset("folder", _folder(tmp_path), "test")

@@ -1,0 +1,56 @@
+"""A bundle is judged like the network that it was exported from."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from engines import Session
+from engines.errors import InputError
+from smp_deploy.cli.evaluate import evaluate_command
+from smp_deploy.datasets import open_dataset
+from smp_deploy.datasets.cityscapes import LABEL_IDS
+from smp_deploy.evaluation import NetworkPredictor, evaluate
+from tests.smp_deploy.datasets import trees
+
+SIZE = (64, 96)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two frames of the bundle's size, in Cityscapes' layout."""
+    for number in range(2):
+        name = f"lindau_{number:06d}_000019"
+        trees.write_image(tmp_path / "leftImg8bit/val/lindau" / f"{name}_leftImg8bit.png", number, SIZE)
+        trees.write_labels(tmp_path / "gtFine/val/lindau" / f"{name}_gtFine_labelIds.png", [*LABEL_IDS, 0], SIZE)
+    return tmp_path
+
+
+def test_a_session_scores_what_its_network_scores(exported, small_network, root):
+    dataset = open_dataset("cityscapes", root, "val")
+    with Session.open(exported.path, sub_batch=4) as session:
+        have = evaluate(session, dataset).confusion
+    want = evaluate(NetworkPredictor(small_network.eval()), dataset).confusion
+    moved = np.abs(have.counts - want.counts).sum() / 2
+    assert moved <= 1e-3 * want.counts.sum()
+    assert have.mean_iou == pytest.approx(want.mean_iou, abs=1e-4)
+
+
+def test_the_command_takes_a_bundle(exported, root):
+    arguments = [str(exported.path), "--dataset", "cityscapes", "--root", str(root), "--json"]
+    result = CliRunner().invoke(evaluate_command, arguments, standalone_mode=False)
+    assert result.exception is None
+    assert json.loads(result.stdout)["frames"] == 2
+
+
+def test_classes_must_be_the_datasets(exported):
+    with pytest.raises(InputError, match=r"has the classes .* labels of one cannot be judged by the other"):
+        CliRunner().invoke(
+            evaluate_command,
+            [str(exported.path), "--dataset", "scenes"],
+            standalone_mode=False,
+            catch_exceptions=False,
+        )

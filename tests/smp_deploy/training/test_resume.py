@@ -1,0 +1,136 @@
+"""Runs that are killed and go on: bit for bit the weights of one that was left alone."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import multiprocessing
+import random
+import runpy
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engines.errors import CheckpointError, OutputError
+from smp_deploy.training import Observer, TrainingConfig
+
+TINY = Path(__file__).with_name("tiny_run.py")
+KILLS = 10
+
+
+def _tiny():
+    spec = importlib.util.spec_from_file_location("tiny_run", TINY)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The weights and the learning curve of a run that nobody killed."""
+    output = tmp_path_factory.mktemp("undisturbed") / "a.safetensors"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    _tiny().trainer(output).fit(Observer(), resume=False)
+    torch.set_num_threads(threads)
+    return output
+
+
+def _assert_same(output: Path, undisturbed: Path) -> None:
+    have, want = load_file(output), load_file(undisturbed)
+    assert have.keys() == want.keys()
+    for key, value in want.items():
+        assert torch.equal(have[key], value), key
+    curve, expected = (path.with_suffix(".run") / "metrics.csv" for path in (output, undisturbed))
+    assert curve.read_text() == expected.read_text()
+
+
+def test_killed_ten_times_at_random_moments(tmp_path, undisturbed):
+    """SIGKILL, so that nothing is cleaned up; half of the kills fall where steps are taken and saved."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["smp_deploy.training", "smp_deploy.datasets", "matplotlib.figure", "tensorboardX", "torch._dynamo"]
+    )
+    output = tmp_path / "a.safetensors"
+    moments = random.Random(11)
+    state = output.with_suffix(".run") / "state.pt"
+    kills = 0
+    while True:
+        written = state.stat().st_mtime_ns if state.exists() else None
+        process = context.Process(target=runpy.run_path, args=(str(TINY), {"output": str(output)}))
+        process.start()
+        if kills < KILLS:
+            # From its first new state on, so that every life makes progress however slow the machine is.
+            deadline = time.monotonic() + 60
+            while process.is_alive() and time.monotonic() < deadline:
+                if state.exists() and state.stat().st_mtime_ns != written:
+                    break
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.04))
+            alive = process.is_alive()
+            process.kill()
+            process.join()
+            kills += alive
+            if alive:
+                assert not output.exists()
+                continue
+        process.join()
+        break
+    assert kills == KILLS
+    assert process.exitcode == 0
+    _assert_same(output, undisturbed)
+
+
+def test_workers_change_nothing(tmp_path, undisturbed):
+    output = tmp_path / "a.safetensors"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    _tiny().trainer(output, workers=2, save_every=1000).fit(Observer(), resume=False)
+    torch.set_num_threads(threads)
+    _assert_same(output, undisturbed)
+
+
+def test_learning_curves_are_written(undisturbed):
+    directory = undisturbed.with_suffix(".run")
+    with (directory / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [9, 18, 27, 36]
+    assert all(0 <= float(row["mean_iou"]) <= 1 for row in rows)
+    assert float(rows[-1]["loss"]) != float(rows[0]["loss"])
+    assert (directory / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_events_can_be_read_by_tensorboards_format(undisturbed):
+    pytest.importorskip("tensorboardX")
+    from tensorboardX.event_file_writer import directory_check  # noqa: F401 - proves that the package is whole
+    from tensorboardX.proto.event_pb2 import Event
+
+    (events,) = (undisturbed.with_suffix(".run") / "events").iterdir()
+    content, values = events.read_bytes(), {}
+    while content:
+        # TFRecord: length (8 bytes), its checksum (4), the event, its checksum (4).
+        length = int.from_bytes(content[:8], "little")
+        event = Event.FromString(content[12 : 12 + length])
+        for value in event.summary.value:
+            values.setdefault(value.tag, []).append((event.step, value.simple_value))
+        content = content[16 + length :]
+    assert [step for step, _ in values["mean_iou"]] == [9, 18, 27, 36]
+
+
+def test_a_run_is_not_overwritten_and_not_continued_with_other_settings(undisturbed):
+    tiny = _tiny()
+    with pytest.raises(OutputError, match=r"holds a run already; continue it with --resume"):
+        tiny.trainer(undisturbed).fit(Observer(), resume=False)
+    with pytest.raises(CheckpointError, match=r"other settings \(.*batch: 2, now 3"):
+        tiny.trainer(undisturbed, TrainingConfig(width=2, batch=3)).fit(Observer(), resume=True)
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    output = tmp_path / "a.safetensors"
+    (tmp_path / "a.run").mkdir()
+    (tmp_path / "a.run" / "state.pt").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(CheckpointError, match=r"state.pt: not a training state that can be read"):
+        _tiny().trainer(output).fit(Observer(), resume=True)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from converters.networks import network_from_arch
+from engines.errors import CheckFailed, InputError
+from smp_deploy.datasets import Scenes
+from smp_deploy.evaluation import NetworkPredictor, evaluate
+from smp_deploy.training import Augmentation, Observer, Run, Schedule, Trainer, TrainingConfig, Validation
+from smp_deploy.training.batches import DataOrder
+from smp_deploy.training.config import differences, json_from_config
+from smp_deploy.training.steps import label_counts, learning_rate_at, validate
+
+TRAIN, VAL = Scenes("train", size=(32, 64), count=12), Scenes("val", size=(32, 64), count=2)
+
+
+def _config(**changes):
+    plain = {"width": 2, "epochs": 2, "batch": 4, "augmentation": Augmentation(crop=(32, 64))}
+    return TrainingConfig(**{**plain, **changes})
+
+
+def test_training_learns(tmp_path):
+    """Sky above, road below: enough steps of a tiny network tell them apart."""
+    train, val = Scenes("train", size=(64, 96), count=16), Scenes("val", size=(64, 96), count=4)
+    changes = {"width": 4, "epochs": 20, "learning_rate": 1e-2, "dense_levels": 3}
+    config = _config(**changes, augmentation=Augmentation(crop=(64, 96)), validation=Validation(every_epochs=20))
+    last = Trainer(config, train, val, Run(tmp_path / "a.safetensors")).fit(Observer(), resume=False)
+    assert last.step == 80
+    assert last.mean_iou > 0.25  # one class for every pixel gives less than 0.07
+
+
+def test_accumulated_batches_are_one_large_batch_where_nothing_is_normalised(tmp_path, monkeypatch):
+    """Batch norms depend on the batch; with them in evaluation mode both runs take the same step."""
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "train", lambda self, mode=True: torch.nn.Module.train(self, False))
+    # Full crops of FCN32s have as many labelled pixels in every frame, so means of means are means.
+    common = {"arch": "fcn32s-resnet18", "epochs": 1, "learning_rate": 1e-3, "augmentation": Augmentation((32, 64), 0)}
+    weights = []
+    for name, batch, accumulate in (("one", 12, 1), ("three", 4, 3)):
+        output = tmp_path / f"{name}.safetensors"
+        config = _config(batch=batch, accumulate=accumulate, **common)
+        Trainer(config, TRAIN, VAL, Run(output)).fit(Observer(), resume=False)
+        weights.append(load_file(output))
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], rtol=1e-3, atol=2e-5)
+
+
+def test_the_average_is_what_is_kept(tmp_path):
+    output = tmp_path / "a.safetensors"
+    trainer = Trainer(_config(averaging=0.5, learning_rate=1e-2), TRAIN, VAL, Run(output))
+    trainer.fit(Observer(), resume=False)
+    kept, last = load_file(output), trainer.network.state_dict()
+    assert not torch.equal(kept["conv1.weight"], last["conv1.weight"])
+
+
+def test_patience_ends_a_run_and_keeps_the_best(tmp_path):
+    output = tmp_path / "a.safetensors"
+    # A learning rate too small to change a label: the second and third look bring nothing better.
+    validation = Validation(every_epochs=1, patience=2)
+    config = _config(epochs=50, learning_rate=1e-30, arch="fcn32s-resnet18", validation=validation)
+    measured = []
+    trainer = Trainer(config, TRAIN, VAL, Run(output))
+    for module in trainer.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    trainer.fit(Observer(measured=measured.append), resume=False)
+    assert len(measured) == 3
+    assert output.exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    config = _config(epochs=30, learning_rate=1e30)
+    with pytest.raises(CheckFailed, match=r"the training loss is (nan|inf) at step \d+; lower --learning-rate"):
+        Trainer(config, TRAIN, VAL, Run(tmp_path / "a.safetensors")).fit(Observer(), resume=False)
+
+
+def test_training_and_validation_have_the_same_classes(tmp_path):
+    class _Other:
+        info = None
+
+    with pytest.raises(InputError, match="different classes"):
+        Trainer(_config(), TRAIN, _Other(), Run(tmp_path / "a.safetensors"))
+
+
+def test_an_epoch_shows_every_frame_once_and_another_order_each_time():
+    order = DataOrder(frames=12, batch=4, seed=1)
+    epochs = [[draw.frame for number in range(start, start + 3) for draw in order.batch_at(number)] for start in (0, 3)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
+    assert epochs[0] != epochs[1]
+    assert order.batch_at(4) == DataOrder(12, 4, 1).batch_at(4)
+
+
+def test_cosine_schedule():
+    config = _config(learning_rate=1.0, schedule=Schedule.COSINE)
+    rates = [learning_rate_at(config, step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.5 / 80)
+    assert max(rates) == pytest.approx(1.0, abs=0.01)
+    assert rates.index(max(rates)) in range(79, 82)
+    assert rates[540] == pytest.approx(0.5 * (1 + math.cos(math.pi * (540.5 - 80) / 920)))
+    assert rates[-1] < 1e-5
+    assert learning_rate_at(_config(learning_rate=0.3), 5, 10) == 0.3
+
+
+def test_validation_is_an_unbiased_sample_of_full_evaluation():
+    torch.manual_seed(0)
+    network = network_from_arch("smp-resnet18", classes=9, width=2).eval()
+    full = evaluate(NetworkPredictor(network), VAL).confusion.counts
+    sampled = validate(network, VAL, phases=200, device=torch.device("cpu")).counts
+    np.testing.assert_allclose(sampled / sampled.sum(), full / full.sum(), atol=0.02)
+
+
+def test_label_counts_by_a_plain_loop():
+    expected = np.zeros(9, int)
+    for index in range(len(VAL)):
+        for label in VAL.load(index).labels.ravel():
+            expected[label] += 1
+    np.testing.assert_array_equal(label_counts(VAL), expected)
+
+
+def test_differences_name_nested_fields():
+    before, now = json_from_config(_config()), json_from_config(_config(augmentation=Augmentation(crop=(64, 64))))
+    assert differences(before, before) == []
+    assert differences(before, now) == ["augmentation.crop: [32, 64], now [64, 64]"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1; received 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive; received 0.0"),
+        ({"averaging": 1.0}, r"averaging must be in \[0, 1\); received 1.0"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive"),
+        ({"seed": -1}, "seed must be not negative"),
+    ],
+)
+def test_settings_that_make_no_sense(changes, message):
+    with pytest.raises(InputError, match=message):
+        TrainingConfig(**changes)
