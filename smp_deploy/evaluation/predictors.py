@@ -64,7 +64,7 @@ class NetworkPredictor:
             return labels_from_phases(self.phase_labels(image))[:height, :width]
         with torch.inference_mode():
             labels = self._network(self._planes(image)).argmax(1)
-        return labels[0, :height, :width].cpu().numpy().astype(np.uint8)
+        return np.asarray(labels[0, :height, :width].cpu().numpy(), np.uint8)
 
     def phase_labels(self, image: NDArray[np.uint8]) -> dict[Phase, NDArray[np.uint8]]:
         """The labels ``(H/4, W/4)`` uint8 of the padded frame at each computed phase, in the order of computing."""
