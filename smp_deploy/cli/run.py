@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +17,28 @@ from engines.backends import BACKENDS
 from engines.bundle import Bundle
 from engines.errors import InputError, OutputError
 from engines.manifest import OutputKind, Precision
+from engines.staging import write_file
 from smp_deploy.cli.console import Advance, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, json_option, precision_option
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engines.manifest import ClassRecord
     from engines.session import Session
+
+
+_MOST_PICTURED = 256
+"""An indexed PNG has no more colours; with more classes only the floats are written."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What to do with each image."""
+
+    resize: bool
+    side_by_side: bool
 
 
 @click.command("run", short_help="Label images with a bundle.")
@@ -64,13 +85,14 @@ def run_command(
     except OSError as error:
         raise OutputError(f"cannot write to {output}: {error.strerror}") from error
     results = []
+    options = _Options(resize, side_by_side)
     with (
         Session.open(opened, backend, precision=Precision(precision), sub_batch=sub_batch) as session,
         progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance,
     ):
         for index, path in enumerate(files):
             of_all = _share(advance, session, index, len(files))
-            results.append(_label(session, path, output, resize, side_by_side, of_all))
+            results.append(_label(session, path, output, options, of_all))
     document = {"bundle": str(bundle), "backend": backend, "images": results}
     if as_json:
         print_json(document)
@@ -82,53 +104,58 @@ def run_command(
     return document
 
 
-def _label(
-    session: Session, path: Path, output: Path, resize: bool, with_side_by_side: bool, advance: Advance
-) -> dict[str, Any]:
+def _label(session: Session, path: Path, output: Path, options: _Options, advance: Advance) -> dict[str, Any]:
+    """Label one image, write what comes of it, and give its entry in the document."""
     import numpy as np
-    from PIL import Image
 
     from smp_deploy.images import check_size, frame_from_file, resized, resized_labels
-    from smp_deploy.pictures import indexed_labels, overlay, side_by_side
 
     frame = frame_from_file(path)
-    shown_size, wanted = frame.shape[:2], session.grid.frame_size
-    if not resize:
+    manifest, wanted = session.manifest, session.grid.frame_size
+    if not options.resize:
         check_size(path, frame, wanted, ", or let --resize adapt the image")
+    fits = frame.shape[:2] == wanted
     started = time.perf_counter()
-    predictions = session.predict(resized(frame, wanted) if shown_size != wanted else frame, on_progress=advance)
+    predictions = session.predict(frame if fits else resized(frame, wanted), on_progress=advance)
     seconds = time.perf_counter() - started
-    manifest = session.manifest
-    is_labels = manifest.outputs is OutputKind.LABELS
-    labels = np.asarray(predictions if is_labels else predictions.argmax(0), np.uint8)
-    if shown_size != wanted:
-        labels = resized_labels(labels, (shown_size[0], shown_size[1]))
+    contents = {}
+    if manifest.outputs is OutputKind.LABELS:
+        labels = predictions
+    else:
+        contents[f"{path.stem}-{manifest.outputs.value}.npy"] = _bytes(lambda file: np.save(file, predictions))
+        labels = predictions.argmax(0)
+    shares = np.bincount(labels.ravel(), minlength=len(manifest.classes)) / labels.size
+    if len(manifest.classes) <= _MOST_PICTURED:
+        labels = labels.astype(np.uint8)
+        shown = labels if fits else resized_labels(labels, (frame.shape[0], frame.shape[1]))
+        contents |= _pictures(path, frame, shown, manifest.classes, options)
+    for name, content in contents.items():
+        write_file(output / name, content)
+    classes = {manifest.classes[index].name: float(shares[index]) for index in np.argsort(-shares) if shares[index]}
+    return {"image": str(path), "seconds": round(seconds, 3), "classes": classes, "written": list(contents)}
+
+
+def _pictures(
+    path: Path, frame: NDArray[np.uint8], labels: NDArray[np.uint8], classes: list[ClassRecord], options: _Options
+) -> dict[str, bytes]:
+    from PIL import Image
+
+    from smp_deploy.pictures import indexed_labels, overlay, side_by_side
+
     pictures = {
-        f"{path.stem}-labels.png": indexed_labels(labels, manifest.classes),
-        f"{path.stem}-overlay.png": Image.fromarray(overlay(frame, labels, manifest.classes)),
+        "labels": indexed_labels(labels, classes),
+        "overlay": Image.fromarray(overlay(frame, labels, classes)),
     }
-    if with_side_by_side:
-        pictures[f"{path.stem}-side-by-side.png"] = side_by_side(frame, labels, manifest.classes, path.name)
-    for name, picture in pictures.items():
-        _save(output / name, picture.save)
-    written = list(pictures)
-    if not is_labels:
-        written.append(f"{path.stem}-{manifest.outputs.value}.npy")
-        _save(output / written[-1], lambda target: np.save(target, predictions))
-    counts = Counter(dict(enumerate(np.bincount(labels.ravel(), minlength=len(manifest.classes)).tolist())))
-    shares = {manifest.classes[index].name: count / labels.size for index, count in counts.most_common() if count}
-    return {"image": str(path), "seconds": round(seconds, 3), "classes": shares, "written": written}
+    if options.side_by_side:
+        pictures["side-by-side"] = side_by_side(frame, labels, classes, path.name)
+    return {f"{path.stem}-{kind}.png": _bytes(partial(p.save, format="PNG")) for kind, p in pictures.items()}
 
 
-def _save(path: Path, write: Any) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        write(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+def _bytes(save: Callable[[BytesIO], object]) -> bytes:
+    """What ``save`` writes into a file."""
+    buffer = BytesIO()
+    save(buffer)
+    return buffer.getvalue()
 
 
 def _share(advance: Advance, session: Session, index: int, images: int) -> Advance:
