@@ -18,7 +18,8 @@ from engines.errors import CheckpointError, MissingDependency
 
 _PICKLED = (".pt", ".pth", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network")
-_PARALLEL_PREFIX = "module."
+_PREFIXES = ("module.", "_orig_mod.")
+"""Of data-parallel training and of ``torch.compile``."""
 _CLASSIFIERS = ("head.", "head_layer2.", "head_layer3.", "fc.")
 _SHOWN_KEYS = 8
 
@@ -34,12 +35,15 @@ class Checkpoint:
     @property
     def classes(self) -> int | None:
         """Channels of its classifier, ``head``, or ``None`` where it has none."""
-        return self.tensors["head.weight"].shape[0] if "head.weight" in self.tensors else None
+        return self._channels("head.weight")
 
     @property
     def width(self) -> int | None:
         """Channels of its stem, ``conv1``, or ``None`` where it has none."""
-        return self.tensors["conv1.weight"].shape[0] if "conv1.weight" in self.tensors else None
+        return self._channels("conv1.weight")
+
+    def _channels(self, key: str) -> int | None:
+        return self.tensors[key].shape[0] if key in self.tensors and self.tensors[key].ndim else None
 
 
 def checkpoint_from_file(path: Path) -> Checkpoint:
@@ -139,12 +143,25 @@ def _unwrapped(path: Path, loaded: Any) -> dict[str, Tensor]:
         loaded = loaded[wrapped]
     if not isinstance(loaded, Mapping) or not loaded:
         raise CheckpointError(f"{path} holds no state dict; received {type(loaded).__name__}")
-    strangers = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
+    strangers = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and _is_plain(value))]
     if strangers:
-        raise CheckpointError(f"{path} holds no plain state dict: {_listed(strangers)} are no tensors")
-    if all(key.startswith(_PARALLEL_PREFIX) for key in loaded):
-        loaded = {key.removeprefix(_PARALLEL_PREFIX): value for key, value in loaded.items()}
+        raise CheckpointError(
+            f"{path} holds no plain state dict: {_listed(strangers)} are no tensors of ordinary numbers"
+        )
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in loaded):
+            loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
     return dict(loaded)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a dense tensor of numbers that a network can take over as they are."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
+    )
 
 
 def _lacks_classifiers(missing: list[str]) -> bool:

@@ -17,11 +17,12 @@ from torch import fx, nn
 
 from converters.onnx_graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
 from converters.palettes import default_classes
-from converters.pooling import SplitPool2d
+from converters.pooling import MergePool2d, SharedOffset, SplitPool2d
 from converters.reference import noise_frame, phase_logits, reference_phase
 from converters.rewriting.batchnorm import fold_batch_norms
 from converters.rewriting.levels import Levels, levels_from_graph
-from converters.rewriting.tracing import graph_from_network, layer_of, split_window
+from converters.rewriting.proof import prove_phases
+from converters.rewriting.tracing import graph_from_network, layer_of, merge_window, split_window
 from converters.rewriting.windows import WindowedNetwork, windows_from_graph
 from converters.stages import Normalization, Prepare, Trunk, WholeNetwork
 from engines.bundle import Bundle, record_of_file
@@ -112,7 +113,7 @@ def export_bundle(
         from converters.onnx_graphs.weights import SharedWeights
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
-    with _evaluating(network), staged_directory(target, replace=replace) as stage:
+    with _evaluating(network), staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage:
         on_step("tracing the network")
         plan = _plan(network, config)
         with SharedWeights(stage / _WEIGHTS) as weights:
@@ -165,7 +166,7 @@ def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
             )
     graph = graph_from_network(network)
     levels = levels_from_graph(graph)
-    multiple = getattr(network, "size_multiple", levels.size_multiple)
+    multiple = _size_multiple(network, levels)
     padded = tuple(-(-side // step) * step for side, step in zip(config.size, multiple, strict=True))
     padded_size: Size = (padded[0], padded[1])
     channels = _classes_of(graph, padded_size)
@@ -176,8 +177,20 @@ def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
         raise NetworkError(f"labels are uint8; {channels} classes do not fit, choose --outputs logits or probabilities")
     fold_batch_norms(graph)
     windowed = windows_from_graph(graph)
+    prove_phases(network, windowed, multiple)
     grid = PhaseGrid(config.size, padded_size, windowed.window, windowed.border)
     return _Plan(network, graph, levels, windowed, grid, classes)
+
+
+def _size_multiple(network: nn.Module, levels: Levels) -> Size:
+    multiple = getattr(network, "size_multiple", levels.size_multiple)
+    try:
+        rows, columns = (int(side) for side in multiple)
+    except (TypeError, ValueError):
+        rows = columns = 0
+    if rows < 1 or columns < 1:
+        raise NetworkError(f"size_multiple is a pair of positive numbers, (rows, columns); received {multiple!r}")
+    return rows, columns
 
 
 def _classes_of(graph: fx.GraphModule, size: Size) -> int:
@@ -185,7 +198,8 @@ def _classes_of(graph: fx.GraphModule, size: Size) -> int:
     on_meta = copy.deepcopy(graph).to("meta")
     try:
         shape = tuple(on_meta(torch.empty(1, 3, *size, device="meta")).shape)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
+        # The network is the user's code and may raise anything.
         raise NetworkError(f"the network cannot take an image of {size[0]}x{size[1]}: {error}") from error
     if len(shape) != 4 or shape[0] != 1 or shape[2:] != size:
         raise NetworkError(
@@ -202,7 +216,7 @@ def _write_graphs(
     on_step("exporting model.onnx, the whole network")
     whole = WholeNetwork(config.normalization, plan.graph, plan.grid.frame_size, plan.grid.padded_size)
     # A batch of two: one would be taken for a constant.
-    frames = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    frames = _example((2, height, width, 3), torch.uint8)
     weights.save_graph(
         onnx_from_torch(
             whole.eval(), frames, input_name="frames", output_name="logits", opset=config.opset, batch="batch"
@@ -224,7 +238,7 @@ def _write_graphs(
         weights.save_graph(
             onnx_from_torch(
                 trunk.eval(),
-                torch.zeros(2, 3, *plan.grid.window_size),
+                _example((2, 3, *plan.grid.window_size), torch.float32),
                 input_name="windows",
                 output_name=config.outputs.value,
                 opset=config.opset,
@@ -236,6 +250,11 @@ def _write_graphs(
     return written
 
 
+def _example(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """An input whose values nobody looks at, in the memory of one element."""
+    return torch.zeros((), dtype=dtype).expand(shape)
+
+
 def _write_reference(plan: _Plan, config: ExportConfig, stage: Path) -> list[ReferenceRecord]:
     directory = stage / "reference"
     directory.mkdir()
@@ -243,7 +262,12 @@ def _write_reference(plan: _Plan, config: ExportConfig, stage: Path) -> list[Ref
     records = []
     for case, frame in enumerate(config.reference_frames or (noise_frame(plan.grid.frame_size, seed=0),)):
         phase = reference_phase(plan.grid, case)
-        logits = phase_logits(plan.network, outer_splits, frame, plan.grid, phase, config.normalization)
+        try:
+            logits = phase_logits(plan.network, outer_splits, frame, plan.grid, phase, config.normalization)
+        except RuntimeError as error:
+            if "allocate memory" in str(error):
+                raise MemoryError(f"a frame of {config.size[0]}x{config.size[1]} is too large for it") from error
+            raise
         if not np.isfinite(logits).all():
             raise NetworkError("the network's logits are not finite on a reference frame; check the checkpoint")
         record = ReferenceRecord(
@@ -256,19 +280,34 @@ def _write_reference(plan: _Plan, config: ExportConfig, stage: Path) -> list[Ref
 
 
 def _outer_splits(plan: _Plan) -> list[list[SplitPool2d]]:
-    """The user's own split layers of the levels that the trunk's windows stand for, level by level."""
+    """The user's own split layers of the levels that the trunk's windows stand for, level by level.
+
+    Empty where pinning their offsets would not do: a functional split or merge has no offset, and an offset that
+    several levels share, or that a merge of another level shares, would be pinned in the wrong place too. Then
+    PyTorch computes the frame in full.
+    """
     levels: list[list[SplitPool2d]] = [[] for _ in range(plan.windowed.levels)]
+    places: dict[SharedOffset, set[int]] = {}
     for node in plan.graph.graph.nodes:
-        depth = len(plan.levels.stacks.get(node, ())) - 1
-        if split_window(plan.graph, node) is None or depth >= len(levels):
+        stack = plan.levels.stacks.get(node, ())
+        is_split = split_window(plan.graph, node) is not None
+        if not is_split and merge_window(plan.graph, node) is None:
             continue
-        if layer_of(plan.graph, node) is None:
-            # A functional split has no offset to pin: its levels are computed in full, and sampled afterwards.
-            return []
-        layer = plan.network.get_submodule(str(node.target))
-        assert isinstance(layer, SplitPool2d)
-        levels[depth].append(layer)
-    return levels
+        # A split ends on its level, a merge begins on it.
+        level = len(stack) - 1 if is_split else len(stack)
+        layer = layer_of(plan.graph, node)
+        if not isinstance(layer, (SplitPool2d, MergePool2d)):
+            if level < len(levels):
+                return []
+            continue
+        original = plan.network.get_submodule(str(node.target))
+        assert isinstance(original, (SplitPool2d, MergePool2d))
+        places.setdefault(original.shared, set()).add(level)
+        if isinstance(original, SplitPool2d) and level < len(levels):
+            levels[level].append(original)
+    pinned = {layer.shared for layers in levels for layer in layers}
+    merged = {offset for offset, found in places.items() if len(found) == 1}
+    return levels if pinned <= merged else []
 
 
 @contextmanager

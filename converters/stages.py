@@ -86,7 +86,7 @@ class Trunk(nn.Module):
     """Windows of ``n`` phases ``(n, 3, H', W')`` float32 -> predictions of these phases, in their own grid.
 
     Labels ``(n, i, j)`` uint8, or logits or probabilities ``(n, classes, i, j)`` float32. Labels are taken
-    before the inner merges, so that these move one byte for a pixel and not one logit for a class.
+    before the inner merges, so that these move one value for a pixel and not one for each class.
 
     Args:
         network: windows to logits of the split batches.

@@ -38,7 +38,7 @@ def checks_of_bundle(
 
     Layout first, then for every reference case PyTorch's stored logits against the whole graph and against the
     trunk of every precision, then the merged phases against the whole graph. ``frames`` are checked in the same
-    way, against ``network`` where it is given, the one the bundle was exported from.
+    way. ``network``, the one the bundle was exported from, is run anew on all of them where it is given.
     """
     yield _layout_check(bundle.manifest.grid)
     whole = _WholeGraph(bundle)
@@ -47,14 +47,15 @@ def checks_of_bundle(
         subject = f"reference frame {index}, phase {case.phase}"
         whole_logits = whole.logits(image)
         yield whole.check(f"PyTorch -> {bundle.manifest.model}", subject, whole_logits, logits, case.phase)
+        if network is not None:
+            yield whole.check_against(network, f"reference frame {index}", image, whole_logits)
         for precision in bundle.manifest.trunk.graphs:
             yield from _trunk_checks(bundle, precision, image, logits, case.phase, subject)
         yield _merge_check(bundle, image, whole_logits, f"reference frame {index}")
     for frame in frames:
         whole_logits = whole.logits(frame.image)
         if network is not None:
-            expected = _torch_logits(bundle, network, frame.image) if whole_logits is not None else None
-            yield whole.check(f"PyTorch -> {bundle.manifest.model}", frame.name, whole_logits, expected, None)
+            yield whole.check_against(network, frame.name, frame.image, whole_logits)
         yield _merge_check(bundle, frame.image, whole_logits, frame.name)
 
 
@@ -109,6 +110,13 @@ class _WholeGraph:
             expected = expected[:, : actual.shape[1], : actual.shape[2]]
         return Check.at_most(name, subject, relative_error(actual, expected), tolerance, "relative error of logits")
 
+    def check_against(
+        self, network: nn.Module, subject: str, image: NDArray[np.uint8], actual: NDArray[np.float32] | None
+    ) -> Check:
+        """The error of the whole graph's logits against a network that is run now."""
+        expected = _torch_logits(self._bundle, network, image) if actual is not None else None
+        return self.check(f"PyTorch, run anew -> {self._bundle.manifest.model}", subject, actual, expected, None)
+
 
 def _trunk_checks(
     bundle: Bundle,
@@ -131,7 +139,7 @@ def _trunk_checks(
         yield Check.at_least(
             name,
             subject,
-            agreement.agreement_without_ties,
+            agreement.judged(tolerance),
             tolerance.label_agreement,
             f"label agreement: {agreement}",
         )
@@ -152,7 +160,7 @@ def _merge_check(
     if bundle.manifest.outputs is OutputKind.LABELS:
         agreement = label_agreement(merged, whole_logits, tolerance.logits)
         return Check.at_least(
-            name, subject, agreement.agreement_without_ties, tolerance.label_agreement, f"label agreement: {agreement}"
+            name, subject, agreement.judged(tolerance), tolerance.label_agreement, f"label agreement: {agreement}"
         )
     expected = whole_logits if bundle.manifest.outputs is OutputKind.LOGITS else _softmax(whole_logits)
     return Check.at_most(

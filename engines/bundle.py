@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -41,13 +42,7 @@ class Bundle:
         outside itself.
         """
         path = Path(path)
-        try:
-            document = (path / MANIFEST_NAME).read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_NAME}") from error
-        except OSError as error:
-            raise BundleError(f"cannot read {path / MANIFEST_NAME}: {error.strerror}") from error
-        bundle = cls(path, manifest_from_json(document))
+        bundle = cls(path, _read_manifest(path))
         for name, record in bundle.manifest.files.items():
             bundle._verify(name, record)
         return bundle
@@ -82,10 +77,13 @@ class Bundle:
     ) -> Bundle:
         """Store an engine and its build record, in place of one for the same use, and give the new bundle.
 
-        File names carry the plan's hash, so nothing is overwritten, and the manifest is replaced last: until
-        then readers see the bundle as it was.
+        File names carry a hash of their content, so nothing is overwritten, and the manifest is replaced last:
+        until then readers see the bundle as it was. Engines that others have stored meanwhile are kept; if the
+        graphs have been exported anew meanwhile, the engine belongs to none and :class:`BundleError` says so.
         """
-        stem = f"engines/trunk-{precision.value}-b{sub_batch}-{flavour.value}-{record_of(plan).sha256[:12]}"
+        document = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
+        digest = record_of(plan + document).sha256[:12]
+        stem = f"engines/trunk-{precision.value}-b{sub_batch}-{flavour.value}-{digest}"
         engine = EngineRecord(
             engine=f"{stem}.engine",
             record=f"{stem}.json",
@@ -93,23 +91,29 @@ class Bundle:
             precision=precision,
             sub_batch=sub_batch,
         )
-        contents = {engine.engine: plan, engine.record: msgspec.json.format(msgspec.json.encode(record)) + b"\n"}
-        for name, content in contents.items():
-            target = self.file(name)
-            try:
-                target.parent.mkdir(exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"cannot write to {self.path}: {error.strerror}") from error
-            write_file(target, content)
-        replaced = [held for held in self.manifest.engines if held.use == engine.use]
-        stale = {name for held in replaced for name in (held.engine, held.record)} - set(contents)
-        files = {name: known for name, known in self.manifest.files.items() if name not in stale}
-        manifest = msgspec.structs.replace(
-            self.manifest,
-            engines=[*(held for held in self.manifest.engines if held.use != engine.use), engine],
-            files=files | {name: record_of(content) for name, content in contents.items()},
-        )
-        write_file(self.path / MANIFEST_NAME, json_from_manifest(manifest))
+        contents = {engine.engine: plan, engine.record: document}
+        try:
+            for name, content in contents.items():
+                _make_directory(self.file(name).parent)
+                write_file(self.file(name), content)
+            current = _read_manifest(self.path)
+            for name in (self.manifest.trunk.graphs[precision], self.manifest.weights):
+                if current.files.get(name) != self.manifest.files[name]:
+                    raise BundleError(f"{self.path} was exported anew while the engine was built; build it again")
+            replaced = [held for held in current.engines if held.use == engine.use]
+            stale = {name for held in replaced for name in (held.engine, held.record)} - set(contents)
+            files = {name: known for name, known in current.files.items() if name not in stale}
+            manifest = msgspec.structs.replace(
+                current,
+                engines=[*(held for held in current.engines if held.use != engine.use), engine],
+                files=files | {name: record_of(content) for name, content in contents.items()},
+            )
+            write_file(self.path / MANIFEST_NAME, json_from_manifest(manifest))
+        except BaseException:
+            for name in set(contents) - set(self.manifest.files):
+                with contextlib.suppress(OSError):
+                    self.file(name).unlink()
+            raise
         for name in stale:
             self.file(name).unlink(missing_ok=True)
         return replace(self, manifest=manifest)
@@ -126,6 +130,23 @@ class Bundle:
             raise BundleError(f"cannot read {path}: {error.strerror}; the bundle is damaged") from error
         if digest != record.sha256:
             raise BundleError(f"{path} is not the file that was exported (SHA-256 differs); export the bundle again")
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        document = (path / MANIFEST_NAME).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_NAME}") from error
+    except OSError as error:
+        raise BundleError(f"cannot read {path / MANIFEST_NAME}: {error.strerror}") from error
+    return manifest_from_json(document)
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write to {path}: {error.strerror}") from error
 
 
 def record_of(content: bytes) -> FileRecord:

@@ -23,7 +23,7 @@ _NotNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 _Byte: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _SizeField: TypeAlias = tuple[_Positive, _Positive]
-_FileName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+_FileName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,255}$")]
 
 
 class OutputKind(enum.Enum):
@@ -173,7 +173,7 @@ def manifest_from_json(document: bytes) -> Manifest:
             )
         manifest = msgspec.json.decode(document, type=Manifest)
         _check_consistency(manifest)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST_NAME} is not a valid manifest: {error}") from error
     return manifest
 

@@ -20,11 +20,13 @@ class Tolerance:
     """Largest absolute error of a logit, relative to the largest absolute logit."""
     label_agreement: float
     """Share of pixels with the same label, ties aside."""
+    ties: float
+    """Share of pixels that may be ties: with more, the comparison says nothing."""
 
 
 TOLERANCES = {
-    Precision.FP32: Tolerance(logits=1e-5, label_agreement=0.9999),
-    Precision.FP16: Tolerance(logits=1e-2, label_agreement=0.999),
+    Precision.FP32: Tolerance(logits=1e-5, label_agreement=0.9999, ties=0.01),
+    Precision.FP16: Tolerance(logits=1e-2, label_agreement=0.999, ties=0.02),
 }
 
 
@@ -87,6 +89,10 @@ class LabelAgreement:
     agreement_without_ties: float
     """The same, without the differing pixels whose two labels have logits within the tolerance of each other."""
 
+    def judged(self, tolerance: Tolerance) -> float:
+        """The figure that counts: without ties, of which only so many are forgiven."""
+        return min(self.agreement_without_ties, self.agreement + tolerance.ties)
+
     def __str__(self) -> str:
         return f"{self.agreement:.4%} of pixels, {self.agreement_without_ties:.4%} without ties"
 
@@ -95,8 +101,15 @@ def label_agreement(labels: NDArray[np.uint8], logits: NDArray[np.floating], log
     """Compare labels ``(H, W)`` with the reference logits ``(classes, H, W)`` that they should follow from.
 
     A pixel is a tie when the reference itself gives both labels nearly the same logit: their distance is at
-    most twice ``logit_tolerance`` (each may move by it) times the largest absolute logit.
+    most twice ``logit_tolerance`` (each may move by it) times the largest logit. Logits are taken relative to
+    their mean over the classes, since a common offset changes no label. Logits that are not finite agree with
+    nothing. Raises :class:`LayoutError` for labels of another size.
     """
+    if labels.shape != logits.shape[1:]:
+        raise LayoutError(f"labels of {labels.shape} and logits of {logits.shape} do not belong together")
+    if not np.isfinite(logits).all():
+        return LabelAgreement(0.0, 0.0)
+    logits = logits - logits.mean(0)
     expected = logits.argmax(0)
     differs = labels != expected
     best = np.take_along_axis(logits, expected[None], 0)[0]

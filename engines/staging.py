@@ -15,31 +15,53 @@ from pathlib import Path
 from engines.errors import OutputError
 
 
+def check_target(target: Path, replaces: str | None) -> None:
+    """Raise :class:`OutputError` unless a directory may be put at ``target``.
+
+    What stands there is given up only if it is a directory that is empty or holds a file named ``replaces``: it is
+    then one of ours, and no folder of the user's that happens to lie there.
+    """
+    if not target.exists() and not target.is_symlink():
+        return
+    if replaces is None:
+        raise OutputError(f"{target} exists already; choose another place, or replace it with --force")
+    if not target.is_dir() or (any(target.iterdir()) and not (target / replaces).is_file()):
+        raise OutputError(f"{target} is there and has no {replaces}, so it is not replaced; choose another place")
+
+
 @contextmanager
-def staged_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def staged_directory(target: Path, *, replaces: str | None = None) -> Iterator[Path]:
     """Give a fresh directory to fill, and rename it to ``target`` when the block ends well.
 
     When the block raises, an interrupt included, nothing of it remains and what stood at ``target`` is as it
-    was. Raises :class:`OutputError` when something stands at ``target`` and ``replace`` is false, or when the
-    place cannot be written.
+    was. ``replaces`` names the file by which a directory to replace is known; without it nothing is replaced.
+    Raises :class:`OutputError` when ``target`` may not be replaced or the place cannot be written.
     """
-    if target.exists() and not replace:
-        raise OutputError(f"{target} exists already; choose another place, or replace it with --force")
+    check_target(target, replaces)
+    # What a link points to is replaced, not the link.
+    target = target.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     except OSError as error:
-        raise OutputError(f"cannot write to {target.parent}: {error.strerror}") from error
+        raise OutputError(f"cannot write to {_shown(target.parent)}: {error.strerror}") from error
     try:
         # mkdtemp gives 0o700; a bundle is as readable as any other directory of its owner.
         stage.chmod(0o777 & ~_umask())
         yield stage
         _flush_tree(stage)
         _swap(stage, target)
+        _flush(target.parent)
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {_shown(target)}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _shown(path: Path) -> str:
+    """Relative to the working directory where it lies below, as users name it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -60,13 +82,15 @@ def _swap(stage: Path, target: Path) -> None:
         stage.rename(target)
         return
     old = stage.with_suffix(".old")
-    target.rename(old)
     try:
+        target.rename(old)
         stage.rename(target)
     except BaseException:
-        old.rename(target)
+        if old.exists() and not target.exists():
+            old.rename(target)
         raise
-    shutil.rmtree(old)
+    # The new directory is in place; what cannot be removed of the old one is no failure.
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush_tree(directory: Path) -> None:

@@ -30,6 +30,8 @@ def frame_from_file(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise FrameError(f"{path} holds {frames} images; save the one that is meant")
+            if _is_deep(image):
+                raise FrameError(f"{path} has 16 bits a channel; a frame has 8: convert it first")
             turned: Any = ImageOps.exif_transpose(image)
             # A copy: Pillow's own buffer is read-only.
             return np.array(_rgb(turned, path), np.uint8)
@@ -84,12 +86,17 @@ def image_files(arguments: tuple[str, ...]) -> list[Path]:
     return list(found)
 
 
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file has more than 8 bits a channel: Pillow cuts 16-bit colour down without a word."""
+    return any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+
+
 def _rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode in _ALPHA:
         if image.getextrema()[-1] != (255, 255):
             raise FrameError(f"{path} has transparent pixels, which have no one colour; flatten it first")
         image = image.convert(_ALPHA[image.mode])
-    if image.mode == "P" and "transparency" in image.info:
+    if "transparency" in image.info:
         raise FrameError(f"{path} has transparent pixels, which have no one colour; flatten it first")
     if image.mode not in _MEANING:
         raise FrameError(

@@ -6,6 +6,7 @@ new weights are computed in double precision and rounded once.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 from torch import fx, nn
@@ -23,13 +24,19 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
             continue
         before = node.all_input_nodes[0]
         conv = layer_of(graph, before)
-        if not isinstance(conv, nn.Conv2d) or len(before.users) > 1 or uses[before.target] > 1:
+        if not isinstance(conv, nn.Conv2d) or not (_is_plain(conv) and _is_plain(norm)):
             continue
-        dtype = conv.weight.dtype
-        folded = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
-        norm.to(dtype)
+        if len(before.users) > 1 or uses[before.target] > 1:
+            continue
+        # Copies: parameters may be shared with layers that stay.
+        folded = fuse_conv_bn_eval(copy.deepcopy(conv).double(), copy.deepcopy(norm).double()).to(conv.weight.dtype)
         graph.set_submodule(str(before.target), folded.requires_grad_(False))
         erase(node)
     graph.delete_all_unused_submodules()
     graph.graph.lint()
     graph.recompile()
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is what its type says: no subclass, hook or parametrization that folding would drop."""
+    return type(layer) in (nn.Conv2d, nn.BatchNorm2d) and not (layer._forward_hooks or layer._forward_pre_hooks)

@@ -22,7 +22,10 @@ class Levels:
     """The split windows before every node of a graph."""
 
     stacks: dict[fx.Node, tuple[Window, ...]]
-    """Windows of the splits that a node's output has gone through and that no merge has undone, outermost first."""
+    """Windows of the splits that a node's output has gone through and that no merge has undone, outermost first.
+
+    Nodes that do not depend on the input have none.
+    """
 
     @property
     def windows(self) -> list[Window]:
@@ -50,7 +53,10 @@ def levels_from_graph(graph: fx.GraphModule) -> Levels:
     """
     stacks: dict[fx.Node, tuple[Window, ...]] = {}
     for node in graph.graph.nodes:
-        incoming = {stacks[before] for before in node.all_input_nodes if before.op != "get_attr"}
+        if node.op != "placeholder" and not any(before in stacks for before in node.all_input_nodes):
+            # A parameter, a constant, or what is computed from these alone: it fits any level.
+            continue
+        incoming = {stacks[before] for before in node.all_input_nodes if before in stacks}
         if len(incoming) > 1:
             shown = " and ".join(sorted(_shown(stack) for stack in incoming))
             raise NetworkError(f"branches of different levels meet at {_name(node)}: {shown}")
@@ -64,7 +70,7 @@ def levels_from_graph(graph: fx.GraphModule) -> Levels:
                 )
             stack = stack[:-1]
         stacks[node] = stack
-    if left := stacks[output_of(graph)]:
+    if left := stacks.get(output_of(graph), ()):
         raise NetworkError(f"the network's output is not merged: it is {_shown(left)}; add the missing MergePool2d")
     return Levels(stacks)
 

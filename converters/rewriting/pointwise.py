@@ -9,7 +9,6 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from converters.rewriting.tracing import layer_of
 
 _MODULES = (
-    nn.BatchNorm2d,
     nn.Dropout,
     nn.Dropout2d,
     nn.ELU,
@@ -40,6 +39,9 @@ def is_pointwise(graph: fx.GraphModule, node: fx.Node) -> bool:
     layer = layer_of(graph, node)
     if isinstance(layer, nn.Conv2d):
         return layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding in ((0, 0), "valid", "same")
+    if isinstance(layer, nn.BatchNorm2d):
+        # Without running statistics it looks at the whole batch in evaluation mode too.
+        return layer.running_mean is not None
     if isinstance(layer, (nn.Softmax, nn.LogSoftmax)):
         return layer.dim in (1, -3)
     if layer is not None:

@@ -25,11 +25,11 @@ def graph_from_network(network: nn.Module) -> fx.GraphModule:
     Raises :class:`NetworkError` when the forward pass depends on values, takes several inputs, or returns
     anything but one tensor.
     """
-    network = copy.deepcopy(network).eval()
     try:
+        network = copy.deepcopy(network).eval()
         graph = _LayerTracer().trace(network)
     except Exception as error:
-        # The forward pass is the user's code and may raise anything on a symbolic input.
+        # The network is the user's code and may raise anything, on a copy or on a symbolic input.
         raise NetworkError(
             f"{type(network).__name__} cannot be traced: {error}. A network must be free of control flow "
             "that depends on tensor values"

@@ -64,7 +64,7 @@ def windows_from_graph(graph: fx.GraphModule) -> WindowedNetwork:
     # A merge of an outer level that is not at the end (say, split, merge, split, merge) ties phases together.
     last_of_prefix = prefix.splits[-1] if prefix.splits else None
     after = inside[inside.index(last_of_prefix) :] if last_of_prefix is not None else []
-    if any(len(stacks[node]) < levels and node.op != "get_attr" for node in after):
+    if any(len(stacks[node]) < levels for node in after if node in stacks):
         prefix, levels = _Prefix([], [], None, 0), 0
     merges = [window for node in tail if (window := merge_window(graph, node)) is not None]
     inner_merges = merges[: len(merges) - levels]
@@ -89,12 +89,17 @@ def _prefix(graph: fx.GraphModule) -> _Prefix:
         if (window := split_window(graph, node)) is not None:
             splits.append(node)
             windows.append(window)
-        elif conv is None and _keeps_size(layer_of(graph, node)):
+        elif conv is None and _keeps_size(layer_of(graph, node)) and _calls(graph, node) == 1:
             conv, before = node, len(splits)
         elif conv is None or not is_pointwise(graph, node):
             # A pointwise layer before the convolution would turn the zeros of the border into something else.
             break
     return _Prefix(splits, windows, conv if splits else None, before)
+
+
+def _calls(graph: fx.GraphModule, node: fx.Node) -> int:
+    """How often the network calls the layer of a node: one that is called again must not be changed."""
+    return sum(other.op == "call_module" and other.target == node.target for other in graph.graph.nodes)
 
 
 def _tail(graph: fx.GraphModule) -> list[fx.Node]:

@@ -65,7 +65,7 @@ def build_engine_command(
         "strongly_typed": True,
         "input_shape": built.input_shape,
         "graph": graph.name,
-        "graph_sha256": files[graph.name].sha256,
+        "graph_sha256": files[opened.manifest.trunk.graphs[wanted]].sha256,
         "weights_sha256": files[opened.manifest.weights].sha256,
         "plan_bytes": len(built.plan),
         "build_s": built.build_s,

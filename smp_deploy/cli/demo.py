@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from engines.errors import MissingDependency
+from engines.errors import MachineError
 from smp_deploy.cli.build_engine import build_engine_command
 from smp_deploy.cli.console import note, print_table
 from smp_deploy.cli.export import export_command
@@ -33,7 +32,6 @@ def demo_command(output: Path) -> dict[str, Any]:
     Every step is a command of smp-deploy; it is printed before it runs.
     """
     bundle, pictures = output / "bundle", output / "pictures"
-    shutil.rmtree(pictures, ignore_errors=True)
     with (
         as_file(files("smp_deploy") / "data" / "camvid-smp18.safetensors") as checkpoint,
         as_file(files("smp_deploy") / "data" / "camvid-frame.png") as frame,
@@ -65,7 +63,7 @@ def _step(command: click.Command, *arguments: object) -> dict[str, Any]:
     started = time.monotonic()
     try:
         document: dict[str, Any] = command.main(words, prog_name=f"smp-deploy {command.name}", standalone_mode=False)
-    except MissingDependency as error:
+    except MachineError as error:
         if command is not build_engine_command:
             raise
         # The only step that a machine may lack the means for; the summary says so.

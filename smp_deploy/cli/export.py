@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from engines.errors import InputError, MissingDependency
-from engines.manifest import OutputKind, Precision
+from engines.errors import MissingDependency
+from engines.manifest import MANIFEST_NAME, OutputKind, Precision
 from engines.phases import Size
+from engines.staging import check_target
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import SizeType, force_option, json_option
 from smp_deploy.cli.summaries import bundle_rows
@@ -95,9 +97,8 @@ def export_command(
         raise click.UsageError("--classes and --width are for --arch; the factory of --model decides them itself")
     if checkpoint is None and model is None:
         raise click.UsageError("a known network needs a CHECKPOINT")
-    if output.exists() and not force:
-        # Said before the minutes of work, not after them.
-        raise InputError(f"{output} exists already; choose another place, or replace it with --force")
+    # Said before the minutes of work, not after them.
+    check_target(output, MANIFEST_NAME if force else None)
     try:
         import torch  # noqa: F401 - tells at once that the extra is missing
 
@@ -145,13 +146,18 @@ def _network(
     if arch is None:
         return network_from_factory(str(model))
     classes = classes or (checkpoint.classes if checkpoint else None) or 19
-    return network_from_arch(arch, classes=classes, width=width or 64)
+    import torch
+
+    with torch.random.fork_rng():
+        # A head that no checkpoint gives is random, but the same in every export.
+        torch.manual_seed(0)
+        return network_from_arch(arch, classes=classes, width=width or 64)
 
 
 def _normalization(mean: _Triple | None, std: _Triple | None) -> Normalization:
     from converters.stages import Normalization
 
     normalization = Normalization(mean or Normalization.mean, std or Normalization.std)
-    if min(normalization.std) <= 0:
-        raise click.UsageError(f"--std is above zero for every channel; received {normalization.std}")
+    if not all(math.isfinite(x) for x in normalization.mean) or not all(0 < x < math.inf for x in normalization.std):
+        raise click.UsageError(f"--mean is finite and --std above zero for every channel; received {normalization}")
     return normalization

@@ -52,7 +52,7 @@ def images_option(function: _Function) -> _Function:
 
 def force_option(function: _Function) -> _Function:
     """``--force``."""
-    return click.option("--force", is_flag=True, help="Replace what stands at the output.")(function)
+    return click.option("--force", is_flag=True, help="Replace the bundle that stands at the output.")(function)
 
 
 def precision_option(function: _Function) -> _Function:

@@ -77,6 +77,7 @@ def run_command(
 
     files = image_files(images)
     _refuse_equal_names(files)
+    _refuse_to_overwrite(files, output)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
@@ -166,6 +167,13 @@ def _share(advance: Advance, session: Session, index: int, images: int) -> Advan
 
 def _shares(classes: dict[str, float]) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in list(classes.items())[:3])
+
+
+def _refuse_to_overwrite(files: list[Path], output: Path) -> None:
+    names = {f"{path.stem}-{kind}.png" for path in files for kind in ("labels", "overlay", "side-by-side")}
+    for path in files:
+        if path.name in names and path.resolve().parent == output.resolve():
+            raise InputError(f"{path} would be overwritten by the result of another image; choose another -o")
 
 
 def _refuse_equal_names(files: list[Path]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="The checkpoint the bundle was exported from: run PyTorch anew on --images.",
+    help="The checkpoint the bundle was exported from: run PyTorch anew on every frame.",
 )
 @images_option
 @json_option

@@ -147,7 +147,7 @@ def test_a_truncated_file_is_refused(state, suffix: str, kept: float, tmp_path: 
     ("content", "message"),
     [
         ([1, 2, 3], "holds no state dict; received list"),
-        ({"a": 1, "b": torch.zeros(1)}, "a are no tensors"),
+        ({"a": 1, "b": torch.zeros(1)}, "a are no tensors of"),
         ({}, "dict"),
     ],
 )
@@ -155,6 +155,28 @@ def test_what_is_no_state_dict_is_refused(content: object, message: str, tmp_pat
     torch.save(content, tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match=message):
         checkpoint_from_file(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {1: torch.zeros(1)},
+        {"a": torch.zeros(1, dtype=torch.complex64)},
+        {"a": torch.zeros(2, dtype=torch.int8)},
+        {"a": torch.zeros(2, 2).to_sparse()},
+        {"a": torch.zeros(2, device="meta")},
+    ],
+    ids=["number as key", "complex", "int8", "sparse", "meta"],
+)
+def test_tensors_that_are_no_ordinary_numbers_are_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"no tensors of ordinary numbers|truncated or no"):
+        checkpoint_from_file(tmp_path / "c.pt")
+
+
+def test_a_scalar_where_channels_are_read_off(tmp_path: Path) -> None:
+    save_file({"head.weight": torch.tensor(1.0)}, tmp_path / "c.safetensors")
+    assert checkpoint_from_file(tmp_path / "c.safetensors").classes is None
 
 
 def test_absent_and_unknown_files(tmp_path: Path) -> None:

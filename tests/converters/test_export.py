@@ -235,6 +235,50 @@ def test_functional_splits_have_reference_cases_too(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+class Pairing(nn.Module):
+    """Two nested splits of the same window, however their layers are shared and paired."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Conv2d(4, 2, 1),
+        )
+        self.outer = SplitPool2d(2)
+        self.inner = self.outer if kind == "one split for two levels" else SplitPool2d(2)
+        self.crossed = kind == "merges exchanged"
+        self.functional = kind == "functional merge"
+        self.merge_outer, self.merge_inner = MergePool2d(self.outer), MergePool2d(self.inner)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head(self.inner(self.body(self.outer(self.stem(x)))))
+        if self.functional:
+            return merge(merge(x, (2, 2)), (2, 2))
+        first, last = (self.merge_outer, self.merge_inner) if self.crossed else (self.merge_inner, self.merge_outer)
+        return last(first(x))
+
+
+@pytest.mark.parametrize("kind", ["usual", "one split for two levels", "merges exchanged", "functional merge"])
+def test_reference_cases_are_right_however_layers_are_paired(kind: str, tmp_path: Path) -> None:
+    network = with_statistics(lambda: Pairing(kind), seed=0)
+    bundle = export_bundle(network, ExportConfig(size=(8, 12), source="own", precisions=()), tmp_path / "bundle")
+    assert bundle.manifest.trunk.levels == 1
+    (case,) = bundle.manifest.reference
+    frame, logits = bundle.reference_arrays(case)
+    row, column = case.phase
+    expected = torch_logits(network, frame, (8, 12))[:, row::2, column::2]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("multiple", [32, (0, 2), "ab", None])
+def test_a_bad_size_multiple_is_named(multiple: object, tmp_path: Path) -> None:
+    network = nn.Conv2d(3, 2, 1)
+    network.size_multiple = multiple  # type: ignore[assignment]
+    with pytest.raises(NetworkError, match="size_multiple is a pair"):
+        export_bundle(network, ExportConfig(size=(32, 32), source="x"), tmp_path / "bundle")
+
+
 def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
     network = network_from_arch("smp-resnet18", width=4).train()
     network.layer1.eval()
@@ -303,6 +347,10 @@ def test_an_existing_bundle_is_replaced_only_on_request(tmp_path: Path) -> None:
         export_bundle(network, config, target)
     second = ExportConfig(size=(32, 32), source="second", precisions=())
     export_bundle(network, second, target, replace=True)
+    (tmp_path / "link").symlink_to(target)
+    export_bundle(network, second, tmp_path / "link", replace=True)
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "link").unlink()
     assert Bundle.open(target).manifest.network.source == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 

@@ -81,6 +81,13 @@ def test_a_newer_schema_asks_for_an_update(bundle: Path) -> None:
     refused(bundle, "schema version 99, this smp-deploy reads up to 1; update")
 
 
+def test_names_with_control_characters_and_endless_nesting(bundle: Path) -> None:
+    record = {"sha256": "0" * 64, "size": 1}
+    refused(edited(bundle, lambda m: m["files"].update({"a\0b": record})), "not a valid manifest")
+    (bundle / "manifest.json").write_text('{"schema_version": 1, "x": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    refused(bundle, "not a valid manifest")
+
+
 @pytest.mark.parametrize("name", ["../outside.bin", "/etc/passwd", "reference/../../outside.bin", "..\\outside.bin"])
 def test_a_path_that_leaves_the_bundle_is_refused_before_it_is_read(bundle: Path, name: str) -> None:
     (bundle.parent / "outside.bin").write_bytes(b"secret")
@@ -155,6 +162,39 @@ def test_engines_are_kept_one_for_each_use(bundle: Path) -> None:
     assert len(list((bundle / "engines").iterdir())) == 4
     # A reader of the bundle as it was before still finds it whole, but for the engine that was replaced.
     assert Bundle.open(bundle).manifest.trunk == opened.manifest.trunk
+
+
+def test_engines_stored_at_the_same_time_are_both_kept(bundle: Path) -> None:
+    one, two = Bundle.open(bundle), Bundle.open(bundle)
+    one.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 1, plan=b"one", record={})
+    two.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 2, plan=b"two", record={})
+    assert [engine.sub_batch for engine in Bundle.open(bundle).manifest.engines] == [1, 2]
+
+
+def test_an_engine_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    trunk = bundle / "trunk.fp16.onnx"
+    trunk.write_bytes(trunk.read_bytes() + b" ")
+    content = trunk.read_bytes()
+    record = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    edited(bundle, lambda m: m["files"].update({"trunk.fp16.onnx": record}))
+    with pytest.raises(BundleError, match="exported anew"):
+        opened.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 1, plan=b"plan", record={})
+    assert not list((bundle / "engines").iterdir())
+    assert not Bundle.open(bundle).manifest.engines
+
+
+def test_the_same_plan_built_again_damages_nothing_when_it_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Bundle.open(bundle).with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 1, plan=b"plan", record={"s": 1})
+
+    def full(*_: object) -> bytes:
+        raise OutputError("no space left")
+
+    monkeypatch.setattr("engines.bundle.json_from_manifest", full)
+    with pytest.raises(OutputError):
+        first.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 1, plan=b"plan", record={"s": 2})
+    assert Bundle.open(bundle).manifest == first.manifest
+    assert len(list((bundle / "engines").iterdir())) == 2
 
 
 def test_an_engine_that_cannot_be_written_changes_nothing(bundle: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engines.errors import LayoutError
-from engines.parity import TOLERANCES, Check, Status, label_agreement, relative_error
+from engines.parity import TOLERANCES, Check, Status, Tolerance, label_agreement, relative_error
 
 
 def test_relative_error_by_hand() -> None:
@@ -28,8 +28,9 @@ def test_shapes_must_agree() -> None:
 
 
 def test_label_agreement_by_hand() -> None:
-    # Four pixels of three classes; the largest logit is 10, so a tie is a distance of up to 2 * 0.01 * 10 = 0.2.
-    logits = np.array([[[10.0, 1.0, 1.0, 5.0]], [[0.0, 0.9, 0.5, 0.0]], [[0.0, 0.0, 0.0, 4.9]]])
+    # Four pixels of three classes. The largest logit is 10 above its mean, so a tie is a distance of up to
+    # 2 * 0.01 * 10 = 0.2; the offset of 100 changes nothing.
+    logits = 100 + np.array([[[10.0, 1.0, 1.0, 5.0]], [[-5.0, 0.9, 0.5, 0.0]], [[-5.0, 0.0, 0.0, 4.9]]])
     agreement = label_agreement(np.array([[0, 1, 1, 2]], np.uint8), logits, 0.01)
     assert agreement.agreement == 0.25
     assert agreement.agreement_without_ties == 0.75
@@ -41,7 +42,20 @@ def test_labels_beyond_the_classes_are_never_ties() -> None:
     assert agreement.agreement_without_ties == 0
 
 
-def test_every_tolerance_can_fail() -> None:
-    for tolerance in TOLERANCES.values():
-        assert 0 < tolerance.logits < 0.1
-        assert 0.99 < tolerance.label_agreement < 1
+@pytest.mark.parametrize("tolerance", TOLERANCES.values())
+def test_wrong_labels_fail_whatever_the_logits(tolerance: Tolerance) -> None:
+    """Neither a common offset of the logits, nor values that are not finite, nor nearly equal classes excuse them."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 40, 40))
+    wrong = (logits.argmax(0) + rng.integers(0, 2, (40, 40))).astype(np.uint8) % 5
+    not_finite = logits.copy()
+    not_finite[0, 0, 0] = np.inf
+    for reference in (logits, logits + 1e6, not_finite, logits * 1e-9, np.zeros_like(logits)):
+        agreement = label_agreement(wrong, reference, tolerance.logits)
+        assert agreement.judged(tolerance) < tolerance.label_agreement
+    assert label_agreement(logits.argmax(0).astype(np.uint8), logits, 0).judged(tolerance) == 1
+
+
+def test_labels_of_another_size_are_refused() -> None:
+    with pytest.raises(LayoutError, match=r"\(1, 1\) and logits of \(3, 4, 4\)"):
+        label_agreement(np.zeros((1, 1), np.uint8), np.zeros((3, 4, 4)), 0.1)

@@ -44,10 +44,10 @@ def test_a_failed_replacement_keeps_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     target.mkdir()
     (target / "old").write_text("old")
-    with pytest.raises(RuntimeError), staged_directory(target, replace=True):
+    with pytest.raises(RuntimeError), staged_directory(target, replaces="old"):
         raise RuntimeError
     assert names(target) == ["old"]
-    with staged_directory(target, replace=True) as stage:
+    with staged_directory(target, replaces="old") as stage:
         (stage / "new").write_text("new")
     assert names(target) == ["new"]
     assert names(tmp_path) == ["bundle"]
@@ -62,6 +62,27 @@ def test_a_place_under_a_file_cannot_be_written(tmp_path: Path) -> None:
 def test_an_existing_target_wants_force(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"exists already; .*--force"), staged_directory(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("kind", ["folder of the user's", "file", "link to a file", "link to nothing"])
+def test_what_is_not_ours_is_never_replaced(kind: str, tmp_path: Path) -> None:
+    target = tmp_path / "holidays"
+    (tmp_path / "file").write_text("mine")
+    if kind == "folder of the user's":
+        target.mkdir()
+        (target / "photo.jpg").write_text("mine")
+    elif kind == "file":
+        target.write_text("mine")
+    else:
+        target.symlink_to(tmp_path / ("file" if kind == "link to a file" else "absent"))
+    before = names(tmp_path)
+    with (
+        pytest.raises(OutputError, match=r"has no manifest\.json, so it is not replaced"),
+        staged_directory(target, replaces="manifest.json"),
+    ):
+        pass
+    assert names(tmp_path) == before
+    assert (target / "photo.jpg" if target.is_dir() else tmp_path / "file").read_text() == "mine"
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:

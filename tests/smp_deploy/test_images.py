@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +58,7 @@ def test_a_cameras_orientation_is_applied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "name", "message"),
     [
-        (Image.fromarray(np.zeros((4, 4), np.uint16)), "a.png", "8 bits a channel"),
+        (Image.fromarray(np.zeros((4, 4), np.uint16)), "a.png", "16 bits a channel"),
         (Image.fromarray(np.zeros((4, 4), np.float32)), "a.tiff", "mode 'F'"),
         (Image.new("CMYK", (4, 4)), "a.jpg", "mode 'CMYK'"),
     ],
@@ -65,6 +67,28 @@ def test_a_cameras_orientation_is_applied(tmp_path: Path) -> None:
 def test_unclear_images_are_refused(image: Image.Image, name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(FrameError, match=message):
         frame_from_file(saved(image, tmp_path / name))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bit_colour_is_refused_and_not_cut_down(channels: int, tmp_path: Path) -> None:
+    """Pillow cannot write it, so the PNG is put together by hand: IHDR with depth 16, one pixel, white of 12 bits."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    pixel = b"\0" + struct.pack(">H", 4095) * channels
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixel)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(png)
+    with pytest.raises(FrameError, match="16 bits a channel"):
+        frame_from_file(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_a_transparent_colour_is_refused(mode: str, tmp_path: Path) -> None:
+    path = saved(Image.new(mode, (4, 4)), tmp_path / "a.png", transparency={"RGB": (0, 0, 0)}.get(mode, 0))
+    with pytest.raises(FrameError, match="transparent pixels"):
+        frame_from_file(path)
 
 
 def test_several_frames_in_a_file_are_refused(tmp_path: Path) -> None:

@@ -53,7 +53,11 @@ def engine_from_onnx(graph: Path, config: BuildConfig) -> BuiltEngine:
     flavour, trt = import_tensorrt(config.flavour)
     started = time.monotonic()
     logger = _logger(trt)
-    builder = trt.Builder(logger)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:
+        # What the bindings raise when TensorRT gives no builder, for want of a GPU or its driver.
+        raise BackendError(f"{flavour.value} {trt.__version__} cannot build here: {_why(logger.errors)}") from error
     # Needed on TensorRT 10, without effect on 11 and RTX, where every network is strongly typed.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -62,7 +66,7 @@ def engine_from_onnx(graph: Path, config: BuildConfig) -> BuiltEngine:
         raise BackendError(f"{flavour.value} {trt.__version__} cannot parse {graph.name}: {reasons}")
     precisions = _convolution_types(trt, network)
     wanted = _CONVOLUTION_TYPES[config.precision]
-    if set(precisions) - {wanted}:
+    if set(precisions) != {wanted}:
         raise BackendError(
             f"{graph.name} was to be {config.precision.value}, but its convolutions are {precisions}; export it again"
         )
@@ -71,7 +75,8 @@ def engine_from_onnx(graph: Path, config: BuildConfig) -> BuiltEngine:
     profile = builder.create_optimization_profile()
     profile.set_shape(source.name, *shapes)
     settings = builder.create_builder_config()
-    settings.add_optimization_profile(profile)
+    if settings.add_optimization_profile(profile) < 0:
+        raise BackendError(f"{flavour.value} {trt.__version__} refuses inputs of {shapes}: {_why(logger.errors)}")
     serialized = builder.build_serialized_network(network, settings)
     if serialized is None:
         raise BackendError(f"{flavour.value} {trt.__version__} cannot build {graph.name}: {_why(logger.errors)}")

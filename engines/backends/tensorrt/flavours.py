@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from engines.errors import MissingDependency
+from engines.errors import BackendError, MissingDependency
 from engines.manifest import Flavour
 
 _EXTRAS = {Flavour.TENSORRT: "tensorrt", Flavour.TENSORRT_RTX: "tensorrt-rtx"}
@@ -14,13 +14,16 @@ _EXTRAS = {Flavour.TENSORRT: "tensorrt", Flavour.TENSORRT_RTX: "tensorrt-rtx"}
 def import_tensorrt(flavour: Flavour | None = None) -> tuple[Flavour, Any]:
     """A flavour and its Python module: the one asked for, else TensorRT proper, else TensorRT-RTX.
 
-    Raises :class:`MissingDependency`.
+    Raises :class:`MissingDependency`, or :class:`BackendError` for one that is installed but broken.
     """
     wanted = tuple(Flavour) if flavour is None else (flavour,)
     for candidate in wanted:
         try:
             return candidate, importlib.import_module(candidate.value)
-        except ImportError:
-            continue
+        except ModuleNotFoundError as error:
+            if error.name != candidate.value:
+                raise BackendError(f"{candidate.value} is installed but cannot be loaded: {error}") from error
+        except (ImportError, OSError) as error:
+            raise BackendError(f"{candidate.value} is installed but cannot be loaded: {error}") from error
     names = " nor ".join(candidate.value for candidate in wanted)
     raise MissingDependency(f"neither {names}" if flavour is None else names, _EXTRAS[wanted[-1]])

@@ -122,6 +122,26 @@ def test_what_windows_cannot_stand_for_stays_in_the_trunk(first: nn.Module) -> N
     assert windowed.levels == 0
 
 
+def test_a_convolution_that_is_used_again_is_left_alone() -> None:
+    class Sharing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.split, self.conv = SplitPool2d(2), nn.Conv2d(3, 3, 3, padding=1)
+            self.merge = MergePool2d(self.split)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.merge(self.conv(self.split(self.conv(x))))
+
+    assert assert_equal_to_whole(with_statistics(Sharing, seed=0), (8, 8)).levels == 0
+
+
+def test_a_norm_without_statistics_is_not_pointwise() -> None:
+    split = SplitPool2d(2)
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), norm, split, nn.Conv2d(4, 2, 1), MergePool2d(split)).eval()
+    assert windows_from_graph(graph_from_network(network)).levels == 0
+
+
 def test_phases_tied_together_before_the_end_stay_in_the_trunk() -> None:
     first, second = SplitPool2d(2), SplitPool2d(2)
     network = chain(

@@ -69,7 +69,8 @@ def test_absent_truncated_and_foreign_checkpoints(cli: Cli, work: Path) -> None:
         (("--arch", "smp-resnet18", "--size", "64"), "HEIGHTxWIDTH"),
         (("--arch", "smp-resnet18", "--size", "0x96"), "HEIGHTxWIDTH"),
         (("--model", "absent:thing", "--size", "64x96"), "cannot import 'absent'"),
-        ((*EXPORT, "--std", "0", "1", "1"), "--std is above zero"),
+        ((*EXPORT, "--std", "0", "1", "1"), "--std above zero"),
+        ((*EXPORT, "--mean", "nan", "0", "0"), "--mean is finite"),
         (("--model", "a:b", "--size", "64x96", "--classes", "3"), "--classes and --width are for --arch"),
         ((*EXPORT, "--opset", "9"), "9 is not in the range 18<=x<=23"),
         ((*EXPORT, "--class-names", "absent.txt"), "cannot read the class file absent.txt"),
@@ -92,7 +93,7 @@ def test_a_reference_image_of_another_size(cli: Cli, work: Path) -> None:
     ("name", "make", "part"),
     [
         ("none.png", lambda path: path.write_text("no image"), "none.png is no image"),
-        ("deep.png", lambda path: Image.fromarray(np.zeros((64, 96), np.uint16)).save(path), "8 bits a channel"),
+        ("deep.png", lambda path: Image.fromarray(np.zeros((64, 96), np.uint16)).save(path), "16 bits a channel"),
         ("clear.png", lambda path: Image.new("RGBA", (96, 64)).save(path), "transparent pixels"),
         ("dot.png", lambda path: Image.new("RGB", (1, 1)).save(path), "is 1x1 (height x width)"),
         ("cut.png", lambda path: cut_image(path), "cut.png"),
@@ -123,6 +124,14 @@ def test_frames_of_another_size_are_refused_before_any_check(cli: Cli, exported:
     result = cli("validate", exported.path, "--images", tmp_path / "small.png")
     refused(result, "small.png is 64x90 (height x width), the bundle takes 64x96")
     assert "passed" not in result.stderr
+
+
+def test_results_that_would_overwrite_an_image(cli: Cli, exported: Bundle, tmp_path: Path) -> None:
+    for name in ("a.png", "a-labels.png"):
+        Image.new("RGB", (96, 64)).save(tmp_path / name)
+    before = (tmp_path / "a-labels.png").read_bytes()
+    refused(cli("run", exported.path, tmp_path, "-o", tmp_path), "a-labels.png would be overwritten")
+    assert (tmp_path / "a-labels.png").read_bytes() == before
 
 
 def test_images_that_would_overwrite_each_other(cli: Cli, exported: Bundle, tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""The proof finds what no rewrite can see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from converters.pooling import MergePool2d, SplitPool2d
+from converters.rewriting.batchnorm import fold_batch_norms
+from converters.rewriting.proof import prove_phases
+from converters.rewriting.tracing import graph_from_network
+from converters.rewriting.windows import windows_from_graph
+from engines.errors import NetworkError
+
+
+class Between(nn.Module):
+    """Something between a split and its merge."""
+
+    def __init__(self, what: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.split, self.what = nn.Conv2d(3, 4, 3, padding=1), SplitPool2d(2), what
+        self.merge = MergePool2d(self.split)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(self.what(self.split(self.conv(x))))
+
+
+def prove(network: nn.Module) -> None:
+    graph = graph_from_network(network.eval())
+    fold_batch_norms(graph)
+    prove_phases(network, windows_from_graph(graph), (2, 2))
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        lambda x: x - x.mean(0, keepdim=True),
+        lambda x: x.softmax(0),
+        lambda x: x / x.abs().max(),
+        lambda x: x.flip(0),
+        lambda x: x + torch.rand_like(x),
+    ],
+    ids=["mean", "softmax", "maximum", "flip", "chance"],
+)
+def test_layers_that_tie_phases_together_are_refused(mixing: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(NetworkError, match=r"differs from the whole by \d"):
+        prove(Between(mixing))
+
+
+def test_hooks_stay_in_effect() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    network[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    prove(network)
+
+
+@pytest.mark.parametrize("fine", [torch.relu, lambda x: x.softmax(1), lambda x: x + x.mean((2, 3), keepdim=True)])
+def test_layers_that_stay_in_their_split_batch_pass(fine: Callable[[Tensor], Tensor]) -> None:
+    prove(Between(fine))
+
+
+def test_a_network_that_gives_no_numbers_is_refused() -> None:
+    with pytest.raises(NetworkError, match="nan"):
+        prove(Between(lambda x: x * float("nan")))
