@@ -39,7 +39,10 @@ class RunState:
 
 
 def save_state(path: Path, state: RunState, config: str) -> None:
-    """Replace the state on disk in one move; a kill at any moment leaves the one before or this one."""
+    """Replace the state on disk in one move; a kill at any moment leaves the one before or this one.
+
+    ``config`` is JSON: the settings and the data, which a resume must share.
+    """
     document = {
         "schema": _SCHEMA,
         "config": config,

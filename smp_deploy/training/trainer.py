@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Trainer:
         self._train, self._validation = train, validation
         self._info = train.info
         self._config_json = json_from_config(config)
+        data = {"dataset": self._info.name, "frames": len(train)}
+        self._identity = json.dumps({**json.loads(self._config_json), **data}, sort_keys=True)
         self._device = _device(run.device, config.precision)
         order = DataOrder(len(train), config.batch, config.seed)
         self._steps_per_epoch = order.batches_per_epoch / config.accumulate
@@ -130,7 +133,7 @@ class Trainer:
                 raise OutputError(
                     f"{self.run.directory} holds a run already; continue it with --resume, or choose another output"
                 )
-            state = load_state(self.run.state, self._config_json)
+            state = load_state(self.run.state, self._identity)
             self.network.load_state_dict(state.network)
             self._step, self._history, self._recent = state.step, state.history, state.recent_losses
             self._average, self._best = state.average, state.best
@@ -261,7 +264,7 @@ class Trainer:
             history=self._history,
             recent_losses=self._recent,
         )
-        save_state(self.run.state, state, self._config_json)
+        save_state(self.run.state, state, self._identity)
 
 
 _DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from engines.errors import CheckpointError, OutputError
-from smp_deploy.training import Observer, TrainingConfig
+from smp_deploy.datasets import Scenes
+from smp_deploy.training import Observer, Run, Trainer, TrainingConfig
 
 TINY = Path(__file__).with_name("tiny_run.py")
 KILLS = 10
@@ -126,6 +127,9 @@ def test_a_run_is_not_overwritten_and_not_continued_with_other_settings(undistur
         tiny.trainer(undisturbed).fit(Observer(), resume=False)
     with pytest.raises(CheckpointError, match=r"other settings \(.*batch: 2, now 3"):
         tiny.trainer(undisturbed, TrainingConfig(width=2, batch=3)).fit(Observer(), resume=True)
+    other = Trainer(tiny.CONFIG, Scenes("train", size=(32, 64), count=10), tiny.VALIDATION, Run(undisturbed))
+    with pytest.raises(CheckpointError, match="frames: 12, now 10"):
+        other.fit(Observer(), resume=True)
 
 
 def test_a_damaged_state_is_named(tmp_path):

@@ -39,10 +39,11 @@ CONFIG = TrainingConfig(
 )
 """36 steps, 12 frames, everything switched on that has a state."""
 
+TRAIN, VALIDATION = Scenes("train", size=(32, 64), count=12), Scenes("val", size=(32, 64), count=2)
+
 
 def trainer(output: Path, config: TrainingConfig = CONFIG, **run: Any) -> Trainer:
-    train, validation = Scenes("train", size=(32, 64), count=12), Scenes("val", size=(32, 64), count=2)
-    return Trainer(config, train, validation, Run(output, save_every=run.pop("save_every", 2), **run))
+    return Trainer(config, TRAIN, VALIDATION, Run(output, save_every=run.pop("save_every", 2), **run))
 
 
 if __name__ != "tiny_run":
