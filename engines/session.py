@@ -109,6 +109,11 @@ class Session:
             done = 0
             for phases in grid.sub_batches(self.sub_batch):
                 (predictions,) = self._trunk.infer({"windows": grid.cut(planes, phases)}).values()
+                if predictions.shape != (len(phases), *merged.shape[:-2], *grid.phase_size):
+                    # numpy would spread a smaller result over the phase.
+                    raise BackendError(
+                        f"the trunk gave {predictions.shape} for {len(phases)} phases of {grid.phase_size}"
+                    )
                 grid.place(predictions, phases, merged)
                 done += len(phases)
                 if on_progress is not None:

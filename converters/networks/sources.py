@@ -43,6 +43,13 @@ def network_from_arch(arch: str, *, classes: int = 19, width: int = 64) -> Segme
     return _FAMILIES[family](BACKBONES[backbone], classes=classes, width=width)
 
 
+def network_from_source(source: str, *, classes: int, width: int) -> nn.Module:
+    """The network that a manifest names: a known architecture, or a factory, which needs no further arguments."""
+    if source in ARCHITECTURES:
+        return network_from_arch(source, classes=classes, width=width)
+    return network_from_factory(source)
+
+
 def network_from_factory(path: str) -> nn.Module:
     """A user's network, from ``package.module:factory`` called without arguments.
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from engines.bundle import Bundle
-from smp_deploy.cli.console import print_json, print_table
+from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import bundle_argument, json_option
 from smp_deploy.cli.summaries import bundle_rows
 
@@ -31,8 +31,6 @@ def inspect_command(bundle: Path, with_classes: bool, as_json: bool) -> None:
     if graphs:
         rows = [(name, graph["inputs"], graph["outputs"], graph["operators"]) for name, graph in graphs.items()]
         print_table(("graph", "inputs", "outputs", "operators"), rows)
-    else:
-        click.echo("Graph summaries need the onnx package: pip install 'smp-deploy[export]'", err=True)
     if manifest.engines:
         engines = [(e.engine, e.flavour.value, e.precision.value, e.sub_batch) for e in manifest.engines]
         print_table(("engine", "flavour", "precision", "sub-batch"), engines)
@@ -42,12 +40,13 @@ def inspect_command(bundle: Path, with_classes: bool, as_json: bool) -> None:
     print_table(("written by", "version"), list(manifest.tools.items()))
 
 
-def _graph_summaries(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """Inputs, outputs and operator counts of every graph; empty where the onnx package is absent, as on a vehicle."""
+def _graph_summaries(bundle: Bundle) -> dict[str, dict[str, Any]] | None:
+    """Inputs, outputs and operators of every graph; ``None`` where the onnx package is absent, as on a vehicle."""
     try:
         import onnx
     except ImportError:
-        return {}
+        note("graph summaries need the onnx package: pip install 'smp-deploy[export]'")
+        return None
     manifest = bundle.manifest
     summaries = {}
     for name in (manifest.model, manifest.prepare, *manifest.trunk.graphs.values()):

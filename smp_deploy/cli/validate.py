@@ -62,15 +62,10 @@ def _network(bundle: Bundle, checkpoint: Path | None) -> nn.Module | None:
     if checkpoint is None:
         return None
     from converters.checkpoints import checkpoint_from_file, load_checkpoint
-    from converters.networks import ARCHITECTURES, network_from_arch, network_from_factory
+    from converters.networks import network_from_source
 
     record = bundle.manifest.network
-    if record.source in ARCHITECTURES:
-        network: nn.Module = network_from_arch(
-            record.source, classes=len(bundle.manifest.classes), width=record.width or 64
-        )
-    else:
-        network = network_from_factory(record.source)
+    network = network_from_source(record.source, classes=len(bundle.manifest.classes), width=record.width or 64)
     loaded = checkpoint_from_file(checkpoint)
     if loaded.sha256 != record.checkpoint_sha256:
         note(f"{checkpoint} is not the checkpoint that the bundle was exported from (SHA-256 differs)")
