@@ -33,6 +33,8 @@ def prove_phases(network: nn.Module, windowed: WindowedNetwork, size_multiple: S
     except Exception as error:
         # The network is the user's code and may raise anything.
         raise NetworkError(f"the network fails on an image of {size[0]}x{size[1]}: {error}") from error
+    if not torch.isfinite(whole).all():
+        raise NetworkError("the network's logits are not finite on a frame of noise; check the checkpoint")
     difference = float((whole - phases).abs().max() / whole.abs().max().clamp_min(torch.finfo(x.dtype).tiny))
     if not difference <= _TOLERANCE:
         raise NetworkError(

@@ -223,7 +223,15 @@ def test_an_interrupted_export_leaves_nothing(work: Path, kind: signal.Signals, 
         "bundle",
     ]
     before = left(work)
-    with subprocess.Popen(command, cwd=work, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=work,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A suite that a shell runs in the background inherits deaf ears for SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr is not None
         lines = []
         for line in process.stderr:
