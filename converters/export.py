@@ -17,14 +17,14 @@ from torch import fx, nn
 
 from converters.onnx_graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
 from converters.palettes import default_classes
-from converters.pooling import MergePool2d, SharedOffset, SplitPool2d
-from converters.reference import noise_frame, phase_logits, reference_phase
+from converters.pooling import Window
+from converters.reference import noise_frame, outer_splits, phase_logits, reference_levels, reference_phase
 from converters.rewriting.batchnorm import fold_batch_norms
-from converters.rewriting.levels import Levels, levels_from_graph
-from converters.rewriting.proof import prove_phases
-from converters.rewriting.tracing import graph_from_network, layer_of, merge_window, split_window
-from converters.rewriting.windows import WindowedNetwork, windows_from_graph
-from converters.stages import Normalization, Prepare, Trunk, WholeNetwork
+from converters.rewriting.levels import Levels, levels_from_graph, total_window
+from converters.rewriting.loops import most_levels
+from converters.rewriting.tracing import graph_from_network
+from converters.stages import Normalization, Prepare, WholeNetwork
+from converters.trunks import PlannedTrunk, TrunkChoice, planned_trunks, write_trunks
 from engines.bundle import Bundle, record_of_file
 from engines.errors import InputError, MissingDependency, NetworkError
 from engines.manifest import (
@@ -46,8 +46,6 @@ from engines.staging import staged_directory
 if TYPE_CHECKING:
     from converters.onnx_graphs.weights import SharedWeights
 
-DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16}
-
 _MAX_LABELS = 256
 _WEIGHTS = "weights.bin"
 
@@ -64,7 +62,9 @@ class ExportConfig:
     opset: int = DEFAULT_OPSET
     normalization: Normalization = field(default_factory=Normalization)
     precisions: tuple[Precision, ...] = (Precision.FP16,)
-    """Trunks to write beside the fp32 one, which every check needs."""
+    """Trunks to write beside the fp32 ones, which every check needs."""
+    trunks: TrunkChoice = field(default_factory=TrunkChoice)
+    """Levels and lowerings of the trunks."""
     classes: tuple[ClassRecord, ...] = ()
     """Names and colours; by default those of :func:`converters.palettes.default_classes`."""
     width: int | None = None
@@ -80,9 +80,9 @@ class _Plan:
 
     network: nn.Module
     graph: fx.GraphModule
-    levels: Levels
-    windowed: WindowedNetwork
-    grid: PhaseGrid
+    windows: list[Window]
+    trunks: list[PlannedTrunk]
+    frame: InputRecord
     classes: tuple[ClassRecord, ...]
 
 
@@ -114,7 +114,7 @@ def export_bundle(
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
     with _evaluating(network), staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage:
-        on_step("tracing the network")
+        on_step("tracing the network, rewriting it for every schedule and proving each form")
         plan = _plan(network, config)
         with SharedWeights(stage / _WEIGHTS) as weights:
             trunks = _write_graphs(plan, config, weights, stage, on_step)
@@ -128,21 +128,14 @@ def export_bundle(
                 width=config.width,
                 checkpoint_sha256=config.checkpoint_sha256,
             ),
-            input=InputRecord(
-                size=plan.grid.frame_size,
-                padded_size=plan.grid.padded_size,
-                mean=config.normalization.mean,
-                std=config.normalization.std,
-            ),
+            input=plan.frame,
             outputs=config.outputs,
             classes=list(plan.classes),
-            windows=plan.levels.windows,
+            windows=plan.windows,
             model="model.onnx",
             prepare="prepare.onnx",
             weights=_WEIGHTS,
-            trunk=TrunkRecord(
-                levels=plan.windowed.levels, window=plan.grid.window, border=plan.grid.border, graphs=trunks
-            ),
+            trunks=trunks,
             reference=reference,
             engines=[],
             opset=config.opset,
@@ -176,10 +169,15 @@ def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
     if config.outputs is OutputKind.LABELS and channels > _MAX_LABELS:
         raise NetworkError(f"labels are uint8; {channels} classes do not fit, choose --outputs logits or probabilities")
     fold_batch_norms(graph)
-    windowed = windows_from_graph(graph)
-    prove_phases(network, windowed, multiple)
-    grid = PhaseGrid(config.size, padded_size, windowed.window, windowed.border)
-    return _Plan(network, graph, levels, windowed, grid, classes)
+    trunks = list(planned_trunks(network, graph, config.trunks, multiple))
+    record = InputRecord(
+        size=config.size,
+        padded_size=padded_size,
+        border=trunks[0].looped.border,
+        mean=config.normalization.mean,
+        std=config.normalization.std,
+    )
+    return _Plan(network, graph, levels.windows, trunks, record, classes)
 
 
 def _size_multiple(network: nn.Module, levels: Levels) -> Size:
@@ -211,59 +209,46 @@ def _classes_of(graph: fx.GraphModule, size: Size) -> int:
 
 def _write_graphs(
     plan: _Plan, config: ExportConfig, weights: SharedWeights, stage: Path, on_step: Step
-) -> dict[Precision, str]:
-    height, width = plan.grid.frame_size
+) -> list[TrunkRecord]:
     on_step("exporting model.onnx, the whole network")
-    whole = WholeNetwork(config.normalization, plan.graph, plan.grid.frame_size, plan.grid.padded_size)
+    whole = WholeNetwork(config.normalization, plan.graph, plan.frame.size, plan.frame.padded_size)
     # A batch of two: one would be taken for a constant.
-    frames = _example((2, height, width, 3), torch.uint8)
-    weights.save_graph(
-        onnx_from_torch(
-            whole.eval(), frames, input_name="frames", output_name="logits", opset=config.opset, batch="batch"
-        ),
-        stage / "model.onnx",
-    )
+    frames = torch.zeros((), dtype=torch.uint8).expand(2, *plan.frame.size, 3)
+    model = onnx_from_torch(whole.eval(), {"frames": frames}, output_name="logits", opset=config.opset, batch="batch")
+    weights.save_graph(model, stage / "model.onnx")
     on_step("exporting prepare.onnx, the normalisation")
-    prepare = Prepare(config.normalization, plan.grid)
-    weights.save_graph(
-        onnx_from_torch(prepare.eval(), frames[0], input_name="frame", output_name="planes", opset=config.opset),
-        stage / "prepare.onnx",
+    prepare = Prepare(config.normalization, _planes(plan.frame))
+    model = onnx_from_torch(prepare.eval(), {"frame": frames[0]}, output_name="planes", opset=config.opset)
+    weights.save_graph(model, stage / "prepare.onnx")
+    return write_trunks(
+        plan.trunks,
+        plan.frame,
+        config.outputs,
+        config.precisions,
+        opset=config.opset,
+        weights=weights,
+        stage=stage,
+        on_step=on_step,
     )
-    written = {}
-    for precision in dict.fromkeys((Precision.FP32, *config.precisions)):
-        name = "trunk.onnx" if precision is Precision.FP32 else f"trunk.{precision.value}.onnx"
-        on_step(f"exporting {name}, the work on one sub-batch of phases in {precision.value}")
-        network = copy.deepcopy(plan.windowed.graph)
-        trunk = Trunk(network, plan.windowed.inner_merges, config.outputs, DTYPES[precision])
-        weights.save_graph(
-            onnx_from_torch(
-                trunk.eval(),
-                _example((2, 3, *plan.grid.window_size), torch.float32),
-                input_name="windows",
-                output_name=config.outputs.value,
-                opset=config.opset,
-                batch="phases",
-            ),
-            stage / name,
-        )
-        written[precision] = name
-    return written
 
 
-def _example(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An input whose values nobody looks at, in the memory of one element."""
-    return torch.zeros((), dtype=dtype).expand(shape)
+def _planes(frame: InputRecord) -> PhaseGrid:
+    """The prepared planes as one phase: what all trunks of the bundle read."""
+    return PhaseGrid(frame.size, frame.padded_size, (1, 1), frame.border)
 
 
 def _write_reference(plan: _Plan, config: ExportConfig, stage: Path) -> list[ReferenceRecord]:
     directory = stage / "reference"
     directory.mkdir()
-    outer_splits = _outer_splits(plan)
+    levels = reference_levels(plan.frame.padded_size, plan.windows, most_levels(plan.graph))
+    window = total_window(plan.windows[:levels])
+    splits = outer_splits(plan.network, plan.graph, levels)
+    grid = PhaseGrid(plan.frame.size, plan.frame.padded_size, window, (0, 0, 0, 0))
     records = []
-    for case, frame in enumerate(config.reference_frames or (noise_frame(plan.grid.frame_size, seed=0),)):
-        phase = reference_phase(plan.grid, case)
+    for case, frame in enumerate(config.reference_frames or (noise_frame(plan.frame.size, seed=0),)):
+        phase = reference_phase(window, case)
         try:
-            logits = phase_logits(plan.network, outer_splits, frame, plan.grid, phase, config.normalization)
+            logits = phase_logits(plan.network, splits, frame, grid, phase, config.normalization)
         except RuntimeError as error:
             if "allocate memory" in str(error):
                 raise MemoryError(f"a frame of {config.size[0]}x{config.size[1]} is too large for it") from error
@@ -271,43 +256,12 @@ def _write_reference(plan: _Plan, config: ExportConfig, stage: Path) -> list[Ref
         if not np.isfinite(logits).all():
             raise NetworkError("the network's logits are not finite on a reference frame; check the checkpoint")
         record = ReferenceRecord(
-            frame=f"reference/frame-{case}.npy", phase=phase, logits=f"reference/logits-{case}.npy"
+            frame=f"reference/frame-{case}.npy", window=window, phase=phase, logits=f"reference/logits-{case}.npy"
         )
         np.save(stage / record.frame, frame)
         np.save(stage / record.logits, logits)
         records.append(record)
     return records
-
-
-def _outer_splits(plan: _Plan) -> list[list[SplitPool2d]]:
-    """The user's own split layers of the levels that the trunk's windows stand for, level by level.
-
-    Empty where pinning their offsets would not do: a functional split or merge has no offset, and an offset that
-    several levels share, or that a merge of another level shares, would be pinned in the wrong place too. Then
-    PyTorch computes the frame in full.
-    """
-    levels: list[list[SplitPool2d]] = [[] for _ in range(plan.windowed.levels)]
-    places: dict[SharedOffset, set[int]] = {}
-    for node in plan.graph.graph.nodes:
-        stack = plan.levels.stacks.get(node, ())
-        is_split = split_window(plan.graph, node) is not None
-        if not is_split and merge_window(plan.graph, node) is None:
-            continue
-        # A split ends on its level, a merge begins on it.
-        level = len(stack) - 1 if is_split else len(stack)
-        layer = layer_of(plan.graph, node)
-        if not isinstance(layer, (SplitPool2d, MergePool2d)):
-            if level < len(levels):
-                return []
-            continue
-        original = plan.network.get_submodule(str(node.target))
-        assert isinstance(original, (SplitPool2d, MergePool2d))
-        places.setdefault(original.shared, set()).add(level)
-        if isinstance(original, SplitPool2d) and level < len(levels):
-            levels[level].append(original)
-    pinned = {layer.shared for layers in levels for layer in layers}
-    merged = {offset for offset, found in places.items() if len(found) == 1}
-    return levels if pinned <= merged else []
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from engines.phases import Size
@@ -23,19 +24,28 @@ def flops_by_component(network: nn.Module, size: Size) -> dict[str, int]:
 
     Nothing is computed: only shapes are followed. Children without operations are left out.
     """
+    counts = _counts(network, [torch.empty(1, 3, *size)])
+    root = type(network).__name__
+    components = {name: sum(counts.get(f"{root}.{name}", {}).values()) for name, _ in network.named_children()}
+    total = sum(counts.get("Global", {}).values())
+    rest = total - sum(components.values())
+    return {name: count for name, count in {**components, "other": rest}.items() if count}
+
+
+def operations(network: nn.Module, inputs: Sequence[Tensor]) -> int:
+    """All operations of ``network`` on inputs of these shapes and types; their values are not looked at."""
+    return sum(_counts(network, inputs).get("Global", {}).values())
+
+
+def _counts(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[Any, int]]:
     on_meta = copy.deepcopy(network).eval().to("meta")
     counter = FlopCounterMode(
         display=False,
         custom_mapping={_aten.convolution: _convolution, _aten.relu: _relu, _aten.relu_: _relu},
     )
     with torch.no_grad(), counter:
-        on_meta(torch.empty(1, 3, *size, device="meta"))
-    counts = counter.get_flop_counts()
-    root = type(on_meta).__name__
-    components = {name: sum(counts.get(f"{root}.{name}", {}).values()) for name, _ in on_meta.named_children()}
-    total = sum(counts.get("Global", {}).values())
-    rest = total - sum(components.values())
-    return {name: count for name, count in {**components, "other": rest}.items() if count}
+        on_meta(*(tensor.to("meta") for tensor in inputs))
+    return counter.get_flop_counts()
 
 
 def _convolution(

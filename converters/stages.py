@@ -6,13 +6,13 @@ normalisation and the same network.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from converters.pooling import Window, merge
 from engines.manifest import OutputKind
 from engines.phases import PhaseGrid, Size
 
@@ -82,39 +82,50 @@ class WholeNetwork(nn.Module):
         return logits[..., : self.frame_size[0], : self.frame_size[1]]  # type: ignore[no-any-return]
 
 
-class Trunk(nn.Module):
-    """Windows of ``n`` phases ``(n, 3, H', W')`` float32 -> predictions of these phases, in their own grid.
+class Predictions(nn.Module):
+    """Logits of split batches, float32 -> what the trunk gives, at its place in the grid of the phases.
 
     Labels ``(n, i, j)`` uint8, or logits or probabilities ``(n, classes, i, j)`` float32. Labels are taken
-    before the inner merges, so that these move one value for a pixel and not one for each class.
-
-    Args:
-        network: windows to logits of the split batches.
-        inner_merges: windows to merge afterwards, in this order.
-        outputs: what to give.
-        dtype: arithmetic of the network.
+    before the merges, so that these move one value for a pixel and not one for each class.
     """
 
-    def __init__(
-        self, network: fx.GraphModule, inner_merges: list[Window], outputs: OutputKind, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, merges: tuple[Callable[[Tensor], Tensor], ...], outputs: OutputKind) -> None:
         super().__init__()
-        self.network = network.to(dtype)
-        self.inner_merges = inner_merges
+        self.merges = merges
         self.outputs = outputs
-        self.dtype = dtype
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """Everything after the network is in float32."""
-        predictions: Tensor = self.network(windows.to(self.dtype)).float()
+    def forward(self, predictions: Tensor) -> Tensor:
+        """Merge what the network left split, one merge after the other."""
         if self.outputs is OutputKind.LABELS:
             # TensorRT permutes no uint8, and casts to it from float alone.
             predictions = predictions.argmax(1, keepdim=True).float()
         elif self.outputs is OutputKind.PROBABILITIES:
             predictions = predictions.softmax(1)
-        for window in self.inner_merges:
-            predictions = merge(predictions, window)
+        for merge in self.merges:
+            predictions = merge(predictions)
         return predictions.squeeze(1).to(torch.uint8) if self.outputs is OutputKind.LABELS else predictions
+
+
+class Trunk(nn.Module):
+    """Windows of ``n`` phases ``(n, 3, H', W')`` float32 -> :class:`Predictions` of these phases.
+
+    Args:
+        network: windows, and offsets where inner levels are walked, to logits of the split batches.
+        merges: what puts the predictions of split batches at their places.
+        outputs: what to give.
+    """
+
+    def __init__(
+        self, network: fx.GraphModule, merges: tuple[Callable[[Tensor], Tensor], ...], outputs: OutputKind
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.predictions = Predictions(merges, outputs)
+
+    def forward(self, windows: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """``offsets``: int64 ``(inner levels, 2)``, the same for all ``n`` phases."""
+        logits = self.network(windows) if offsets is None else self.network(windows, offsets)
+        return self.predictions(logits)  # type: ignore[no-any-return]
 
 
 def _missing(size: Size, padded: Size) -> tuple[int, int]:

@@ -15,8 +15,8 @@ from converters.stages import Normalization, WholeNetwork
 from engines import Bundle, Session
 from engines.backends import OnnxRuntimeRunner
 from engines.errors import MissingDependency
-from engines.manifest import OutputKind, Precision
-from engines.parity import TOLERANCES, Check, label_agreement, relative_error
+from engines.manifest import OutputKind, Precision, ReferenceRecord, TrunkRecord
+from engines.parity import TOLERANCES, Check, assembled_at, label_agreement, phases_at, relative_error
 from engines.phases import Phase, PhaseGrid
 
 # ONNX Runtime held 6 times the largest tensor of SMP-18 when it ran the whole graph at 256x512 without an arena.
@@ -40,17 +40,19 @@ def checks_of_bundle(
     trunk of every precision, then the merged phases against the whole graph. ``frames`` are checked in the same
     way. ``network``, the one the bundle was exported from, is run anew on all of them where it is given.
     """
-    yield _layout_check(bundle.manifest.grid)
+    for trunk in bundle.manifest.trunks:
+        yield _layout_check(bundle.manifest.grid(trunk), trunk.levels)
     whole = _WholeGraph(bundle)
     for index, case in enumerate(bundle.manifest.reference):
         image, logits = bundle.reference_arrays(case)
         subject = f"reference frame {index}, phase {case.phase}"
         whole_logits = whole.logits(image)
-        yield whole.check(f"PyTorch -> {bundle.manifest.model}", subject, whole_logits, logits, case.phase)
+        yield whole.check(f"PyTorch -> {bundle.manifest.model}", subject, whole_logits, logits, case)
         if network is not None:
             yield whole.check_against(network, f"reference frame {index}", image, whole_logits)
-        for precision in bundle.manifest.trunk.graphs:
-            yield from _trunk_checks(bundle, precision, image, logits, case.phase, subject)
+        for trunk in bundle.manifest.trunks:
+            for precision in trunk.graphs:
+                yield _trunk_check(bundle, trunk, precision, image, logits, case, subject)
         yield _merge_check(bundle, image, whole_logits, f"reference frame {index}")
     for frame in frames:
         whole_logits = whole.logits(frame.image)
@@ -59,15 +61,16 @@ def checks_of_bundle(
         yield _merge_check(bundle, frame.image, whole_logits, frame.name)
 
 
-def _layout_check(grid: PhaseGrid) -> Check:
+def _layout_check(grid: PhaseGrid, levels: int) -> Check:
     """Every pixel has a number; cutting the phases out and placing them must give each number back."""
     height, width = grid.padded_size
     numbered = np.arange(height * width).reshape(1, height, width)
     merged = np.full_like(numbered, -1)
-    for phase in grid.phases:
-        grid.place(grid.at_phase(numbered, phase)[None], [phase], merged)
+    for phases in grid.sub_batches(1):
+        grid.place(grid.at_phase(numbered, phases[0])[None], phases, merged)
     wrong = int((merged != numbered).sum())
-    return Check.at_most("phases -> merged", f"layout of {height}x{width}", wrong, 0, "pixels at another place")
+    subject = f"layout of {height}x{width}, levels {levels}"
+    return Check.at_most("phases -> merged", subject, wrong, 0, "pixels at another place")
 
 
 class _WholeGraph:
@@ -97,16 +100,16 @@ class _WholeGraph:
         subject: str,
         actual: NDArray[np.float32] | None,
         expected: NDArray[np.float32] | None,
-        phase: Phase | None,
+        case: ReferenceRecord | None,
     ) -> Check:
-        """The error of the whole graph's logits, at one phase or everywhere."""
+        """The error of the whole graph's logits, at the phase of a reference case or everywhere."""
         tolerance = TOLERANCES[Precision.FP32].logits
         if actual is None or expected is None:
             return Check.not_run(name, subject, tolerance, self.lack or "")
-        grid = self._bundle.manifest.grid
-        if phase is not None:
+        if case is not None:
             # The padded pixels of the phase are cropped in the whole graph, so they are cropped here too.
-            actual = np.asarray(grid.at_phase(actual, phase))
+            (row, column), (h, w) = case.phase, case.window
+            actual = actual[:, row::h, column::w]
             expected = expected[:, : actual.shape[1], : actual.shape[2]]
         return Check.at_most(name, subject, relative_error(actual, expected), tolerance, "relative error of logits")
 
@@ -118,35 +121,41 @@ class _WholeGraph:
         return self.check(f"PyTorch, run anew -> {self._bundle.manifest.model}", subject, actual, expected, None)
 
 
-def _trunk_checks(
+def _trunk_check(
     bundle: Bundle,
+    trunk: TrunkRecord,
     precision: Precision,
     image: NDArray[np.uint8],
     logits: NDArray[np.float32],
-    phase: Phase,
+    case: ReferenceRecord,
     subject: str,
-) -> Iterator[Check]:
+) -> Check:
+    """A trunk at the pixels of a reference case."""
     manifest, tolerance = bundle.manifest, TOLERANCES[precision]
-    graph = bundle.trunk_graph(precision)
+    graph, grid = bundle.trunk_graph(trunk, precision), manifest.grid(trunk)
     with OnnxRuntimeRunner(bundle.file(manifest.prepare)) as prepare:
         planes = np.asarray(prepare.infer({"frame": image})["planes"], np.float32)
-    windows = manifest.grid.cut(planes, [phase])
+    results: dict[Phase, NDArray[np.generic]] = {}
     with OnnxRuntimeRunner(graph) as runner:
-        predictions = runner.infer({"windows": windows})[manifest.outputs.value][0]
+        for phase in phases_at(grid.window, case.phase, case.window):
+            feed: dict[str, NDArray[np.generic]] = {"windows": grid.cut(planes, [phase])}
+            if grid.inner_windows:
+                feed["offsets"] = grid.inner_offsets([phase])
+            results[phase] = runner.infer(feed)[manifest.outputs.value][0]
+    predictions = assembled_at(results, grid.window, case.phase, case.window)
     name = f"PyTorch -> {graph.name}"
     if manifest.outputs is OutputKind.LABELS:
         agreement = label_agreement(np.asarray(predictions, np.uint8), logits, tolerance.logits)
-        yield Check.at_least(
+        return Check.at_least(
             name,
             subject,
             agreement.judged(tolerance),
             tolerance.label_agreement,
             f"label agreement: {agreement}",
         )
-        return
     expected = logits if manifest.outputs is OutputKind.LOGITS else _softmax(logits)
     error = relative_error(np.asarray(predictions, np.float32), expected)
-    yield Check.at_most(name, subject, error, tolerance.logits, f"relative error of {manifest.outputs.value}")
+    return Check.at_most(name, subject, error, tolerance.logits, f"relative error of {manifest.outputs.value}")
 
 
 def _merge_check(

@@ -21,9 +21,11 @@ from engines.manifest import (
     Manifest,
     Precision,
     ReferenceRecord,
+    TrunkRecord,
     json_from_manifest,
     manifest_from_json,
 )
+from engines.schedules import Schedule
 from engines.staging import write_file
 
 
@@ -57,23 +59,28 @@ class Bundle:
             raise BundleError(f"{name!r} is a link that leaves the bundle {self.path}")
         return inside
 
-    def trunk_graph(self, precision: Precision) -> Path:
-        """The trunk in ``precision``. Raises :class:`BundleError` when the bundle was exported without it."""
-        graphs = self.manifest.trunk.graphs
-        if precision not in graphs:
-            held = ", ".join(sorted(held.value for held in graphs))
+    def trunk_graph(self, trunk: TrunkRecord, precision: Precision) -> Path:
+        """A trunk in ``precision``. Raises :class:`BundleError` when the bundle was exported without it."""
+        if precision not in trunk.graphs:
+            held = ", ".join(sorted(held.value for held in trunk.graphs))
             raise BundleError(
                 f"the bundle has no {precision.value} trunk (it has {held}); "
                 f"export it with --precision {precision.value}"
             )
-        return self.file(graphs[precision])
+        return self.file(trunk.graphs[precision])
 
     def reference_arrays(self, case: ReferenceRecord) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Frame ``(H, W, 3)`` uint8 and PyTorch's logits ``(classes, i, j)`` float32 of a reference case."""
         return np.load(self.file(case.frame)), np.load(self.file(case.logits))
 
     def with_engine(
-        self, flavour: Flavour, precision: Precision, sub_batch: int, *, plan: bytes, record: dict[str, Any]
+        self,
+        flavour: Flavour,
+        precision: Precision,
+        schedule: Schedule,
+        *,
+        plan: bytes,
+        record: dict[str, Any],
     ) -> Bundle:
         """Store an engine and its build record, in place of one for the same use, and give the new bundle.
 
@@ -83,13 +90,17 @@ class Bundle:
         """
         document = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
         digest = record_of(plan + document).sha256[:12]
-        stem = f"engines/trunk-{precision.value}-b{sub_batch}-{flavour.value}-{digest}"
+        trunk = self.manifest.trunk(schedule.levels, schedule.lowering)
+        graph = PurePosixPath(trunk.graphs[precision]).stem
+        stem = f"engines/{graph}-b{schedule.sub_batch}-{flavour.value}-{digest}"
         engine = EngineRecord(
             engine=f"{stem}.engine",
             record=f"{stem}.json",
             flavour=flavour,
             precision=precision,
-            sub_batch=sub_batch,
+            levels=schedule.levels,
+            lowering=schedule.lowering,
+            sub_batch=schedule.sub_batch,
         )
         contents = {engine.engine: plan, engine.record: document}
         try:
@@ -97,7 +108,7 @@ class Bundle:
                 _make_directory(self.file(name).parent)
                 write_file(self.file(name), content)
             current = _read_manifest(self.path)
-            for name in (self.manifest.trunk.graphs[precision], self.manifest.weights):
+            for name in (trunk.graphs[precision], self.manifest.weights):
                 if current.files.get(name) != self.manifest.files[name]:
                     raise BundleError(f"{self.path} was exported anew while the engine was built; build it again")
             replaced = [held for held in current.engines if held.use == engine.use]

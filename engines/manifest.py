@@ -11,9 +11,9 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 
 from engines.errors import BundleError
-from engines.phases import Border, PhaseGrid
+from engines.phases import PhaseGrid
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised by every change that an older reader would misunderstand."""
 
 MANIFEST_NAME = "manifest.json"
@@ -42,6 +42,17 @@ class Precision(enum.Enum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+
+
+class Lowering(enum.Enum):
+    """How the splits inside a trunk are computed: three forms of one function."""
+
+    RESHAPE = "reshape"
+    """Reshape and Transpose: the reference."""
+    STRIDED = "strided"
+    """Strided convolutions, one for each phase of the window, concatenated on the batch axis."""
+    DILATED = "dilated"
+    """No rearrangement: convolutions after the split are dilated by its window."""
 
 
 class Flavour(enum.Enum):
@@ -88,20 +99,29 @@ class InputRecord(_Record, frozen=True):
 
     size: _SizeField
     padded_size: _SizeField
+    border: tuple[_NotNegative, _NotNegative, _NotNegative, _NotNegative]
+    """Zeros around the padded frame in the prepared planes: top, left, bottom, right."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 class TrunkRecord(_Record, frozen=True):
-    """The loop around the trunk: which levels it walks, and what it cuts."""
+    """One trunk: which levels the loop around it walks, what it is given, and what it costs."""
 
     levels: _NotNegative
-    """Splits that the loop stands for."""
-    window: _SizeField
-    """The one pooling window these levels amount to."""
-    border: tuple[_NotNegative, _NotNegative, _NotNegative, _NotNegative]
-    """Zeros around the planes: top, left, bottom, right."""
+    """Splits that the loop stands for; the others stay inside."""
+    lowering: Lowering
+    cut_window: _SizeField
+    """The one pooling window of the levels whose offset is where a window is cut."""
+    inner_windows: list[_SizeField]
+    """The windows of the further levels, whose offsets are an input of the trunk, outermost first."""
     graphs: dict[Precision, _FileName]
+    operations: _NotNegative
+    """Of one phase: two for a multiply-accumulate, one for a bias or a ReLU."""
+    live_bytes: dict[Precision, _NotNegative]
+    """Largest sum of tensors alive at once, for a sub-batch of one; it grows with the sub-batch."""
+    largest_tensor: _NotNegative
+    """Elements of the largest tensor, for a sub-batch of one."""
 
 
 class ReferenceRecord(_Record, frozen=True):
@@ -109,6 +129,8 @@ class ReferenceRecord(_Record, frozen=True):
 
     frame: _FileName
     """``.npy``, uint8 ``(H, W, 3)``."""
+    window: _SizeField
+    """The pooling window that the phase is one of: of the network's first splits."""
     phase: tuple[_NotNegative, _NotNegative]
     logits: _FileName
     """``.npy``, float32 ``(classes, i, j)``."""
@@ -121,12 +143,14 @@ class EngineRecord(_Record, frozen=True):
     record: _FileName
     flavour: Flavour
     precision: Precision
+    levels: _NotNegative
+    lowering: Lowering
     sub_batch: _Positive
 
     @property
-    def use(self) -> tuple[Flavour, Precision, int]:
+    def use(self) -> tuple[Flavour, Precision, int, Lowering, int]:
         """What the engine is for; a bundle holds one engine for each use."""
-        return self.flavour, self.precision, self.sub_batch
+        return self.flavour, self.precision, self.levels, self.lowering, self.sub_batch
 
 
 class Manifest(_Record, frozen=True):
@@ -143,7 +167,8 @@ class Manifest(_Record, frozen=True):
     prepare: _FileName
     weights: _FileName
     """External data of every graph."""
-    trunk: TrunkRecord
+    trunks: Annotated[list[TrunkRecord], msgspec.Meta(min_length=1)]
+    """The default first."""
     reference: list[ReferenceRecord]
     engines: list[EngineRecord]
     opset: _Positive
@@ -151,11 +176,25 @@ class Manifest(_Record, frozen=True):
     """Versions of what wrote the bundle."""
     files: dict[_FileName, FileRecord]
 
-    @property
-    def grid(self) -> PhaseGrid:
-        """The phases that a session walks."""
-        border: Border = self.trunk.border
-        return PhaseGrid(self.input.size, self.input.padded_size, self.trunk.window, border)
+    def trunk(self, levels: int | None = None, lowering: Lowering | None = None) -> TrunkRecord:
+        """The trunk of these levels and this lowering, or the first that fits what is given.
+
+        Raises :class:`BundleError`, with what there is, when the bundle was exported without it.
+        """
+        for trunk in self.trunks:
+            if levels in (None, trunk.levels) and lowering in (None, trunk.lowering):
+                return trunk
+        wanted = " ".join(
+            ([] if levels is None else [f"of levels {levels}"])
+            + ([] if lowering is None else [f"with the {lowering.value} lowering"])
+        )
+        held = ", ".join(f"{trunk.levels} {trunk.lowering.value}" for trunk in self.trunks)
+        raise BundleError(f"the bundle has no trunk {wanted} (it has {held}); export it with --levels and --lowering")
+
+    def grid(self, trunk: TrunkRecord) -> PhaseGrid:
+        """The phases that a session walks with this trunk."""
+        frame = self.input
+        return PhaseGrid(frame.size, frame.padded_size, trunk.cut_window, frame.border, tuple(trunk.inner_windows))
 
 
 class _Version(msgspec.Struct):
@@ -168,8 +207,12 @@ def manifest_from_json(document: bytes) -> Manifest:
         version = msgspec.json.decode(document, type=_Version).schema_version
         if version > SCHEMA_VERSION:
             raise BundleError(
-                f"the bundle has schema version {version}, this smp-deploy reads up to {SCHEMA_VERSION}; "
+                f"the bundle has schema version {version}, this smp-deploy reads {SCHEMA_VERSION}; "
                 "update smp-deploy or export again"
+            )
+        if version < SCHEMA_VERSION:
+            raise BundleError(
+                f"the bundle has schema version {version}, this smp-deploy reads {SCHEMA_VERSION}; export again"
             )
         manifest = msgspec.json.decode(document, type=Manifest)
         _check_consistency(manifest)
@@ -192,14 +235,22 @@ def manifest_schema() -> dict[str, Any]:
 
 def _check_consistency(manifest: Manifest) -> None:
     """What types cannot say: the files named exist in ``files``, and the geometry holds together."""
-    grid = manifest.grid
-    named = [manifest.model, manifest.prepare, manifest.weights, *manifest.trunk.graphs.values()]
+    named = [manifest.model, manifest.prepare, manifest.weights]
+    named += [name for trunk in manifest.trunks for name in trunk.graphs.values()]
     named += [name for case in manifest.reference for name in (case.frame, case.logits)]
     named += [name for engine in manifest.engines for name in (engine.engine, engine.record)]
     for name in named:
         if name not in manifest.files:
             raise BundleError(f"{MANIFEST_NAME} names {name!r} but does not list it among its files")
+    kinds = [(trunk.levels, trunk.lowering) for trunk in manifest.trunks]
+    if len(set(kinds)) < len(kinds):
+        raise BundleError(f"{MANIFEST_NAME} lists two trunks of the same levels and lowering")
+    for trunk in manifest.trunks:
+        # Raises for a window that does not divide the frame.
+        manifest.grid(trunk)
     for case in manifest.reference:
-        if case.phase not in grid.phases:
-            h, w = grid.window
-            raise BundleError(f"{MANIFEST_NAME} has a reference phase {case.phase} outside its window of {h}x{w}")
+        (row, column), (h, w), (height, width) = case.phase, case.window, manifest.input.padded_size
+        if row >= h or column >= w or height % h or width % w:
+            raise BundleError(
+                f"{MANIFEST_NAME} has a reference phase {case.phase} of a window of {h}x{w} in {height}x{width}"
+            )

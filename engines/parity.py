@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from engines.errors import LayoutError
 from engines.manifest import Precision
+from engines.phases import Phase, Size
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,43 @@ def relative_error(actual: NDArray[np.floating], expected: NDArray[np.floating])
     scale = float(np.abs(expected).max())
     error = float(np.abs(actual.astype(np.float64) - expected).max())
     return error / scale if scale else error
+
+
+def assembled_at(
+    predictions: Mapping[Phase, NDArray[np.generic]], window: Size, phase: Phase, phase_window: Size
+) -> NDArray[np.generic]:
+    """What the phases of one window say of one phase of another: ``(..., i, j)``.
+
+    Args:
+        predictions: by phase of ``window``, each ``(..., H/h, W/w)``; at least those of :func:`phases_at`.
+        window: of a trunk, say.
+        phase: of ``phase_window``.
+        phase_window: of a reference case, say. One window divides the other, as windows of the first levels do.
+    """
+    needed = phases_at(window, phase, phase_window)
+    if len(needed) == 1:
+        # The other phase lies inside this one.
+        (row, column), (h, w) = needed[0], window
+        finer = predictions[needed[0]]
+        return finer[
+            ...,
+            (phase[0] - row) // h :: max(phase_window[0] // h, 1),
+            (phase[1] - column) // w :: max(phase_window[1] // w, 1),
+        ]
+    down, right = window[0] // phase_window[0], window[1] // phase_window[1]
+    first = predictions[needed[0]]
+    whole = np.empty((*first.shape[:-2], first.shape[-2] * down, first.shape[-1] * right), first.dtype)
+    for row, column in needed:
+        at = (row - phase[0]) // phase_window[0], (column - phase[1]) // phase_window[1]
+        whole[..., at[0] :: down, at[1] :: right] = predictions[row, column]
+    return whole
+
+
+def phases_at(window: Size, phase: Phase, phase_window: Size) -> list[Phase]:
+    """The phases of ``window`` that share pixels with ``phase`` of ``phase_window``; one window divides the other."""
+    rows = range(phase[0] % min(window[0], phase_window[0]), window[0], min(window[0], phase_window[0]))
+    columns = range(phase[1] % min(window[1], phase_window[1]), window[1], min(window[1], phase_window[1]))
+    return [(row, column) for row in rows for column in columns]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from converters.export import ExportConfig, export_bundle
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.reference import noise_frame
 from converters.stages import Normalize
-from engines import Session
+from engines import Schedule, Session
 
 SIZE = (126, 256)
 
@@ -65,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = ExportConfig(size=SIZE, source="own_network:factory", precisions=())
         bundle = export_bundle(network, config, Path(folder) / "own.bundle", on_step=print)
-        with Session.open(bundle, sub_batch=2) as session:
+        with Session.open(bundle, schedule=Schedule(levels=bundle.manifest.trunk().levels, sub_batch=2)) as session:
             labels = session.predict(frame)
             grid = session.grid
     print(f"{len(grid.phases)} phases, each from a window of {grid.window_size} to labels of {grid.phase_size}")

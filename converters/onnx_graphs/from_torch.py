@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,18 +24,18 @@ DEFAULT_OPSET = 18
 
 
 def onnx_from_torch(
-    module: nn.Module, example: Tensor, *, input_name: str, output_name: str, opset: int, batch: str | None = None
+    module: nn.Module, inputs: Mapping[str, Tensor], *, output_name: str, opset: int, batch: str | None = None
 ) -> ir.Model:
-    """Export a module of one input and one output.
+    """Export a module of one output.
 
     Args:
         module: in evaluation mode.
-        example: an input; sizes are taken from it, values are not looked at.
-        input_name: name of the input in the graph.
+        inputs: names of the inputs in the graph, in the order of the module's arguments, and an example of each;
+            sizes are taken from it, values are not looked at.
         output_name: name of the output in the graph.
         opset: one of :data:`OPSETS`.
-        batch: name of a first axis of any size, or ``None`` for an input without one; ``example`` then has a
-            batch of at least 2.
+        batch: name of a first axis of any size of the first input, or ``None`` for an input without one; its
+            example then has a batch of at least 2, since one would be taken for a constant.
 
     Raises:
         NetworkError: ``torch.onnx`` does not support something in the network.
@@ -43,17 +43,19 @@ def onnx_from_torch(
     """
     if opset not in OPSETS:
         raise NetworkError(f"opset {opset} is not supported; choose one from {OPSETS.start} to {OPSETS.stop - 1}")
-    dynamic = (None if batch is None else {0: torch.export.Dim(batch)},)
+    dynamic: list[dict[int, Any] | None] = [None] * len(inputs)
+    if batch is not None:
+        dynamic[0] = {0: torch.export.Dim(batch)}
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
                 module,
-                (example,),
+                tuple(inputs.values()),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[input_name],
+                input_names=list(inputs),
                 output_names=[output_name],
-                dynamic_shapes=dynamic,
+                dynamic_shapes=tuple(dynamic),
                 verbose=False,
             )
     except ImportError as error:

@@ -14,6 +14,11 @@ import onnx_ir as ir
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _ROOT = "network."
+_PREDICTIONS = "predictions"
+
+IN_NETWORK = "in_network"
+"""Key of a node's ``meta``, which is never written to a file: whether it belongs to the network of a trunk, and not
+to what is made of its logits."""
 
 
 def name_for_people(model: ir.Model) -> None:
@@ -22,6 +27,7 @@ def name_for_people(model: ir.Model) -> None:
     kept = {value.name for value in (*graph.inputs, *graph.outputs)}
     taken: Counter[str] = Counter()
     for node in graph:
+        node.meta[IN_NETWORK] = _module(node) != _PREDICTIONS
         node.name = _unique(f"{_scope(node)}{node.op_type}", taken)
         for index, output in enumerate(node.outputs):
             if output.name not in kept:
@@ -73,11 +79,15 @@ def _initializer_name(node: ir.Node, index: int, value: ir.Value) -> str:
     return f"{node.name}/{roles[index] if index < len(roles) else f'constant_{index}'}"
 
 
-def _scope(node: ir.Node) -> str:
-    """``layer1.0.conv1/`` for a node that this module computes, empty for one outside every module."""
+def _module(node: ir.Node) -> str:
+    """``network.layer1.0.conv1`` for a node that this module computes, empty for one outside every module."""
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-    module = scopes[-2] if len(scopes) > 1 else ""
-    path = f"{module}.".removeprefix(_ROOT).removesuffix(".")
+    return scopes[-2] if len(scopes) > 1 else ""
+
+
+def _scope(node: ir.Node) -> str:
+    """``layer1.0.conv1/``, without the network's own name."""
+    path = f"{_module(node)}.".removeprefix(_ROOT).removesuffix(".")
     return f"{path}/" if path else ""
 
 

@@ -43,12 +43,14 @@ class SharedWeights:
         self._stream.close()
 
     def save_graph(self, model: ir.Model, path: Path) -> None:
-        """Write ``model`` to ``path``, its large initializers to the weights file."""
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
+        """Write ``model`` to ``path``, its large initializers to the weights file. The model keeps its own."""
+        held = {value: value.const_value for value in model.graph.initializers.values()}
+        for value, tensor in held.items():
             if tensor is not None and tensor.nbytes >= _SMALL:
                 value.const_value = self._stored(tensor, str(value.name))
         path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+        for value, tensor in held.items():
+            value.const_value = tensor
 
     def _stored(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
         content = tensor.tobytes()

@@ -7,12 +7,13 @@ must be the same; at the output the stack must be empty. The depth of a stack is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from converters.pooling import Window
-from converters.rewriting.tracing import merge_window, output_of, split_window
+from converters.rewriting.tracing import merge_window, name_of, output_of, split_window
 from engines.errors import NetworkError
 from engines.phases import Size
 
@@ -40,7 +41,7 @@ class Levels:
         return math.lcm(*(height for height, _ in totals)), math.lcm(*(width for _, width in totals))
 
 
-def total_window(windows: tuple[Window, ...] | list[Window]) -> Window:
+def total_window(windows: Sequence[Window]) -> Window:
     """The one window that nested windows amount to."""
     return math.prod(h for h, _ in windows), math.prod(w for _, w in windows)
 
@@ -51,6 +52,14 @@ def levels_from_graph(graph: fx.GraphModule) -> Levels:
     Raises :class:`NetworkError`, naming the layer, where a merge undoes another window than the innermost, where
     branches of different levels meet, or when something is left unmerged.
     """
+    stacks = stacks_from_graph(graph)
+    if left := stacks.get(output_of(graph), ()):
+        raise NetworkError(f"the network's output is not merged: it is {_shown(left)}; add the missing MergePool2d")
+    return Levels(stacks)
+
+
+def stacks_from_graph(graph: fx.GraphModule) -> dict[fx.Node, tuple[Window, ...]]:
+    """The split windows before every node that depends on an input; the output may be left unmerged."""
     stacks: dict[fx.Node, tuple[Window, ...]] = {}
     for node in graph.graph.nodes:
         if node.op != "placeholder" and not any(before in stacks for before in node.all_input_nodes):
@@ -59,24 +68,18 @@ def levels_from_graph(graph: fx.GraphModule) -> Levels:
         incoming = {stacks[before] for before in node.all_input_nodes if before in stacks}
         if len(incoming) > 1:
             shown = " and ".join(sorted(_shown(stack) for stack in incoming))
-            raise NetworkError(f"branches of different levels meet at {_name(node)}: {shown}")
+            raise NetworkError(f"branches of different levels meet at {name_of(node)}: {shown}")
         stack = incoming.pop() if incoming else ()
         if (window := split_window(graph, node)) is not None:
             stack = (*stack, window)
         elif (window := merge_window(graph, node)) is not None:
             if not stack or stack[-1] != window:
                 raise NetworkError(
-                    f"{_name(node)} merges a window of {window[0]}x{window[1]}, but what comes in is {_shown(stack)}"
+                    f"{name_of(node)} merges a window of {window[0]}x{window[1]}, but what comes in is {_shown(stack)}"
                 )
             stack = stack[:-1]
         stacks[node] = stack
-    if left := stacks.get(output_of(graph), ()):
-        raise NetworkError(f"the network's output is not merged: it is {_shown(left)}; add the missing MergePool2d")
-    return Levels(stacks)
-
-
-def _name(node: fx.Node) -> str:
-    return f"{node.target!s} ({node.name})" if node.op == "call_module" else node.name
+    return stacks
 
 
 def _shown(stack: tuple[Window, ...]) -> str:

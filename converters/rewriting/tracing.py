@@ -62,6 +62,16 @@ def layer_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def name_of(node: fx.Node) -> str:
+    """A node as its user knows it: the path of its module, or the name of its function."""
+    return f"{node.target!s} ({node.name})" if node.op == "call_module" else node.name
+
+
+def calls(graph: fx.GraphModule, node: fx.Node) -> int:
+    """How often the network calls the layer of a node: one that is called again must not be changed in place."""
+    return sum(other.op == "call_module" and other.target == node.target for other in graph.graph.nodes)
+
+
 def split_window(graph: fx.GraphModule, node: fx.Node) -> Window | None:
     """The window of a node that splits, or ``None``."""
     return _pool_window(graph, node, SplitPool2d, split)

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from engines.bundle import Bundle
-from engines.manifest import Flavour, Precision
+from engines.manifest import Flavour, Lowering, Precision
+from engines.schedules import resolved_schedule
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import bundle_argument, json_option
+from smp_deploy.cli.options import bundle_argument, json_option, schedule_options
 
 
 @click.command("build-engine", short_help="Build a TensorRT engine on this machine.")
@@ -23,13 +24,7 @@ from smp_deploy.cli.options import bundle_argument, json_option
     default=Precision.FP32.value,
     help="Build the single-precision trunk (the default).",
 )
-@click.option(
-    "--sub-batch",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Phases that the engine takes at a time, at most; it is tuned for this many.",
-)
+@schedule_options
 @click.option(
     "--flavour",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
@@ -37,7 +32,13 @@ from smp_deploy.cli.options import bundle_argument, json_option
 )
 @json_option
 def build_engine_command(
-    bundle: Path, precision: str, sub_batch: int, flavour: str | None, as_json: bool
+    bundle: Path,
+    precision: str,
+    levels: int | None,
+    lowering: str | None,
+    sub_batch: int,
+    flavour: str | None,
+    as_json: bool,
 ) -> dict[str, Any]:
     """Build a TensorRT engine of BUNDLE's trunk on this machine and keep it in the bundle with its build record.
 
@@ -48,11 +49,15 @@ def build_engine_command(
     from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
 
     opened = Bundle.open(bundle)
-    phases = len(opened.manifest.grid.phases)
-    if sub_batch > phases:
-        raise click.UsageError(f"the bundle has {phases} phases; a sub-batch of {sub_batch} is never filled")
+    schedule = resolved_schedule(opened.manifest, levels, sub_batch, Lowering(lowering) if lowering else None)
+    if sub_batch > schedule.sub_batch:
+        raise click.UsageError(
+            f"at levels {schedule.levels} at most {schedule.sub_batch} phases go together; "
+            f"a sub-batch of {sub_batch} is never filled"
+        )
     wanted = Precision(precision)
-    graph = opened.trunk_graph(wanted)
+    trunk = opened.manifest.trunk(schedule.levels, schedule.lowering)
+    graph = opened.trunk_graph(trunk, wanted)
     note(f"building {graph.name} for sub-batches of up to {sub_batch}")
     config = BuildConfig(wanted, sub_batch, Flavour(flavour.replace("-", "_")) if flavour else None)
     built = engine_from_onnx(graph, config)
@@ -65,12 +70,12 @@ def build_engine_command(
         "strongly_typed": True,
         "input_shape": built.input_shape,
         "graph": graph.name,
-        "graph_sha256": files[opened.manifest.trunk.graphs[wanted]].sha256,
+        "graph_sha256": files[trunk.graphs[wanted]].sha256,
         "weights_sha256": files[opened.manifest.weights].sha256,
         "plan_bytes": len(built.plan),
         "build_s": built.build_s,
     }
-    stored = opened.with_engine(built.flavour, wanted, sub_batch, plan=built.plan, record=record)
+    stored = opened.with_engine(built.flavour, wanted, schedule, plan=built.plan, record=record)
     engine = stored.manifest.engines[-1].engine
     document: dict[str, Any] = {"engine": str(stored.file(engine)), **record}
     if as_json:

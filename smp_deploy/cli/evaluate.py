@@ -30,6 +30,10 @@ _ALL_PHASES = 16
 @click.option("--phases", type=click.IntRange(1, _ALL_PHASES), help="Checkpoint: how many of the 16 4x4 phases.")
 @click.option("--backend", help="Bundle: the runtime; default onnxruntime.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Bundle: which trunk; default fp32.")
+@click.option("--levels", type=click.IntRange(min=0), help="Bundle: levels that the loop walks; default the bundle's.")
+@click.option(
+    "--lowering", type=click.Choice(["reshape", "strided", "dilated"]), help="Bundle: form of the splits inside."
+)
 @click.option("--sub-batch", type=click.IntRange(min=1), help="Bundle: phases at a time; default 1.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Checkpoint: where it runs; default cpu.")
 @click.option("--threads", type=click.IntRange(min=1), help="Checkpoint: CPU threads; default: all cores.")
@@ -74,19 +78,24 @@ def _opened(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor
         with _bundle(options, info) as predictor:
             yield predictor
     else:
-        _refuse(options, ("backend", "precision", "sub_batch"), "a bundle", source)
+        _refuse(options, ("backend", "precision", "levels", "lowering", "sub_batch"), "a bundle", source)
         yield _checkpoint(options, info)
 
 
 @contextmanager
 def _bundle(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor]:
+    from engines.bundle import Bundle
     from engines.errors import InputError
-    from engines.manifest import OutputKind, Precision
+    from engines.manifest import Lowering, OutputKind, Precision
+    from engines.schedules import resolved_schedule
     from engines.session import Session
 
     precision = Precision(options["precision"] or "fp32")
-    backend, sub_batch = options["backend"] or "onnxruntime", options["sub_batch"] or 1
-    with Session.open(options["source"], backend, precision=precision, sub_batch=sub_batch) as session:
+    backend = options["backend"] or "onnxruntime"
+    bundle = Bundle.open(options["source"])
+    lowering = Lowering(options["lowering"]) if options["lowering"] else None
+    schedule = resolved_schedule(bundle.manifest, options["levels"], options["sub_batch"], lowering)
+    with Session.open(bundle, backend, precision=precision, schedule=schedule) as session:
         if session.manifest.outputs is not OutputKind.LABELS:
             raise InputError(
                 f"{options['source']} gives {session.manifest.outputs.value}; a bundle of labels can be evaluated"

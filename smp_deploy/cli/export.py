@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engines.errors import MissingDependency
-from engines.manifest import MANIFEST_NAME, OutputKind, Precision
+from engines.manifest import MANIFEST_NAME, Lowering, OutputKind, Precision
 from engines.phases import Size
 from engines.staging import check_target
 from smp_deploy.cli.console import note, print_json, print_table
@@ -47,6 +47,20 @@ _Triple = tuple[float, float, float]
     show_default=True,
     help="Trunks to write beside the fp32 one, which the checks need; fp32 writes that one alone.",
 )
+@click.option(
+    "--levels",
+    type=click.IntRange(0),
+    multiple=True,
+    help="Write only trunks for a loop over this many levels; may be given several times.  [default: all levels, "
+    "and the lowerings strided and dilated for the level that repeats no work]",
+)
+@click.option(
+    "--lowering",
+    "lowerings",
+    type=click.Choice([lowering.value for lowering in Lowering]),
+    multiple=True,
+    help="Write only trunks of this lowering; may be given several times.",
+)
 @click.option("--classes", type=click.IntRange(1), help="Channels of the logits.  [default: the checkpoint's]")
 @click.option("--width", type=click.IntRange(1), help="Channels of the stem.  [default: the checkpoint's]")
 @click.option("--backbone-only", is_flag=True, help="Accept a checkpoint without classifiers; they start at random.")
@@ -75,6 +89,8 @@ def export_command(
     output: Path,
     outputs: str,
     precisions: tuple[str, ...],
+    levels: tuple[int, ...],
+    lowerings: tuple[str, ...],
     classes: int | None,
     width: int | None,
     backbone_only: bool,
@@ -105,6 +121,7 @@ def export_command(
         from converters.checkpoints import checkpoint_from_file, load_checkpoint
         from converters.export import ExportConfig, export_bundle
         from converters.palettes import classes_from_file
+        from converters.trunks import TrunkChoice
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
     from smp_deploy.images import frame_from_file, image_files
@@ -121,6 +138,7 @@ def export_command(
         opset=opset,
         normalization=_normalization(mean, std),
         precisions=tuple(Precision(precision) for precision in precisions),
+        trunks=TrunkChoice(levels or None, tuple(Lowering(lowering) for lowering in lowerings) or None),
         classes=tuple(classes_from_file(class_names)) if class_names else (),
         width=width if arch else None,
         checkpoint_sha256=loaded.sha256 if loaded else None,

@@ -12,7 +12,7 @@ import msgspec
 from engines.bundle import Bundle
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import bundle_argument, json_option
-from smp_deploy.cli.summaries import bundle_rows
+from smp_deploy.cli.summaries import TRUNK_COLUMNS, bundle_rows, trunk_rows
 
 
 @click.command("inspect", short_help="Show what a bundle holds.")
@@ -28,12 +28,16 @@ def inspect_command(bundle: Path, with_classes: bool, as_json: bool) -> None:
         return
     manifest = opened.manifest
     print_table(("bundle", str(bundle)), bundle_rows(opened))
+    print_table(TRUNK_COLUMNS, trunk_rows(opened))
     if graphs:
         rows = [(name, graph["inputs"], graph["outputs"], graph["operators"]) for name, graph in graphs.items()]
         print_table(("graph", "inputs", "outputs", "operators"), rows)
     if manifest.engines:
-        engines = [(e.engine, e.flavour.value, e.precision.value, e.sub_batch) for e in manifest.engines]
-        print_table(("engine", "flavour", "precision", "sub-batch"), engines)
+        engines = [
+            (e.engine, e.flavour.value, e.precision.value, e.levels, e.lowering.value, e.sub_batch)
+            for e in manifest.engines
+        ]
+        print_table(("engine", "flavour", "precision", "levels", "lowering", "sub-batch"), engines)
     print_table(("file", "bytes", "SHA-256"), [(name, f.size, f.sha256[:16]) for name, f in manifest.files.items()])
     if with_classes:
         print_table(("label", "class", "colour (RGB)"), [(i, c.name, c.color) for i, c in enumerate(manifest.classes)])
@@ -49,7 +53,8 @@ def _graph_summaries(bundle: Bundle) -> dict[str, dict[str, Any]] | None:
         return None
     manifest = bundle.manifest
     summaries = {}
-    for name in (manifest.model, manifest.prepare, *manifest.trunk.graphs.values()):
+    trunks = (name for trunk in manifest.trunks for name in trunk.graphs.values())
+    for name in (manifest.model, manifest.prepare, *trunks):
         graph = onnx.load(bundle.file(name), load_external_data=False).graph
         operators = Counter(node.op_type for node in graph.node)
         summaries[name] = {

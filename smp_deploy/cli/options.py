@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from engines.manifest import Precision
+from engines.manifest import Lowering, Precision
 from engines.phases import Size
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -64,3 +64,26 @@ def precision_option(function: _Function) -> _Function:
         show_default=True,
         help="Which of the bundle's trunks.",
     )(function)
+
+
+def schedule_options(function: _Function) -> _Function:
+    """``--levels``, ``--lowering`` and ``--sub-batch``: which of the bundle's schedules."""
+    levels = click.option(
+        "--levels",
+        type=click.IntRange(0),
+        help="Splits that a loop over their phases stands for; more take less memory.  [default: the bundle's, "
+        "which repeats no work]",
+    )
+    lowering = click.option(
+        "--lowering",
+        type=click.Choice([lowering.value for lowering in Lowering]),
+        help="How the splits inside the trunk are computed.  [default: the bundle's]",
+    )
+    sub_batch = click.option(
+        "--sub-batch",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Phases at a time; more take more memory.",
+    )
+    return levels(lowering(sub_batch(function)))

@@ -16,10 +16,11 @@ import click
 from engines.backends import BACKENDS
 from engines.bundle import Bundle
 from engines.errors import InputError, OutputError
-from engines.manifest import OutputKind, Precision
+from engines.manifest import Lowering, OutputKind, Precision
+from engines.schedules import resolved_schedule
 from engines.staging import write_file
 from smp_deploy.cli.console import Advance, print_json, print_table, progress
-from smp_deploy.cli.options import bundle_argument, json_option, precision_option
+from smp_deploy.cli.options import bundle_argument, json_option, precision_option, schedule_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,9 +50,7 @@ class _Options:
     "--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True, help="What runs the graphs."
 )
 @precision_option
-@click.option(
-    "--sub-batch", type=click.IntRange(1), default=1, show_default=True, help="Phases at a time; more take more memory."
-)
+@schedule_options
 @click.option("--resize", is_flag=True, help="Resize images to the bundle's size, and labels back.")
 @click.option("--side-by-side", is_flag=True, help="Also write frame, overlay and labels in one picture with a legend.")
 @json_option
@@ -61,6 +60,8 @@ def run_command(
     output: Path,
     backend: str,
     precision: str,
+    levels: int | None,
+    lowering: str | None,
     sub_batch: int,
     resize: bool,
     side_by_side: bool,
@@ -81,6 +82,7 @@ def run_command(
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
+    schedule = resolved_schedule(opened.manifest, levels, sub_batch, Lowering(lowering) if lowering else None)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,13 +90,13 @@ def run_command(
     results = []
     options = _Options(resize, side_by_side)
     with (
-        Session.open(opened, backend, precision=Precision(precision), sub_batch=sub_batch) as session,
+        Session.open(opened, backend, precision=Precision(precision), schedule=schedule) as session,
         progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance,
     ):
         for index, path in enumerate(files):
             of_all = _share(advance, session, index, len(files))
             results.append(_label(session, path, output, options, of_all))
-    document = {"bundle": str(bundle), "backend": backend, "images": results}
+    document = {"bundle": str(bundle), "backend": backend, "schedule": str(schedule), "images": results}
     if as_json:
         print_json(document)
     else:

@@ -9,17 +9,16 @@ from engines.phases import Size
 def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
     """The facts of a manifest, as rows of a table."""
     manifest = bundle.manifest
-    grid = manifest.grid
+    frame = manifest.input
     width = f", width {manifest.network.width}" if manifest.network.width else ""
-    padding = f", padded to {shown(grid.padded_size)}" if grid.padded_size != grid.frame_size else ""
-    trunks = ", ".join(f"{name} ({precision.value})" for precision, name in manifest.trunk.graphs.items())
+    padding = f", padded to {shown(frame.padded_size)}" if frame.padded_size != frame.size else ""
     return [
         ("network", f"{manifest.network.source}{width}, {manifest.network.parameters / 1e6:.3f} M parameters"),
-        ("frame", f"uint8 {shown(grid.frame_size)} x 3{padding}"),
+        ("frame", f"uint8 {shown(frame.size)} x 3{padding}"),
         ("gives", f"{manifest.outputs.value} of {len(manifest.classes)} classes"),
         ("splits", ", ".join(shown(window) for window in manifest.windows) or "none"),
         ("loop", _loop(bundle)),
-        ("graphs", f"{manifest.model}, {manifest.prepare}, {trunks}; opset {manifest.opset}"),
+        ("graphs", f"{manifest.model}, {manifest.prepare} and the trunks; opset {manifest.opset}"),
         (
             "size",
             f"{sum(record.size for record in manifest.files.values()) / 1e6:.1f} MB in {len(manifest.files)} files",
@@ -28,13 +27,34 @@ def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
 
 
 def _loop(bundle: Bundle) -> str:
-    grid, levels = bundle.manifest.grid, bundle.manifest.trunk.levels
-    if not levels:
+    trunk = bundle.manifest.trunk()
+    grid = bundle.manifest.grid(trunk)
+    if not trunk.levels:
         return "none: the trunk takes the whole frame, and no schedule bounds its memory"
     return (
-        f"{len(grid.phases)} phases of level {levels}, each from a window of {shown(grid.window_size)} "
+        f"{len(grid.phases)} phases of level {trunk.levels}, each from a window of {shown(grid.window_size)} "
         f"to predictions of {shown(grid.phase_size)}"
     )
+
+
+TRUNK_COLUMNS = ("trunk", "levels", "lowering", "phases", "of", "sub-batch up to", "compute")
+
+
+def trunk_rows(bundle: Bundle) -> list[tuple[str, ...]]:
+    """The trunks of a bundle, as rows of a table with :data:`TRUNK_COLUMNS`."""
+    manifest = bundle.manifest
+    work = [trunk.operations * len(manifest.grid(trunk).phases) for trunk in manifest.trunks]
+    rows: list[tuple[str, ...]] = []
+    for trunk, operations in zip(manifest.trunks, work, strict=True):
+        grid = manifest.grid(trunk)
+        names = ", ".join(f"{name} ({precision.value})" for precision, name in trunk.graphs.items())
+        compute = f"{operations / 1e9:.1f} GFLOP, x{operations / max(min(work), 1):.2f}"
+        shape = shown(grid.phase_size)
+        rows.append(
+            (names, str(trunk.levels), trunk.lowering.value, str(len(grid.phases)), shape, str(grid.largest_sub_batch),
+             compute)
+        )  # fmt: skip
+    return rows
 
 
 def shown(size: Size) -> str:

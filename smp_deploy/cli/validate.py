@@ -43,7 +43,7 @@ def validate_command(bundle: Path, checkpoint: Path | None, images: tuple[str, .
         raise MissingDependency(str(error.name), "export") from error
     frames = tuple(LiveFrame(path.name, frame_from_file(path)) for path in image_files(images))
     for frame in frames:
-        check_size(frame.name, frame.image, opened.manifest.grid.frame_size)
+        check_size(frame.name, frame.image, opened.manifest.input.size)
     checks = []
     for check in checks_of_bundle(opened, network=_network(opened, checkpoint), frames=frames):
         note(f"{check.name}, {check.subject}: {check.status.value}")

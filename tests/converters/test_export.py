@@ -13,16 +13,20 @@ import pytest
 import torch
 from torch import nn
 
+from converters import reference
 from converters.export import ExportConfig, export_bundle
 from converters.networks import network_from_arch
 from converters.palettes import default_classes
 from converters.pooling import MergePool2d, SplitPool2d, merge, split
 from converters.stages import IMAGENET_MEAN, IMAGENET_STD, Normalization
-from engines import Bundle, OutputKind, Precision, Session
+from converters.trunks import TrunkChoice
+from engines import Bundle, Lowering, OutputKind, Precision, Session
 from engines.errors import InputError, NetworkError, OutputError
 from tests.networks import uneven_network, with_statistics
 
 Size = tuple[int, int]
+DEFAULT = TrunkChoice(lowerings=(Lowering.RESHAPE,))
+"""The bundle's first trunk alone."""
 
 
 def frame_of(size: Size, seed: int = 0) -> np.ndarray:
@@ -63,7 +67,7 @@ CASES = [(name, size) for name in NETWORKS for size in ((64, 96), (70, 90))] + [
 def test_graphs_equal_pytorch_and_merged_phases_equal_the_whole(name: str, size: Size, tmp_path: Path) -> None:
     factory, multiple = NETWORKS[name]
     network = factory()
-    config = ExportConfig(size=size, source=name, precisions=())
+    config = ExportConfig(size=size, source=name, precisions=(), trunks=DEFAULT)
     bundle = export_bundle(network, config, tmp_path / "bundle")
     padded = tuple(-(-side // step) * step for side, step in zip(size, multiple, strict=True))
     assert bundle.manifest.input.padded_size == padded
@@ -82,7 +86,8 @@ def test_graphs_equal_pytorch_and_merged_phases_equal_the_whole(name: str, size:
 
 def test_operators_of_the_whole_graph(tmp_path: Path) -> None:
     network = arch("smp-resnet18", 8)()
-    bundle = export_bundle(network, ExportConfig(size=(64, 96), source="smp-resnet18"), tmp_path / "bundle")
+    config = ExportConfig(size=(64, 96), source="smp-resnet18", precisions=(), trunks=DEFAULT)
+    bundle = export_bundle(network, config, tmp_path / "bundle")
     graph = onnx.load(bundle.path / "model.onnx").graph
     normalisation = Counter({"Cast": 1, "Transpose": 1, "Mul": 1, "Add": 1})
     inside = Counter(node.op_type for node in graph.node) - normalisation
@@ -172,7 +177,7 @@ def test_prepare_normalises_and_surrounds_with_zeros(exported: Bundle) -> None:
 def test_another_normalisation_is_in_the_graphs(tmp_path: Path) -> None:
     network = arch("smp-resnet18", 4)()
     half = Normalization((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
-    config = ExportConfig(size=(32, 32), source="x", normalization=half, precisions=())
+    config = ExportConfig(size=(32, 32), source="x", normalization=half, precisions=(), trunks=DEFAULT)
     bundle = export_bundle(network, config, tmp_path / "bundle")
     planes = run_onnx(bundle.path / "prepare.onnx", frame=np.full((32, 32, 3), 255, np.uint8))
     np.testing.assert_allclose(planes[:, 10, 10], [2, 1, 0.5], atol=1e-6)
@@ -211,9 +216,9 @@ def test_reference_cases_hold_one_phase_of_pytorch(small_network: nn.Module, exp
     (case,) = exported.manifest.reference
     frame, logits = exported.reference_arrays(case)
     assert frame.std() > 30  # noise with the range of a frame, not a constant
-    row, column = case.phase
-    assert row != column
-    expected = torch_logits(small_network, frame, (64, 96))[:, row::4, column::4]
+    # A small frame is kept whole: fewer pixels would say little.
+    assert (case.phase, case.window) == ((0, 0), (1, 1))
+    expected = torch_logits(small_network, frame, (64, 96))
     assert np.abs(logits - expected).max() / np.abs(expected).max() <= 1e-5
 
 
@@ -230,8 +235,8 @@ def test_functional_splits_have_reference_cases_too(tmp_path: Path) -> None:
     bundle = export_bundle(network, ExportConfig(size=(10, 15), source="own"), tmp_path / "bundle")
     (case,) = bundle.manifest.reference
     frame, logits = bundle.reference_arrays(case)
-    row, column = case.phase
-    expected = torch_logits(network, frame, (10, 15))[:, row::2, column::3]
+    (row, column), (h, w) = case.phase, case.window
+    expected = torch_logits(network, frame, (10, 15))[:, row::h, column::w]
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
@@ -260,10 +265,15 @@ class Pairing(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["usual", "one split for two levels", "merges exchanged", "functional merge"])
-def test_reference_cases_are_right_however_layers_are_paired(kind: str, tmp_path: Path) -> None:
+def test_reference_cases_are_right_however_layers_are_paired(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "_FEWEST_PIXELS", 24)
     network = with_statistics(lambda: Pairing(kind), seed=0)
-    bundle = export_bundle(network, ExportConfig(size=(8, 12), source="own", precisions=()), tmp_path / "bundle")
-    assert bundle.manifest.trunk.levels == 1
+    config = ExportConfig(size=(8, 12), source="own", precisions=(), trunks=DEFAULT)
+    bundle = export_bundle(network, config, tmp_path / "bundle")
+    assert bundle.manifest.trunk().levels == 1
+    assert bundle.manifest.reference[0].window == (2, 2)
     (case,) = bundle.manifest.reference
     frame, logits = bundle.reference_arrays(case)
     row, column = case.phase
@@ -283,7 +293,7 @@ def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
     network = network_from_arch("smp-resnet18", width=4).train()
     network.layer1.eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    export_bundle(network, ExportConfig(size=(32, 32), source="x", precisions=()), tmp_path / "bundle")
+    export_bundle(network, ExportConfig(size=(32, 32), source="x", precisions=(), trunks=DEFAULT), tmp_path / "bundle")
     assert network.training
     assert not network.layer1.training
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
@@ -315,7 +325,7 @@ def test_networks_that_cannot_be_exported(network: nn.Module, message: str, tmp_
 
 
 def test_more_classes_than_a_byte_holds_are_logits(tmp_path: Path) -> None:
-    config = ExportConfig(size=(8, 8), source="x", outputs=OutputKind.LOGITS, precisions=())
+    config = ExportConfig(size=(8, 8), source="x", outputs=OutputKind.LOGITS, precisions=(), trunks=DEFAULT)
     bundle = export_bundle(nn.Conv2d(3, 300, 1), config, tmp_path / "bundle")
     with Session.open(bundle.path) as session:
         assert session.predict(frame_of((8, 8))).shape == (300, 8, 8)
@@ -340,12 +350,12 @@ def test_unknown_opsets_and_wrong_class_counts(tmp_path: Path) -> None:
 
 def test_an_existing_bundle_is_replaced_only_on_request(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
-    config = ExportConfig(size=(32, 32), source="first", precisions=())
+    config = ExportConfig(size=(32, 32), source="first", precisions=(), trunks=DEFAULT)
     network = nn.Sequential(nn.Conv2d(3, 2, 1))
     export_bundle(network, config, target)
     with pytest.raises(OutputError, match="--force"):
         export_bundle(network, config, target)
-    second = ExportConfig(size=(32, 32), source="second", precisions=())
+    second = ExportConfig(size=(32, 32), source="second", precisions=(), trunks=DEFAULT)
     export_bundle(network, second, target, replace=True)
     (tmp_path / "link").symlink_to(target)
     export_bundle(network, second, tmp_path / "link", replace=True)
@@ -358,7 +368,9 @@ def test_an_existing_bundle_is_replaced_only_on_request(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [18, 20, 23])
 def test_opsets(opset: int, tmp_path: Path) -> None:
     network = nn.Sequential(layer := SplitPool2d(2), nn.Conv2d(3, 2, 3, padding=1), MergePool2d(layer))
-    bundle = export_bundle(network, ExportConfig(size=(32, 32), source="x", opset=opset), tmp_path / "bundle")
+    bundle = export_bundle(
+        network, ExportConfig(size=(32, 32), source="x", opset=opset, trunks=DEFAULT), tmp_path / "bundle"
+    )
     for name in ("model.onnx", "trunk.onnx"):
         (entry,) = onnx.load(bundle.path / name, load_external_data=False).opset_import
         assert entry.version == opset

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines import Bundle, Flavour, Precision
+from engines import Bundle, Flavour, Precision, Schedule
 from engines.errors import BundleError, OutputError
 from engines.manifest import json_from_manifest, manifest_from_json, manifest_schema
 
@@ -78,13 +78,13 @@ def test_what_is_no_bundle(path: str, tmp_path: Path) -> None:
 
 def test_a_newer_schema_asks_for_an_update(bundle: Path) -> None:
     edited(bundle, lambda m: m.update(schema_version=99, something_new=True))
-    refused(bundle, "schema version 99, this smp-deploy reads up to 1; update")
+    refused(bundle, "schema version 99, this smp-deploy reads 2; update")
 
 
 def test_names_with_control_characters_and_endless_nesting(bundle: Path) -> None:
     record = {"sha256": "0" * 64, "size": 1}
     refused(edited(bundle, lambda m: m["files"].update({"a\0b": record})), "not a valid manifest")
-    (bundle / "manifest.json").write_text('{"schema_version": 1, "x": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    (bundle / "manifest.json").write_text('{"schema_version": 2, "x": ' + "[" * 100_000 + "]" * 100_000 + "}")
     refused(bundle, "not a valid manifest")
 
 
@@ -110,10 +110,13 @@ def test_a_link_that_leaves_the_bundle_is_refused(bundle: Path) -> None:
         (lambda m: m.update(surprise=1), "unknown field `surprise`"),
         (lambda m: m["input"].update(size=[0, 96]), r"\$.input.size"),
         (lambda m: m["input"].update(size="64x96"), r"\$.input.size"),
-        (lambda m: m["trunk"].update(window=[5, 4]), "5x4 does not divide"),
-        (lambda m: m["trunk"]["graphs"].update(fp32="absent.onnx"), "does not list it"),
+        (lambda m: m["trunks"][0].update(cut_window=[5, 4]), "5x4 does not divide"),
+        (lambda m: m["trunks"][0]["graphs"].update(fp32="absent.onnx"), "does not list it"),
         (lambda m: m["files"].pop("weights.bin"), "does not list it"),
-        (lambda m: m["reference"][0].update(phase=[4, 0]), "outside its window of 4x4"),
+        (lambda m: m["reference"][0].update(phase=[1, 0]), r"reference phase \(1, 0\) of a window of 1x1"),
+        (lambda m: m["trunks"].append(m["trunks"][0]), "two trunks of the same levels"),
+        (lambda m: m.update(trunks=[]), r"trunks"),
+        (lambda m: m.update(schema_version=1), "schema version 1, this smp-deploy reads 2; export again"),
         (lambda m: m["files"]["model.onnx"].update(sha256="abc"), r"\$.files\[...\].sha256"),
         (lambda m: m["classes"][0].update(color=[0, 0, 256]), "color"),
         (lambda m: m.update(outputs="pictures"), "outputs"),
@@ -144,30 +147,30 @@ def test_a_damaged_manifest_is_read_or_refused_but_nothing_else(
 
 def test_a_missing_precision_names_the_option(exported: Bundle) -> None:
     manifest = json.loads((exported.path / "manifest.json").read_text())
-    del manifest["trunk"]["graphs"]["fp16"]
+    del manifest["trunks"][0]["graphs"]["fp16"]
     bundle = Bundle(exported.path, manifest_from_json(json.dumps(manifest).encode()))
     with pytest.raises(BundleError, match=r"no fp16 trunk \(it has fp32\); export it with --precision fp16"):
-        bundle.trunk_graph(Precision.FP16)
+        bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP16)
 
 
 def test_engines_are_kept_one_for_each_use(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    first = opened.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 4, plan=b"first", record={"n": 1})
-    other = first.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 2, plan=b"other", record={"n": 2})
-    second = other.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 4, plan=b"second", record={"n": 3})
+    first = opened.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 4), plan=b"first", record={"n": 1})
+    other = first.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 2), plan=b"other", record={"n": 2})
+    second = other.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 4), plan=b"second", record={"n": 3})
     again = Bundle.open(bundle)
     assert again.manifest == second.manifest
     held = {e.sub_batch: (bundle / e.engine).read_bytes() for e in again.manifest.engines}
     assert held == {2: b"other", 4: b"second"}
     assert len(list((bundle / "engines").iterdir())) == 4
     # A reader of the bundle as it was before still finds it whole, but for the engine that was replaced.
-    assert Bundle.open(bundle).manifest.trunk == opened.manifest.trunk
+    assert Bundle.open(bundle).manifest.trunks == opened.manifest.trunks
 
 
 def test_engines_stored_at_the_same_time_are_both_kept(bundle: Path) -> None:
     one, two = Bundle.open(bundle), Bundle.open(bundle)
-    one.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 1, plan=b"one", record={})
-    two.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 2, plan=b"two", record={})
+    one.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"one", record={})
+    two.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 2), plan=b"two", record={})
     assert [engine.sub_batch for engine in Bundle.open(bundle).manifest.engines] == [1, 2]
 
 
@@ -179,20 +182,22 @@ def test_an_engine_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
     record = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     edited(bundle, lambda m: m["files"].update({"trunk.fp16.onnx": record}))
     with pytest.raises(BundleError, match="exported anew"):
-        opened.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 1, plan=b"plan", record={})
+        opened.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", record={})
     assert not list((bundle / "engines").iterdir())
     assert not Bundle.open(bundle).manifest.engines
 
 
 def test_the_same_plan_built_again_damages_nothing_when_it_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Bundle.open(bundle).with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 1, plan=b"plan", record={"s": 1})
+    first = Bundle.open(bundle).with_engine(
+        Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", record={"s": 1}
+    )
 
     def full(*_: object) -> bytes:
         raise OutputError("no space left")
 
     monkeypatch.setattr("engines.bundle.json_from_manifest", full)
     with pytest.raises(OutputError):
-        first.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, 1, plan=b"plan", record={"s": 2})
+        first.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", record={"s": 2})
     assert Bundle.open(bundle).manifest == first.manifest
     assert len(list((bundle / "engines").iterdir())) == 2
 
@@ -201,5 +206,5 @@ def test_an_engine_that_cannot_be_written_changes_nothing(bundle: Path) -> None:
     (bundle / "engines").write_text("in the way")
     before = (bundle / "manifest.json").read_bytes()
     with pytest.raises(OutputError, match="cannot write"):
-        Bundle.open(bundle).with_engine(Flavour.TENSORRT, Precision.FP32, 1, plan=b"plan", record={})
+        Bundle.open(bundle).with_engine(Flavour.TENSORRT, Precision.FP32, Schedule(2), plan=b"plan", record={})
     assert (bundle / "manifest.json").read_bytes() == before

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 import engines
-from engines import Bundle, Session
+from engines import Bundle, Schedule, Session
 from engines.backends import OnnxRuntimeRunner, Provider
 from engines.errors import BackendError, BundleError, FrameError, InputError, LayoutError
 from engines.manifest import Precision
@@ -26,7 +26,7 @@ def whole_labels(bundle: Bundle, frame: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("sub_batch", [1, 3, 16, 100])
 def test_labels_are_those_of_the_whole_graph(exported: Bundle, frame: np.ndarray, sub_batch: int) -> None:
-    with Session.open(exported, sub_batch=sub_batch) as session:
+    with Session.open(exported, schedule=Schedule(2, sub_batch)) as session:
         labels = session.predict(frame)
     assert (labels.dtype, labels.shape) == (np.uint8, (64, 96))
     assert labels.flags.c_contiguous
@@ -36,7 +36,7 @@ def test_labels_are_those_of_the_whole_graph(exported: Bundle, frame: np.ndarray
 
 def test_progress_is_told_after_every_sub_batch(exported: Bundle, frame: np.ndarray) -> None:
     told: list[tuple[int, int]] = []
-    with Session.open(exported, sub_batch=6) as session:
+    with Session.open(exported, schedule=Schedule(2, 6)) as session:
         session.predict(frame, on_progress=lambda done, total: told.append((done, total)))
     assert told == [(6, 16), (12, 16), (16, 16)]
 
@@ -97,13 +97,13 @@ def test_opening_verifies_the_files(bundle: Path) -> None:
 def test_bad_arguments(exported: Bundle) -> None:
     with pytest.raises(InputError, match="known are onnxruntime"):
         Session.open(exported, "tensorflow")
-    with pytest.raises(LayoutError, match="received 0"):
-        Session.open(exported, sub_batch=0)
+    with pytest.raises(LayoutError, match="a sub-batch from 1; received levels 2, sub-batch 0"):
+        Session.open(exported, schedule=Schedule(2, 0))
 
 
 def test_a_provider_that_is_not_active_is_an_error(exported: Bundle) -> None:
     """On a machine without a GPU, ONNX Runtime would run on the CPU and say nothing."""
-    runner = OnnxRuntimeRunner(exported.trunk_graph(Precision.FP32), Provider.CUDA)
+    runner = OnnxRuntimeRunner(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), Provider.CUDA)
     try:
         with runner:
             active = runner._session.get_providers()[0]
@@ -113,7 +113,7 @@ def test_a_provider_that_is_not_active_is_an_error(exported: Bundle) -> None:
 
 
 def test_a_runner_checks_its_inputs_once_for_all_backends(exported: Bundle) -> None:
-    with OnnxRuntimeRunner(exported.trunk_graph(Precision.FP32)) as runner:
+    with OnnxRuntimeRunner(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32)) as runner:
         assert [(spec.name, spec.shape) for spec in runner.inputs] == [("windows", (None, 3, 67, 99))]
         with pytest.raises(LayoutError, match=r"takes the inputs \['windows'\]; received \['frame'\]"):
             runner.infer({"frame": np.zeros(3)})

@@ -24,7 +24,7 @@ APIS = sorted((Path(__file__).parent / "tensorrt_api").glob("*.json"))
 @pytest.mark.parametrize(("precision", "kind"), [(Precision.FP32, "FLOAT"), (Precision.FP16, "HALF")])
 def test_an_engine_in_each_precision(exported: Bundle, precision: Precision, kind: str) -> None:
     config = BuildConfig(precision, sub_batch=4, flavour=Flavour.TENSORRT_RTX)
-    built = engine_from_onnx(exported.trunk_graph(precision), config)
+    built = engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), precision), config)
     assert built.precisions == {kind: 21}
     assert built.input_shape == (4, 3, 67, 99)
     assert built.flavour is Flavour.TENSORRT_RTX
@@ -50,7 +50,7 @@ def test_the_whole_graph_and_prepare_parse_too(exported: Bundle) -> None:
 def test_an_fp32_graph_is_not_passed_off_as_fp16(exported: Bundle) -> None:
     config = BuildConfig(Precision.FP16, flavour=Flavour.TENSORRT_RTX)
     with pytest.raises(BackendError, match=r"was to be fp16, but its convolutions are \{'FLOAT': 21\}"):
-        engine_from_onnx(exported.trunk_graph(Precision.FP32), config)
+        engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), config)
 
 
 @needs_rtx

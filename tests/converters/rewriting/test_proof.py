@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.rewriting.batchnorm import fold_batch_norms
+from converters.rewriting.loops import looped_from_graph
+from converters.rewriting.lowerings import lowered
 from converters.rewriting.proof import prove_phases
 from converters.rewriting.tracing import graph_from_network
-from converters.rewriting.windows import windows_from_graph
 from engines.errors import NetworkError
+from engines.manifest import Lowering
 
 
 class Between(nn.Module):
@@ -31,7 +33,8 @@ class Between(nn.Module):
 def prove(network: nn.Module) -> None:
     graph = graph_from_network(network.eval())
     fold_batch_norms(graph)
-    prove_phases(network, windows_from_graph(graph), (2, 2))
+    looped = looped_from_graph(graph)
+    prove_phases(network, looped, lowered(looped, Lowering.RESHAPE), (2, 2))
 
 
 @pytest.mark.parametrize(

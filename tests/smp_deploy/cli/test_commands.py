@@ -33,7 +33,7 @@ def test_export_reads_classes_and_width_off_the_checkpoint(cli: Cli, checkpoint:
     assert set(said["files"]) == set(manifest.files)
     assert (manifest.network.source, manifest.network.width, len(manifest.classes)) == ("smp-resnet18", 8, 19)
     assert manifest.network.checkpoint_sha256
-    assert manifest.trunk.levels == 2
+    assert manifest.trunk().levels == 2
 
 
 def test_export_of_a_users_own_network(cli: Cli, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from engines import Session
+from engines import Schedule, Session
 from engines.errors import InputError
 from smp_deploy.cli.evaluate import evaluate_command
 from smp_deploy.datasets import open_dataset
@@ -31,7 +31,7 @@ def root(tmp_path):
 
 def test_a_session_scores_what_its_network_scores(exported, small_network, root):
     dataset = open_dataset("cityscapes", root, "val")
-    with Session.open(exported.path, sub_batch=4) as session:
+    with Session.open(exported.path, schedule=Schedule(2, 4)) as session:
         have = evaluate(session, dataset).confusion
     want = evaluate(NetworkPredictor(small_network.eval()), dataset).confusion
     moved = np.abs(have.counts - want.counts).sum() / 2

@@ -1,0 +1,71 @@
+"""What a graph needs of memory, from the lifetimes of its tensors."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import onnx_ir as ir
+
+_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"})
+"""What runtimes do without a copy: the result shares its input's memory."""
+
+
+def live_bytes(model: ir.Model) -> int:
+    """Largest sum of tensors that are alive at once, for a first axis of one; weights not counted.
+
+    A tensor lives from the node that makes it to the last one that reads it; inputs live throughout, because a
+    caller holds them. A result may not take the place of an input in the same node.
+    """
+    uses: Counter[ir.Value] = Counter()
+    for node in model.graph:
+        uses.update(_root(value) for value in node.inputs if value is not None)
+    for value in model.graph.outputs:
+        uses[_root(value)] += 1
+    live = sum(_bytes(value) for value in model.graph.inputs)
+    peak = live
+    for node in model.graph:
+        made = [value for value in node.outputs if _root(value) is value]
+        live += sum(_bytes(value) for value in made)
+        peak = max(peak, live)
+        for read in node.inputs:
+            if read is None:
+                continue
+            root = _root(read)
+            uses[root] -= 1
+            if not uses[root] and root.producer() is not None:
+                live -= _bytes(root)
+    return peak
+
+
+def largest_tensor(model: ir.Model) -> int:
+    """Elements of the largest tensor, for a first axis of one."""
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    return max(_elements(value) for value in values)
+
+
+def _root(value: ir.Value) -> ir.Value:
+    """The value whose memory this one has."""
+    producer = value.producer()
+    source = producer.inputs[0] if producer is not None and producer.op_type in _VIEWS else None
+    return value if source is None else _root(source)
+
+
+def _bytes(value: ir.Value) -> int:
+    if value.dtype is None:
+        raise ValueError(f"the type of {value.name} is unknown")
+    return math.ceil(_elements(value) * value.dtype.itemsize)
+
+
+def _elements(value: ir.Value) -> int:
+    if value.shape is None:
+        raise ValueError(f"the shape of {value.name} is unknown")
+    return math.prod(_extent(size) for size in value.shape)
+
+
+def _extent(size: int | ir.SymbolicDim) -> int:
+    """A size for a first axis of one: ``phases`` is 1, and ``64*phases`` is 64."""
+    if isinstance(size, int):
+        return size
+    factor = str(size.value).replace(" ", "").partition("*")[0]
+    return int(factor) if factor.isdigit() else 1

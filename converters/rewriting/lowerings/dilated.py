@@ -1,0 +1,92 @@
+"""Splits as dilation: the full grid stays, and convolutions after a split read it in larger steps.
+
+Elements that are neighbours in a split batch of total window ``(h, w)`` lie ``h`` rows and ``w`` columns apart in
+the full grid. So convolving all split batches with dilation ``d`` and ``p`` zeros of padding is convolving the full
+grid with dilation ``d*h`` and ``p*h`` zeros, which are what each split batch sees beyond its border. Splits and
+merges vanish. What looks at one position at a time is the same in both grids; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from converters.pooling import Window
+from converters.rewriting.convolutions import is_stepwise, padding_of
+from converters.rewriting.levels import stacks_from_graph, total_window
+from converters.rewriting.loops import LoopedNetwork
+from converters.rewriting.lowerings import LoweredNetwork
+from converters.rewriting.pointwise import is_pointwise
+from converters.rewriting.tracing import erase, layer_of, merge_window, name_of, split_window
+from engines.errors import NetworkError
+
+_ELEMENTWISE = frozenset(
+    {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv, operator.neg}
+    | {torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum}
+)
+_ELEMENTWISE_METHODS = frozenset({"add", "add_", "sub", "mul", "mul_", "div", "clamp", "contiguous"})
+
+
+def dilated(network: LoopedNetwork) -> LoweredNetwork:
+    """Every split and merge inside vanishes, convolutions between them are dilated by the window."""
+    graph = copy.deepcopy(network.graph)
+    stacks = stacks_from_graph(graph)
+    for node, stack in list(stacks.items()):
+        if split_window(graph, node) is not None or merge_window(graph, node) is not None:
+            continue
+        if stack and node.op != "output":
+            _dilate(graph, node, total_window(stack))
+    for node in list(graph.graph.nodes):
+        if split_window(graph, node) is not None or merge_window(graph, node) is not None:
+            erase(node)
+    graph.delete_all_unused_submodules()
+    graph.graph.lint()
+    graph.recompile()
+    return LoweredNetwork(graph, ())
+
+
+def _dilate(graph: fx.GraphModule, node: fx.Node, window: Window) -> None:
+    layer = layer_of(graph, node)
+    if is_pointwise(graph, node) or _is_elementwise(node):
+        return
+    if not is_stepwise(layer):
+        raise NetworkError(
+            f"{name_of(node)} cannot be dilated: between a split and its merge the dilated lowering understands "
+            "convolutions of stride 1 padded with zeros, pointwise layers, sums, products and concatenations of "
+            "channels; choose another lowering"
+        )
+    assert isinstance(layer, nn.Conv2d)
+    top, left, bottom, right = padding_of(layer)
+    rows, columns = window
+    # A copy of its own: the layer may be called at another level too.
+    wide = copy.deepcopy(layer)
+    wide.dilation = (layer.dilation[0] * rows, layer.dilation[1] * columns)
+    wide.padding = (top * rows, left * columns)
+    if (top, left) != (bottom, right):
+        wide.padding = (0, 0)
+        zeros = (left * columns, right * columns, top * rows, bottom * rows)
+        with graph.graph.inserting_before(node):
+            node.args = (graph.graph.call_function(F.pad, (node.args[0], zeros)), *node.args[1:])
+    name = str(node.target)
+    if sum(other.op == "call_module" and other.target == name for other in graph.graph.nodes) > 1:
+        name = f"{name}_dilated_{rows}x{columns}"
+        node.target = name
+    graph.add_submodule(name, wide)
+
+
+def _is_elementwise(node: fx.Node) -> bool:
+    if node.op == "call_function" and node.target in (torch.cat, torch.concat):
+        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        return axis in (1, -3)
+    if node.op == "call_function":
+        return node.target in _ELEMENTWISE and _same_shape(node)
+    return node.op == "call_method" and node.target in _ELEMENTWISE_METHODS and _same_shape(node)
+
+
+def _same_shape(node: fx.Node) -> bool:
+    """Whether a node combines feature maps and numbers alone; a stored tensor might have a shape of its own."""
+    return all(before.op != "get_attr" for before in node.all_input_nodes)
