@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -80,39 +81,43 @@ class Bundle:
         schedule: Schedule,
         *,
         plan: bytes,
+        prepare: bytes,
         record: dict[str, Any],
     ) -> Bundle:
-        """Store an engine and its build record, in place of one for the same use, and give the new bundle.
+        """Store the plans of the trunk and of ``prepare.onnx`` and their build record; give the new bundle.
+
+        They take the place of an engine for the same use.
 
         File names carry a hash of their content, so nothing is overwritten, and the manifest is replaced last:
         until then readers see the bundle as it was. Engines that others have stored meanwhile are kept; if the
         graphs have been exported anew meanwhile, the engine belongs to none and :class:`BundleError` says so.
         """
         document = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
-        digest = record_of(plan + document).sha256[:12]
+        digest = record_of(plan + prepare + document).sha256[:12]
         trunk = self.manifest.trunk(schedule.levels, schedule.lowering)
-        graph = PurePosixPath(trunk.graphs[precision]).stem
-        stem = f"engines/{graph}-b{schedule.sub_batch}-{flavour.value}-{digest}"
+        use = f"b{schedule.sub_batch}-{flavour.value}-{digest}"
+        stem = f"{PurePosixPath(trunk.graphs[precision]).stem}-{use}"
         engine = EngineRecord(
-            engine=f"{stem}.engine",
-            record=f"{stem}.json",
+            engine=f"engines/{stem}.engine",
+            prepare=f"engines/prepare-{use}.engine",
+            record=f"engines/{stem}.json",
             flavour=flavour,
             precision=precision,
             levels=schedule.levels,
             lowering=schedule.lowering,
             sub_batch=schedule.sub_batch,
         )
-        contents = {engine.engine: plan, engine.record: document}
+        contents = {engine.engine: plan, engine.prepare: prepare, engine.record: document}
         try:
             for name, content in contents.items():
                 _make_directory(self.file(name).parent)
                 write_file(self.file(name), content)
             current = _read_manifest(self.path)
-            for name in (trunk.graphs[precision], self.manifest.weights):
+            for name in (trunk.graphs[precision], self.manifest.prepare, self.manifest.weights):
                 if current.files.get(name) != self.manifest.files[name]:
                     raise BundleError(f"{self.path} was exported anew while the engine was built; build it again")
             replaced = [held for held in current.engines if held.use == engine.use]
-            stale = {name for held in replaced for name in (held.engine, held.record)} - set(contents)
+            stale = {name for held in replaced for name in held.files} - set(contents)
             files = {name: known for name, known in current.files.items() if name not in stale}
             manifest = msgspec.structs.replace(
                 current,
@@ -128,6 +133,15 @@ class Bundle:
         for name in stale:
             self.file(name).unlink(missing_ok=True)
         return replace(self, manifest=manifest)
+
+    def check_writable(self) -> None:
+        """Raise :class:`OutputError` unless engines can be stored: said before a build, not after it."""
+        engines = self.path / "engines"
+        try:
+            with tempfile.TemporaryFile(dir=engines if engines.exists() else self.path):
+                pass
+        except OSError as error:
+            raise OutputError(f"cannot write to {engines}: {error.strerror}") from error
 
     def _verify(self, name: str, record: FileRecord) -> None:
         path = self.file(name)

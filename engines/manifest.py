@@ -140,12 +140,20 @@ class EngineRecord(_Record, frozen=True):
     """A built engine and its build record."""
 
     engine: _FileName
+    """The trunk's plan."""
+    prepare: _FileName
+    """The plan of ``prepare.onnx``."""
     record: _FileName
     flavour: Flavour
     precision: Precision
     levels: _NotNegative
     lowering: Lowering
     sub_batch: _Positive
+
+    @property
+    def files(self) -> tuple[str, str, str]:
+        """All of them."""
+        return self.engine, self.prepare, self.record
 
     @property
     def use(self) -> tuple[Flavour, Precision, int, Lowering, int]:
@@ -238,7 +246,7 @@ def _check_consistency(manifest: Manifest) -> None:
     named = [manifest.model, manifest.prepare, manifest.weights]
     named += [name for trunk in manifest.trunks for name in trunk.graphs.values()]
     named += [name for case in manifest.reference for name in (case.frame, case.logits)]
-    named += [name for engine in manifest.engines for name in (engine.engine, engine.record)]
+    named += [name for engine in manifest.engines for name in engine.files]
     for name in named:
         if name not in manifest.files:
             raise BundleError(f"{MANIFEST_NAME} names {name!r} but does not list it among its files")

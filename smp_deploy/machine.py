@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import importlib
 import os
 import platform
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from engines.gpus import gpus
 from smp_deploy import __version__
 
 _NEEDS_GPU = "needs an NVIDIA GPU"
@@ -70,7 +69,7 @@ def _onnxruntime_cuda() -> Capability:
     def look(ort: Any) -> tuple[bool, str, str]:
         if "CUDAExecutionProvider" not in ort.get_available_providers():
             return False, f"onnxruntime {ort.__version__} is built without CUDA", "install onnxruntime-gpu"
-        if not _gpus():
+        if not gpus():
             return False, f"onnxruntime {ort.__version__} has the provider, but there is no GPU", _NEEDS_GPU
         return True, f"onnxruntime {ort.__version__}, CUDAExecutionProvider", ""
 
@@ -79,7 +78,7 @@ def _onnxruntime_cuda() -> Capability:
 
 def _tensorrt() -> Capability:
     def look(trt: Any) -> tuple[bool, str, str]:
-        if not _gpus():
+        if not gpus():
             return False, f"tensorrt {trt.__version__}, but there is no GPU", _NEEDS_GPU
         return True, f"tensorrt {trt.__version__}", ""
 
@@ -93,26 +92,8 @@ def _tensorrt_rtx() -> Capability:
 
 
 def _gpu() -> Capability:
-    found = _gpus()
+    found = [gpu.name for gpu in gpus()]
     return Capability("NVIDIA GPU", bool(found), ", ".join(found) or "the CUDA driver finds none")
-
-
-@functools.cache
-def _gpus() -> tuple[str, ...]:
-    """Names of the GPUs, asked of the CUDA driver itself: nvidia-smi is not on every Jetson and DRIVE."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return ()
-    count, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return ()
-    names = []
-    for index in range(count.value):
-        driver.cuDeviceGet(ctypes.byref(device), index)
-        driver.cuDeviceGetName(name, len(name), device)
-        names.append(name.value.decode(errors="replace"))
-    return tuple(names)
 
 
 def _probe(name: str, module: str, remedy: str, look: Callable[[Any], tuple[bool, str, str]]) -> Capability:

@@ -30,6 +30,33 @@ class SizeType(click.ParamType[Size]):
         return int(match[1]), int(match[2])
 
 
+class MemoryType(click.ParamType[int]):
+    """Bytes, with a unit of KiB, MiB or GiB."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """``"512MiB"`` -> ``536870912``."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            self.fail(
+                f"a size carries its unit, {text}MiB for example; a bare number is MiB to trtexec and bytes to other "
+                f"tools; received {text!r}",
+                param,
+                ctx,
+            )
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([KMG]iB)", text)
+        size = float(match[1]) * _UNITS[match[2]] if match else 0.0
+        if not size or size % 1:
+            self.fail(f"a size is a number with KiB, MiB or GiB, 512MiB for example; received {text!r}", param, ctx)
+        return int(size)
+
+
+_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
 def bundle_argument(function: _Function) -> _Function:
     """The bundle directory, as the first argument."""
     return click.argument("bundle", type=click.Path(path_type=Path))(function)

@@ -155,22 +155,28 @@ def test_a_missing_precision_names_the_option(exported: Bundle) -> None:
 
 def test_engines_are_kept_one_for_each_use(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    first = opened.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 4), plan=b"first", record={"n": 1})
-    other = first.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 2), plan=b"other", record={"n": 2})
-    second = other.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 4), plan=b"second", record={"n": 3})
+    first = opened.with_engine(
+        Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 4), plan=b"first", prepare=b"prepare", record={"n": 1}
+    )
+    other = first.with_engine(
+        Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 2), plan=b"other", prepare=b"prepare", record={"n": 2}
+    )
+    second = other.with_engine(
+        Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 4), plan=b"second", prepare=b"prepare", record={"n": 3}
+    )
     again = Bundle.open(bundle)
     assert again.manifest == second.manifest
     held = {e.sub_batch: (bundle / e.engine).read_bytes() for e in again.manifest.engines}
     assert held == {2: b"other", 4: b"second"}
-    assert len(list((bundle / "engines").iterdir())) == 4
+    assert len(list((bundle / "engines").iterdir())) == 6
     # A reader of the bundle as it was before still finds it whole, but for the engine that was replaced.
     assert Bundle.open(bundle).manifest.trunks == opened.manifest.trunks
 
 
 def test_engines_stored_at_the_same_time_are_both_kept(bundle: Path) -> None:
     one, two = Bundle.open(bundle), Bundle.open(bundle)
-    one.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"one", record={})
-    two.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 2), plan=b"two", record={})
+    one.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"one", prepare=b"prepare", record={})
+    two.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 2), plan=b"two", prepare=b"prepare", record={})
     assert [engine.sub_batch for engine in Bundle.open(bundle).manifest.engines] == [1, 2]
 
 
@@ -182,14 +188,16 @@ def test_an_engine_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
     record = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     edited(bundle, lambda m: m["files"].update({"trunk.fp16.onnx": record}))
     with pytest.raises(BundleError, match="exported anew"):
-        opened.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", record={})
+        opened.with_engine(
+            Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={}
+        )
     assert not list((bundle / "engines").iterdir())
     assert not Bundle.open(bundle).manifest.engines
 
 
 def test_the_same_plan_built_again_damages_nothing_when_it_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Bundle.open(bundle).with_engine(
-        Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", record={"s": 1}
+        Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={"s": 1}
     )
 
     def full(*_: object) -> bytes:
@@ -197,14 +205,18 @@ def test_the_same_plan_built_again_damages_nothing_when_it_fails(bundle: Path, m
 
     monkeypatch.setattr("engines.bundle.json_from_manifest", full)
     with pytest.raises(OutputError):
-        first.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", record={"s": 2})
+        first.with_engine(
+            Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={"s": 2}
+        )
     assert Bundle.open(bundle).manifest == first.manifest
-    assert len(list((bundle / "engines").iterdir())) == 2
+    assert len(list((bundle / "engines").iterdir())) == 3
 
 
 def test_an_engine_that_cannot_be_written_changes_nothing(bundle: Path) -> None:
     (bundle / "engines").write_text("in the way")
     before = (bundle / "manifest.json").read_bytes()
     with pytest.raises(OutputError, match="cannot write"):
-        Bundle.open(bundle).with_engine(Flavour.TENSORRT, Precision.FP32, Schedule(2), plan=b"plan", record={})
+        Bundle.open(bundle).with_engine(
+            Flavour.TENSORRT, Precision.FP32, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={}
+        )
     assert (bundle / "manifest.json").read_bytes() == before

@@ -5,18 +5,28 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import engines.backends.tensorrt.builder as builder_module
 from engines import Bundle, Flavour, Precision
-from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
-from engines.errors import BackendError, MissingDependency
+from engines.backends.tensorrt.builder import BuildConfig, BuildListener, engine_from_onnx
+from engines.backends.tensorrt.limits import tensors_at
+from engines.backends.tensorrt.logger import BuildLog, trt_logger
+from engines.backends.tensorrt.settings import MemoryPool, settings_from_config
+from engines.backends.tensorrt.timing import load_timing_cache, save_timing_cache
+from engines.errors import BackendError, InputError, MissingDependency
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="not run: tensorrt_rtx is not installed"
 )
+RTX_FP32 = BuildConfig(Precision.FP32, flavour=Flavour.TENSORRT_RTX)
 APIS = sorted((Path(__file__).parent / "tensorrt_api").glob("*.json"))
 
 
@@ -26,6 +36,7 @@ def test_an_engine_in_each_precision(exported: Bundle, precision: Precision, kin
     config = BuildConfig(precision, sub_batch=4, flavour=Flavour.TENSORRT_RTX)
     built = engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), precision), config)
     assert built.precisions == {kind: 21}
+    assert built.effective == "not read: there is no GPU" or built.effective == {kind: 21}
     assert built.input_shape == (4, 3, 67, 99)
     assert built.flavour is Flavour.TENSORRT_RTX
     assert len(built.plan) > 100_000
@@ -36,7 +47,7 @@ def test_the_whole_graph_and_prepare_parse_too(exported: Bundle) -> None:
     import tensorrt_rtx as trt
 
     for name, kind in (("model.onnx", trt.LayerType.CONVOLUTION), ("prepare.onnx", trt.LayerType.CAST)):
-        logger = trt.Logger(trt.Logger.ERROR)
+        logger = trt_logger(trt, BuildLog())
         builder = trt.Builder(logger)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
@@ -61,6 +72,163 @@ def test_junk_is_refused_with_tensorrts_words(tmp_path: Path) -> None:
         engine_from_onnx(path, BuildConfig(Precision.FP32, flavour=Flavour.TENSORRT_RTX))
 
 
+@needs_rtx
+def test_prepare_has_no_profile_and_no_convolutions(exported: Bundle) -> None:
+    config = BuildConfig(None, flavour=Flavour.TENSORRT_RTX)
+    built = engine_from_onnx(exported.path / "prepare.onnx", config)
+    assert built.input_shape == (64, 96, 3)
+    assert (built.precisions, built.effective) == ({}, "not read: the graph has no convolutions")
+    assert len(built.plan) > 10_000
+
+
+@needs_rtx
+def test_progress_rises_to_a_hundred_and_the_log_is_handed_on(exported: Bundle) -> None:
+    percents, severities = [], set()
+    listener = BuildListener(lambda done, total: percents.append((done, total)), lambda kind, _: severities.add(kind))
+    engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), RTX_FP32, listener)
+    assert percents == sorted(set(percents))
+    assert percents[-1] == (100, 100)
+    assert len(percents) > 10
+    assert severities >= {"INFO", "VERBOSE"}
+
+
+@needs_rtx
+@pytest.mark.parametrize("where", ["on_progress", "on_log"])
+def test_a_listeners_exception_ends_the_build_and_comes_out(exported: Bundle, where: str) -> None:
+    calls = []
+
+    def fail(*arguments: object) -> None:
+        calls.append(arguments)
+        raise BrokenPipeError("nobody listens")
+
+    with pytest.raises(BrokenPipeError, match="nobody listens"):
+        engine_from_onnx(
+            exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), RTX_FP32, BuildListener(**{where: fail})
+        )
+    assert len(calls) == 1
+
+
+@needs_rtx
+def test_an_interrupt_stops_the_build(exported: Bundle) -> None:
+    percents = []
+
+    def interrupt(percent: int, _: int) -> None:
+        percents.append(percent)
+        if len(percents) == 1:
+            signal.raise_signal(signal.SIGINT)
+            # The main thread takes the signal meanwhile.
+            time.sleep(0.5)
+
+    with pytest.raises(KeyboardInterrupt):
+        engine_from_onnx(
+            exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), RTX_FP32, BuildListener(interrupt)
+        )
+    assert len(percents) == 1
+    # TensorRT is whole after it.
+    assert engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), RTX_FP32).precisions == {
+        "FLOAT": 21
+    }
+
+
+@needs_rtx
+def test_options_reach_tensorrt() -> None:
+    import tensorrt_rtx as trt
+
+    config = BuildConfig(
+        Precision.FP32,
+        optimization_level=1,
+        max_aux_streams=0,
+        pool_limits={MemoryPool.WORKSPACE: 3 * 2**20, MemoryPool.TACTIC_SHARED_MEMORY: 2**14},
+        version_compatible=True,
+    )
+    logger = trt_logger(trt, BuildLog())
+    builder = trt.Builder(logger)
+    settings = settings_from_config(trt, builder, config, BuildLog())
+    assert (settings.builder_optimization_level, settings.max_aux_streams) == (1, 0)
+    assert settings.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 3 * 2**20
+    assert settings.get_memory_pool_limit(trt.MemoryPoolType.TACTIC_SHARED_MEMORY) == 2**14
+    assert settings.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    assert settings.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
+
+
+@needs_rtx
+def test_what_tensorrt_ignores_is_refused() -> None:
+    """In a process of its own: TensorRT complains through the process's first logger, which may be gone here."""
+    script = (
+        "import tensorrt_rtx as trt\n"
+        "from engines.backends.tensorrt.logger import BuildLog, trt_logger\n"
+        "from engines.backends.tensorrt.settings import BuildConfig, HardwareCompatibility, settings_from_config\n"
+        "log = BuildLog()\n"
+        "builder = trt.Builder(trt_logger(trt, log))\n"
+        "config = BuildConfig(None, hardware_compatibility=HardwareCompatibility.AMPERE_PLUS)\n"
+        "settings_from_config(trt, builder, config, log)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "does not take hardware compatibility level ampere_plus" in result.stderr.splitlines()[-1]
+
+
+@needs_rtx
+def test_a_workspace_too_small_for_any_kernel(exported: Bundle) -> None:
+    config = replace(RTX_FP32, pool_limits={MemoryPool.WORKSPACE: 2**10})
+    with pytest.raises(BackendError, match=r"within workspace limit.*raise --pool-limit workspace:SIZE"):
+        engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), config)
+
+
+@needs_rtx
+def test_a_tensor_too_large_is_named_before_the_build(exported: Bundle) -> None:
+    config = replace(RTX_FP32, sub_batch=2**20)
+    said = r"the output of layer layer4.0.conv1/Conv has 25769803776 elements \(16777216 x 64 x 4 x 6\)"
+    with pytest.raises(BackendError, match=said):
+        engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), config)
+
+
+@needs_rtx
+def test_shapes_at_the_largest_sub_batch_count_the_splits_inside(exported: Bundle) -> None:
+    import tensorrt_rtx as trt
+
+    logger = trt_logger(trt, BuildLog())
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse_from_file(str(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32)))
+    tensors = dict(tensors_at(network, (4, 3, 67, 99)))
+    assert tensors["conv1/Conv"] == (4, 8, 16, 24)
+    # Three more splits of 2x2: 64 batch entries for each window.
+    assert tensors["head/Conv"] == (4 * 64, 19, 2, 3)
+    assert tuple(network.get_input(0).shape) == (-1, 3, 67, 99)
+
+
+@needs_rtx
+def test_the_timing_cache_that_rtx_has_no_use_for_is_not_touched(exported: Bundle, tmp_path: Path) -> None:
+    """The deprecated calls would raise here: a warning is an error in tests."""
+    path = tmp_path / "timing.cache"
+    path.write_bytes(b"another's")
+    engine_from_onnx(
+        exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), replace(RTX_FP32, timing_cache=path)
+    )
+    assert path.read_bytes() == b"another's"
+
+
+@needs_rtx
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_timing_cache_is_kept_and_a_damaged_one_is_left_alone(tmp_path: Path) -> None:
+    """TensorRT-RTX measures nothing, but reads and writes the files' format."""
+    import tensorrt_rtx as trt
+
+    logger = trt_logger(trt, BuildLog())
+    builder = trt.Builder(logger)
+    path = tmp_path / "timing.cache"
+    for _ in range(2):
+        settings = builder.create_builder_config()
+        load_timing_cache(settings, path)
+        save_timing_cache(settings, path)
+        assert path.read_bytes()[:5] == b"ptrtd"
+    path.write_bytes(b"junk" * 100)
+    with pytest.raises(InputError, match=r"timing.cache \(400 bytes\) is damaged or of another TensorRT or GPU"):
+        load_timing_cache(builder.create_builder_config(), path)
+    assert path.read_bytes() == b"junk" * 100
+
+
 def test_a_missing_flavour_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # None in sys.modules is Python's own way to say that a module cannot be imported.
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
@@ -68,7 +236,7 @@ def test_a_missing_flavour_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_
         engine_from_onnx(tmp_path, BuildConfig(Precision.FP32, flavour=Flavour.TENSORRT))
 
 
-# TensorRT's class of each variable in the builder's source, and of what methods give.
+# TensorRT's class of each variable in the package's sources, and of what methods give.
 VARIABLES = {
     "builder": "Builder",
     "network": "INetworkDefinition",
@@ -77,23 +245,36 @@ VARIABLES = {
     "settings": "IBuilderConfig",
     "layer": "ILayer",
     "source": "ITensor",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "inspector": "EngineInspector",
+    "context": "IExecutionContext",
+    "cache": "ITimingCache",
+    "empty": "ITimingCache",
 }
 RESULTS = {"get_error": "ParserError", "get_output": "ITensor"}
+PACKAGE = Path(builder_module.__file__).parent
+# These speak of engines of a bundle, not of TensorRT's.
+NO_TENSORRT = {"records.py", "machine.py", "targets.py", "trtexec.py"}
 
 
 def used_attributes() -> set[tuple[str, str]]:
-    """``(class, attribute)`` of what the builder asks of TensorRT, from its source; ``trt`` is the module."""
+    """``(class, attribute)`` of what the package asks of TensorRT, from its sources; ``trt`` is the module."""
     used = set()
-    for node in ast.walk(ast.parse(Path(builder_module.__file__).read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Attribute):
+    for source in PACKAGE.glob("*.py"):
+        if source.name in NO_TENSORRT:
+            assert "trt." not in source.read_text(encoding="utf-8")
             continue
-        owner = node.value
-        if isinstance(owner, ast.Name) and owner.id in (*VARIABLES, "trt"):
-            used.add((VARIABLES.get(owner.id, "trt"), node.attr))
-        elif isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Name) and owner.value.id == "trt":
-            used.add((owner.attr, node.attr))
-        elif isinstance(owner, ast.Call) and isinstance(owner.func, ast.Attribute) and owner.func.attr in RESULTS:
-            used.add((RESULTS[owner.func.attr], node.attr))
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Attribute):
+                continue
+            owner = node.value
+            if isinstance(owner, ast.Name) and owner.id in (*VARIABLES, "trt"):
+                used.add((VARIABLES.get(owner.id, "trt"), node.attr))
+            elif isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Name) and owner.value.id == "trt":
+                used.add((owner.attr, node.attr))
+            elif isinstance(owner, ast.Call) and isinstance(owner.func, ast.Attribute) and owner.func.attr in RESULTS:
+                used.add((RESULTS[owner.func.attr], node.attr))
     return used
 
 
@@ -109,6 +290,11 @@ def test_every_attribute_exists_in_every_flavour(path: Path) -> None:
         ("ITensor", "dtype"),
         ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
         ("trt", "LayerType"),
+        ("IBuilderConfig", "progress_monitor"),
+        ("ITimingCache", "serialize"),
+        ("EngineInspector", "get_engine_information"),
+        ("MemoryPoolType", "TACTIC_SHARED_MEMORY"),
+        ("trt", "IProgressMonitor"),
     } <= used
     missing = {(owner, name) for owner, name in used if name not in (api if owner == "trt" else api.get(owner, ()))}
     assert missing == set()

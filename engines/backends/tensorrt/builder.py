@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.tensorrt.flavours import import_tensorrt
+from engines.backends.tensorrt.inspection import check_effective_precision, effective_types
+from engines.backends.tensorrt.limits import check_tensor_sizes, tensors_at
+from engines.backends.tensorrt.logger import BuildLog, OnLog, trt_logger
+from engines.backends.tensorrt.progress import BuildProgress, OnProgress, interruptible, trt_monitor
+from engines.backends.tensorrt.settings import BuildConfig, settings_from_config
+from engines.backends.tensorrt.timing import load_timing_cache, save_timing_cache
 from engines.errors import BackendError
+from engines.gpus import gpus
 from engines.manifest import Flavour, Precision
+
+__all__ = ["BuildConfig", "BuildListener", "BuiltEngine", "engine_from_onnx"]
 
 _CONVOLUTION_TYPES = {Precision.FP32: "FLOAT", Precision.FP16: "HALF"}
 
 
 @dataclass(frozen=True)
-class BuildConfig:
-    """How to build."""
+class BuildListener:
+    """Who hears of a build while it runs. An exception of theirs ends the build and is raised from it."""
 
-    precision: Precision
-    """The arithmetic that the graph must have: precision is in the graph, no builder flag changes it."""
-    sub_batch: int = 1
-    """The largest and best-tuned first axis; from 1 on all are accepted."""
-    flavour: Flavour | None = None
-    """``None`` takes what is installed, TensorRT proper before TensorRT-RTX."""
+    on_progress: OnProgress | None = None
+    on_log: OnLog | None = None
 
 
 @dataclass(frozen=True)
@@ -37,83 +42,121 @@ class BuiltEngine:
     version: str
     precisions: dict[str, int]
     """Convolutions by the type of their output, ``{"HALF": 21}``, as the builder was given them."""
+    effective: dict[str, int] | str
+    """Convolutions by the type they compute in, read back from the engine, or ``"not read: ..."``."""
     input_shape: tuple[int, ...]
     """Of the largest sub-batch."""
     build_s: float
 
 
-def engine_from_onnx(graph: Path, config: BuildConfig) -> BuiltEngine:
-    """Build a strongly typed engine from an ONNX file whose first input has a free first axis.
+def engine_from_onnx(graph: Path, config: BuildConfig, listener: BuildListener | None = None) -> BuiltEngine:
+    """Build a strongly typed engine from an ONNX file whose first input has a free first axis, or none.
+
+    An interrupt stops the build at TensorRT's next step and is raised again.
 
     Raises:
         MissingDependency: no TensorRT is installed.
-        BackendError: TensorRT refuses the graph or the build, with its own words; or the graph's convolutions
-            are not in the precision asked for.
+        BackendError: TensorRT refuses the graph, an option or the build, with its own words; the graph's
+            convolutions are not in the precision asked for, or the engine does not compute in it; a tensor is larger
+            than TensorRT takes.
+        InputError: the timing cache cannot be used.
+        OutputError: the timing cache cannot be written.
     """
+    listener = listener or BuildListener()
     flavour, trt = import_tensorrt(config.flavour)
-    started = time.monotonic()
-    logger = _logger(trt)
-    try:
-        builder = trt.Builder(logger)
-    except TypeError as error:
-        # What the bindings raise when TensorRT gives no builder, for want of a GPU or its driver.
-        raise BackendError(f"{flavour.value} {trt.__version__} cannot build here: {_why(logger.errors)}") from error
+    log, progress = BuildLog(listener.on_log), BuildProgress(listener.on_progress)
+    build = _Build(flavour, trt, config, log, progress)
+    # All of it: TensorRT calls back while it parses, too.
+    return interruptible(lambda: build.engine(graph), progress)
+
+
+@dataclass(frozen=True)
+class _Build:
+    flavour: Flavour
+    trt: Any
+    config: BuildConfig
+    log: BuildLog
+    progress: BuildProgress
+
+    def engine(self, graph: Path) -> BuiltEngine:
+        trt, log, config = self.trt, self.log, self.config
+        name = f"{self.flavour.value} {trt.__version__}"
+        started = time.monotonic()
+        logger = trt_logger(trt, log)
+        try:
+            builder = trt.Builder(logger)
+        except TypeError as error:
+            # What the bindings raise when TensorRT gives no builder, for want of a GPU or its driver.
+            raise BackendError(f"{name} cannot build here: {log.why()}") from error
+        # The parser owns weights of the network: it lives as long.
+        network, _parser = _parsed(trt, builder, logger, graph, name)
+        precisions = _checked_precisions(trt, network, graph, config.precision)
+        settings = settings_from_config(trt, builder, config, log)
+        shape = _shape_with_profile(builder, network, settings, config, log)
+        check_tensor_sizes(tensors_at(network, shape))
+        # TensorRT-RTX times nothing, and its calls for a timing cache are deprecated.
+        timing_cache = None if self.flavour is Flavour.TENSORRT_RTX else config.timing_cache
+        if timing_cache is not None:
+            load_timing_cache(settings, timing_cache)
+        # The settings keep no reference to it.
+        monitor = trt_monitor(trt, self.progress)
+        settings.progress_monitor = monitor
+        serialized = builder.build_serialized_network(network, settings)
+        for failure in (self.progress.failure, log.failure):
+            if failure is not None:
+                raise failure
+        if serialized is None:
+            raise BackendError(f"{name} cannot build {graph.name}: {log.why()}")
+        if timing_cache is not None:
+            save_timing_cache(settings, timing_cache)
+        plan = bytes(serialized)
+        build_s = round(time.monotonic() - started, 3)
+        effective = self._effective(logger, plan, shape)
+        self.progress.complete()
+        return BuiltEngine(plan, self.flavour, trt.__version__, precisions, effective, shape, build_s)
+
+    def _effective(self, logger: Any, plan: bytes, shape: tuple[int, ...]) -> dict[str, int] | str:
+        if self.config.precision is None:
+            return "not read: the graph has no convolutions"
+        if not gpus():
+            return "not read: there is no GPU"
+        effective = effective_types(self.trt, logger, self.log, plan, self.flavour, shape)
+        if isinstance(effective, dict):
+            check_effective_precision(effective, self.config.precision)
+        return effective
+
+
+def _parsed(trt: Any, builder: Any, logger: Any, graph: Path, name: str) -> tuple[Any, Any]:
     # Needed on TensorRT 10, without effect on 11 and RTX, where every network is strongly typed.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
         reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
-        raise BackendError(f"{flavour.value} {trt.__version__} cannot parse {graph.name}: {reasons}")
-    precisions = _convolution_types(trt, network)
-    wanted = _CONVOLUTION_TYPES[config.precision]
-    if set(precisions) != {wanted}:
+        raise BackendError(f"{name} cannot parse {graph.name}: {reasons}")
+    return network, parser
+
+
+def _checked_precisions(trt: Any, network: Any, graph: Path, wanted: Precision | None) -> dict[str, int]:
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    found = Counter(layer.get_output(0).dtype.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION)
+    if wanted is not None and set(found) != {_CONVOLUTION_TYPES[wanted]}:
         raise BackendError(
-            f"{graph.name} was to be {config.precision.value}, but its convolutions are {precisions}; export it again"
+            f"{graph.name} was to be {wanted.value}, but its convolutions are {dict(found)}; export it again"
         )
+    return dict(found)
+
+
+def _shape_with_profile(
+    builder: Any, network: Any, settings: Any, config: BuildConfig, log: BuildLog
+) -> tuple[int, ...]:
+    """The largest shape of the input; a dynamic first axis gets its optimization profile."""
     source = network.get_input(0)
-    shapes = [(size, *tuple(source.shape)[1:]) for size in (1, config.sub_batch, config.sub_batch)]
+    declared = tuple(source.shape)
+    if -1 not in declared:
+        return declared
+    shapes = [(size, *declared[1:]) for size in (1, config.sub_batch, config.sub_batch)]
     profile = builder.create_optimization_profile()
     profile.set_shape(source.name, *shapes)
-    settings = builder.create_builder_config()
     if settings.add_optimization_profile(profile) < 0:
-        raise BackendError(f"{flavour.value} {trt.__version__} refuses inputs of {shapes}: {_why(logger.errors)}")
-    serialized = builder.build_serialized_network(network, settings)
-    if serialized is None:
-        raise BackendError(f"{flavour.value} {trt.__version__} cannot build {graph.name}: {_why(logger.errors)}")
-    return BuiltEngine(
-        plan=bytes(serialized),
-        flavour=flavour,
-        version=trt.__version__,
-        precisions=precisions,
-        input_shape=shapes[-1],
-        build_s=round(time.monotonic() - started, 3),
-    )
-
-
-def _convolution_types(trt: Any, network: Any) -> dict[str, int]:
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    return dict(Counter(layer.get_output(0).dtype.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION))
-
-
-def _logger(trt: Any) -> Any:
-    class Collector(trt.ILogger):  # type: ignore[misc]
-        """Keeps TensorRT's errors for the message of the exception, and is silent otherwise."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            """Called by TensorRT."""
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(message)
-
-    return Collector()
-
-
-def _why(errors: list[str]) -> str:
-    text = "; ".join(errors) or "it gave no reason"
-    if "memory" in text.lower() or "could not find any implementation" in text.lower():
-        # TensorRT reports a tactic that did not fit as a missing implementation.
-        return f"{text} (the memory of this device does not suffice; choose a smaller --sub-batch)"
-    return text
+        raise BackendError(f"TensorRT refuses inputs of {shapes}: {log.why()}")
+    return shapes[-1]
