@@ -27,7 +27,7 @@ _ALL_PHASES = 16
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Directory for JSON, CSV and pictures.")
 @click.option("--pictures", type=click.IntRange(min=0), default=3, show_default=True, help="Best and worst frames.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many frames.")
-@click.option("--phases", type=click.IntRange(1, _ALL_PHASES), help="Checkpoint: how many of the 16 4x4 phases.")
+@click.option("--phases", type=click.IntRange(1), help="How many phases are computed; of a checkpoint's there are 16.")
 @click.option("--backend", help="Bundle: the runtime; default onnxruntime.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Bundle: which trunk; default fp32.")
 @click.option("--levels", type=click.IntRange(min=0), help="Bundle: levels that the loop walks; default the bundle's.")
@@ -74,7 +74,7 @@ def _opened(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor
     """The predictor of a checkpoint file or of a bundle directory."""
     source: Path = options["source"]
     if source.is_dir():
-        _refuse(options, ("phases", "device", "threads"), "a checkpoint", source)
+        _refuse(options, ("device", "threads"), "a checkpoint", source)
         with _bundle(options, info) as predictor:
             yield predictor
     else:
@@ -89,6 +89,7 @@ def _bundle(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor
     from engines.manifest import Lowering, OutputKind, Precision
     from engines.schedules import resolved_schedule
     from engines.session import Session
+    from smp_deploy.evaluation.predictors import BundlePredictor
 
     precision = Precision(options["precision"] or "fp32")
     backend = options["backend"] or "onnxruntime"
@@ -101,7 +102,7 @@ def _bundle(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor
                 f"{options['source']} gives {session.manifest.outputs.value}; a bundle of labels can be evaluated"
             )
         _check_classes(options["source"], [record.name for record in session.manifest.classes], info)
-        yield session
+        yield session if options["phases"] is None else BundlePredictor(session, options["phases"])
 
 
 def _checkpoint(options: Mapping[str, Any], info: DatasetInfo) -> Predictor:

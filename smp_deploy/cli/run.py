@@ -40,6 +40,7 @@ class _Options:
 
     resize: bool
     side_by_side: bool
+    deadline_ms: float | None
 
 
 @click.command("run", short_help="Label images with a bundle.")
@@ -51,6 +52,12 @@ class _Options:
 )
 @precision_option
 @schedule_options
+@click.option(
+    "--deadline-ms",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    help="For each image, what is there by then: pixels not yet computed take the nearest one that is.",
+)
 @click.option("--resize", is_flag=True, help="Resize images to the bundle's size, and labels back.")
 @click.option("--side-by-side", is_flag=True, help="Also write frame, overlay and labels in one picture with a legend.")
 @json_option
@@ -63,6 +70,7 @@ def run_command(
     levels: int | None,
     lowering: str | None,
     sub_batch: int,
+    deadline_ms: float | None,
     resize: bool,
     side_by_side: bool,
     as_json: bool,
@@ -88,7 +96,7 @@ def run_command(
     except OSError as error:
         raise OutputError(f"cannot write to {output}: {error.strerror}") from error
     results = []
-    options = _Options(resize, side_by_side)
+    options = _Options(resize, side_by_side, deadline_ms)
     with (
         Session.open(opened, backend, precision=Precision(precision), schedule=schedule) as session,
         progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance,
@@ -101,8 +109,17 @@ def run_command(
         print_json(document)
     else:
         print_table(
-            ("image", "seconds", "largest classes", "written"),
-            [(r["image"], f"{r['seconds']:.2f}", _shares(r["classes"]), ", ".join(r["written"])) for r in results],
+            ("image", "seconds", "phases", "largest classes", "written"),
+            [
+                (
+                    r["image"],
+                    f"{r['seconds']:.2f}",
+                    f"{r['phases_done']} of {r['phases']}",
+                    _shares(r["classes"]),
+                    ", ".join(r["written"]),
+                )
+                for r in results
+            ],
         )
     return document
 
@@ -119,7 +136,12 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
         check_size(path, frame, wanted, ", or let --resize adapt the image")
     fits = frame.shape[:2] == wanted
     started = time.perf_counter()
-    predictions = session.predict(frame if fits else resized(frame, wanted), on_progress=advance)
+    fitting = frame if fits else resized(frame, wanted)
+    if options.deadline_ms is None:
+        predictions, phases_done = session.predict(fitting, on_progress=advance), len(session.grid.phases)
+    else:
+        refinement = session.predict(fitting, deadline_ms=options.deadline_ms, on_progress=advance)
+        predictions, phases_done = refinement.prediction, refinement.phases_done
     seconds = time.perf_counter() - started
     contents = {}
     if manifest.outputs is OutputKind.LABELS:
@@ -135,7 +157,14 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
     for name, content in contents.items():
         write_file(output / name, content)
     classes = {manifest.classes[index].name: float(shares[index]) for index in np.argsort(-shares) if shares[index]}
-    return {"image": str(path), "seconds": round(seconds, 3), "classes": classes, "written": list(contents)}
+    return {
+        "image": str(path),
+        "seconds": round(seconds, 3),
+        "phases_done": phases_done,
+        "phases": len(session.grid.phases),
+        "classes": classes,
+        "written": list(contents),
+    }
 
 
 def _pictures(

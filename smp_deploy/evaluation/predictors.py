@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.anytime import NearestFill
 from engines.errors import InputError
-from engines.phases import Phase
+from engines.phases import Phase, dispersed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from converters.networks import SegmentationNetwork
+    from engines.session import Session
 
 WINDOW = 4
 """An SMP network is walked in the 4x4 phases of its first two splits, one at a time: memory stays bounded."""
-DISPERSED = (0, 10, 2, 8, 5, 15, 7, 13, 1, 11, 3, 9, 4, 14, 6, 12)
-"""The 16 phases, row by row numbers, in an order that covers the window evenly at every moment (Bayer's)."""
 
 
 class Predictor(Protocol):
@@ -72,7 +72,7 @@ class NetworkPredictor:
 
         with torch.inference_mode():
             x = self._planes(image)
-            phases = [divmod(number, WINDOW) for number in DISPERSED[: self._phases]]
+            phases = dispersed((WINDOW, WINDOW))[: self._phases]
             return {phase: self._phase(self._network, x, phase) for phase in phases}
 
     def _planes(self, image: NDArray[np.uint8]) -> Tensor:
@@ -101,38 +101,32 @@ def labels_from_phases(maps: Mapping[Phase, NDArray[np.uint8]]) -> NDArray[np.ui
 
     Pixels of other phases take the label of the nearest pixel that has one.
     """
-    computed = list(maps)
-    rows, columns = maps[computed[0]].shape
-    labels = np.empty((rows * WINDOW, columns * WINDOW), dtype=np.uint8)
-    for row in range(WINDOW):
-        for column in range(WINDOW):
-            source, window = nearest_phase((row, column), computed)
-            labels[row::WINDOW, column::WINDOW] = _taken_from(maps[source], window)
-    return labels
+    fill = NearestFill((WINDOW, WINDOW))
+    fill.add(list(maps))
+    rows, columns = next(iter(maps.values())).shape
+    labels = np.zeros((rows * WINDOW, columns * WINDOW), dtype=np.uint8)
+    for (row, column), known in maps.items():
+        labels[row::WINDOW, column::WINDOW] = known
+    return np.asarray(fill.filled(labels), np.uint8)
 
 
-def nearest_phase(phase: tuple[int, int], computed: list[tuple[int, int]]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The computed phase nearest to ``phase``, in this window or a neighbouring one, and which window that is.
+class BundlePredictor:
+    """A session on a bundle that computes some of its phases.
 
-    Ties go to the one computed first, then to this window. ``((row, column), (windows down, windows right))``.
+    Args:
+        session: open, on a bundle of labels.
+        phases: how many, in dispersed order; the other pixels take the label of the nearest one that is computed.
     """
-    best = min(
-        (
-            (other[0] + WINDOW * down - phase[0]) ** 2 + (other[1] + WINDOW * right - phase[1]) ** 2,
-            order,
-            abs(down) + abs(right),
-            down,
-            right,
-        )
-        for order, other in enumerate(computed)
-        for down in (-1, 0, 1)
-        for right in (-1, 0, 1)
-    )
-    return computed[best[1]], (best[3], best[4])
 
+    def __init__(self, session: Session, phases: int) -> None:
+        total = len(session.grid.phases)
+        if not 1 <= phases <= total:
+            raise InputError(f"the schedule has {total} phases; {phases} of them cannot be computed")
+        self._session = session
+        self._phases = phases
 
-def _taken_from(labels: NDArray[np.uint8], window: tuple[int, int]) -> NDArray[np.uint8]:
-    """``labels`` moved by whole windows, the edge repeated where there is no neighbour."""
-    rows = np.clip(np.arange(labels.shape[0]) + window[0], 0, labels.shape[0] - 1)
-    columns = np.clip(np.arange(labels.shape[1]) + window[1], 0, labels.shape[1] - 1)
-    return labels[rows][:, columns]
+    def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Label one frame, with whole sub-batches of at least so many phases."""
+        refinements = self._session.refine(image)
+        done = next(step for step in refinements if step.phases_done >= self._phases)
+        return np.asarray(done.prediction, np.uint8)

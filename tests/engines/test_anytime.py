@@ -61,8 +61,15 @@ def test_a_dispersed_order_has_every_phase_once(window) -> None:
 
 def test_a_dispersed_order_by_hand() -> None:
     assert dispersed((2, 2)) == [(0, 0), (1, 1), (0, 1), (1, 0)]
-    # After four of sixteen every pixel is at most one pixel from a computed one, in each direction.
-    assert set(dispersed((4, 4))[:4]) == {(0, 0), (2, 2), (0, 2), (2, 0)}
+
+
+def test_at_every_power_of_two_phases_are_as_far_apart_as_a_grid_of_as_many_can_be() -> None:
+    for count, least in ((2, 8), (4, 4), (8, 2), (16, 1)):
+        apart = min(
+            min(abs(a[0] - b[0]), 4 - abs(a[0] - b[0])) ** 2 + min(abs(a[1] - b[1]), 4 - abs(a[1] - b[1])) ** 2
+            for a, b in itertools.combinations(dispersed((4, 4))[:count], 2)
+        )
+        assert apart == least
 
 
 @pytest.mark.parametrize("schedule", [Schedule(2, 1), Schedule(2, 3), Schedule(3, 1), Schedule(3, 5)], ids=str)

@@ -107,7 +107,7 @@ def test_rtx_without_a_gpu_and_its_timing_cache(cli: Cli, bundle: Path, tmp_path
         (("--pool-limit", "dlaSRAM:1MiB"), 2, "knows the pools workspace, tactic-shared-mem; received 'dlaSRAM'"),
         (("--pool-limit", "workspace:1MiB", "--pool-limit", "workspace:2MiB"), 2, "gives workspace twice"),
         (("--builder-optimization-level", "6"), 2, "6 is not in the range"),
-        (("--sub-batch", "17"), 2, "the bundle has 16 phases"),
+        (("--sub-batch", "17"), 2, "at most 16 phases go together"),
         (("--target", "orin"), 2, "'orin' is not one of"),
         (("--target", "rtx", "--flavour", "tensorrt"), 2, "target rtx is TensorRT-RTX alone"),
         (("--target", "jetson-thor"), 3, "trtexec --onnx="),

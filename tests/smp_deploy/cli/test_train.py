@@ -166,5 +166,5 @@ def test_what_is_no_checkpoint(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         _run(evaluate_command, tmp_path / "a.safetensors", "--dataset", "scenes")
-    with pytest.raises(InputError, match="--phases is for a checkpoint"):
-        _run(evaluate_command, tmp_path, "--dataset", "scenes", "--phases", "2")
+    with pytest.raises(InputError, match="--device is for a checkpoint"):
+        _run(evaluate_command, tmp_path, "--dataset", "scenes", "--device", "cpu")

@@ -14,6 +14,7 @@ from smp_deploy.cli.evaluate import evaluate_command
 from smp_deploy.datasets import open_dataset
 from smp_deploy.datasets.cityscapes import LABEL_IDS
 from smp_deploy.evaluation import NetworkPredictor, evaluate
+from smp_deploy.evaluation.predictors import BundlePredictor
 from tests.smp_deploy.datasets import trees
 
 SIZE = (64, 96)
@@ -39,8 +40,18 @@ def test_a_session_scores_what_its_network_scores(exported, small_network, root)
     assert have.mean_iou == pytest.approx(want.mean_iou, abs=1e-4)
 
 
+def test_a_part_of_the_phases_scores_what_its_network_scores(exported, small_network, root):
+    dataset = open_dataset("cityscapes", root, "val")
+    with Session.open(exported.path) as session:
+        have = evaluate(BundlePredictor(session, 3), dataset).confusion
+        with pytest.raises(InputError, match="has 16 phases; 17 of them"):
+            BundlePredictor(session, 17)
+    want = evaluate(NetworkPredictor(small_network.eval(), phases=3), dataset).confusion
+    assert np.abs(have.counts - want.counts).sum() / 2 <= 1e-3 * want.counts.sum()
+
+
 def test_the_command_takes_a_bundle(exported, root):
-    arguments = [str(exported.path), "--dataset", "cityscapes", "--root", str(root), "--json"]
+    arguments = [str(exported.path), "--dataset", "cityscapes", "--root", str(root), "--phases", "1", "--json"]
     result = CliRunner().invoke(evaluate_command, arguments, standalone_mode=False)
     assert result.exception is None
     assert json.loads(result.stdout)["frames"] == 2

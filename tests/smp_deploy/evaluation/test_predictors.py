@@ -10,8 +10,8 @@ import torch
 
 from converters.networks import network_from_arch
 from engines.errors import InputError
+from engines.phases import dispersed
 from smp_deploy.evaluation import NetworkPredictor
-from smp_deploy.evaluation.predictors import DISPERSED, nearest_phase
 from smp_deploy.training.augment import MEAN, STD
 
 
@@ -52,7 +52,7 @@ def test_predictions_are_those_of_the_whole_network(arch, size):
 def test_pixels_of_computed_phases_are_exact_and_the_others_are_the_nearest(phases):
     network, frame = _network("smp-resnet18"), _frame((64, 96))
     whole, part = _whole(network, frame), NetworkPredictor(network, phases=phases).predict(frame)
-    computed = [divmod(number, 4) for number in DISPERSED[:phases]]
+    computed = dispersed((4, 4))[:phases]
     for row, column in itertools.product(range(8, 56), range(8, 88)):
         near = [
             (r, c) for r in range(row - 4, row + 5) for c in range(column - 4, column + 5) if (r % 4, c % 4) in computed
@@ -60,25 +60,6 @@ def test_pixels_of_computed_phases_are_exact_and_the_others_are_the_nearest(phas
         nearest = min((r - row) ** 2 + (c - column) ** 2 for r, c in near)
         allowed = {int(whole[r, c]) for r, c in near if (r - row) ** 2 + (c - column) ** 2 == nearest}
         assert int(part[row, column]) in allowed
-
-
-def test_the_order_is_dispersed():
-    """At every power of two, the phases computed are as far from each other as a grid of as many can be."""
-    assert sorted(DISPERSED) == list(range(16))
-    for count, least in ((2, 8), (4, 4), (8, 2), (16, 1)):
-        chosen = [divmod(number, 4) for number in DISPERSED[:count]]
-        apart = min(
-            min(abs(a[0] - b[0]), 4 - abs(a[0] - b[0])) ** 2 + min(abs(a[1] - b[1]), 4 - abs(a[1] - b[1])) ** 2
-            for a, b in itertools.combinations(chosen, 2)
-        )
-        assert apart == least
-
-
-def test_nearest_phase_by_hand():
-    assert nearest_phase((1, 1), [(1, 1)]) == ((1, 1), (0, 0))
-    assert nearest_phase((3, 0), [(0, 0)]) == ((0, 0), (1, 0))  # the window below is one row away
-    assert nearest_phase((0, 3), [(0, 0)]) == ((0, 0), (0, 1))
-    assert nearest_phase((2, 0), [(0, 0)]) == ((0, 0), (0, 0))  # a tie goes to this window
 
 
 def test_what_cannot_be_asked_for():
