@@ -40,8 +40,9 @@ def checks_of_bundle(
     trunk of every precision, then the merged phases against the whole graph. ``frames`` are checked in the same
     way. ``network``, the one the bundle was exported from, is run anew on all of them where it is given.
     """
-    for trunk in bundle.manifest.trunks:
-        yield _layout_check(bundle.manifest.grid(trunk), trunk.levels)
+    # Trunks of the same levels share their layout.
+    for levels in dict.fromkeys(trunk.levels for trunk in bundle.manifest.trunks):
+        yield _layout_check(bundle.manifest.grid(bundle.manifest.trunk(levels)), levels)
     whole = _WholeGraph(bundle)
     for index, case in enumerate(bundle.manifest.reference):
         image, logits = bundle.reference_arrays(case)

@@ -37,7 +37,7 @@ def test_an_installed_wheel_works_outside_the_checkout(site: Path, tmp_path: Pat
         "import sys, engines, converters, smp_deploy.cli.app as app\n"
         "for package in (engines, converters, app):\n"
         "    assert package.__file__.startswith(sys.argv[1]), package.__file__\n"
-        "options = ['--arch', 'smp-resnet18', '--size', '32x32', '-o', 'bundle']\n"
+        "options = ['--arch', 'smp-resnet18', '--size', '32x32', '--levels', '2', '-o', 'bundle']\n"
         "sys.argv = ['smp-deploy', 'export', sys.argv[2], *options]\n"
         "app.main()\n"
     )
@@ -86,7 +86,9 @@ def test_the_demos_labels_are_those_of_the_annotation(cli: Cli, data: Path, tmp_
     """On real frames of the validation part, which the network has not seen: far better than chance."""
     frames = sorted((data / "camvid" / "val").glob("*.png"))[::50]
     checkpoint = ROOT / "smp_deploy" / "data" / "camvid-smp18.safetensors"
-    exported = cli("export", checkpoint, "--arch", "smp-resnet18", "--size", "360x480", "-o", tmp_path / "bundle")
+    exported = cli(
+        "export", checkpoint, "--arch", "smp-resnet18", "--size", "360x480", "--levels", 2, "-o", tmp_path / "bundle"
+    )
     assert exported.returncode == 0, exported.stderr
     result = cli("run", tmp_path / "bundle", *frames, "-o", tmp_path / "out")
     assert result.returncode == 0, result.stderr

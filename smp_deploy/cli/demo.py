@@ -38,7 +38,7 @@ def demo_command(output: Path) -> dict[str, Any]:
     ):
         steps = [
             _step(export_command, checkpoint, "--arch", _ARCH, "--size", _SIZE, "--reference-images", frame,
-                  "-o", bundle, "--force"),
+                  "--levels", 2, "-o", bundle, "--force"),
             _step(validate_command, bundle),
             _step(build_engine_command, bundle, "--fp16", "--sub-batch", 4),
             _step(run_command, bundle, frame, "-o", pictures, "--side-by-side"),

@@ -153,7 +153,7 @@ def test_damaged_bundles(cli: Cli, bundle: Path, command: tuple[str, ...], tmp_p
     refused(say(tmp_path / "absent"), "is not a bundle")
     manifest = json.loads((bundle / "manifest.json").read_text())
     for change, part in (
-        ({"schema_version": 2}, "schema version 2"),
+        ({"schema_version": 3}, "schema version 3"),
         ({"model": "../model.onnx"}, "does not list it"),
         ({"files": {**manifest["files"], "../../outside": {"sha256": "0" * 64, "size": 1}}}, "leaves the bundle"),
     ):
@@ -210,7 +210,7 @@ def test_a_read_only_disk(cli: Cli, work: Path, exported: Bundle) -> None:
         (signal.SIGTERM, "tracing"),
         (signal.SIGINT, "model.onnx"),
         (signal.SIGTERM, "trunk.onnx"),
-        (signal.SIGINT, "trunk.fp16.onnx"),
+        (signal.SIGINT, "trunk-l2-strided.onnx"),
     ],
 )
 def test_an_interrupted_export_leaves_nothing(work: Path, kind: signal.Signals, step: str) -> None:
