@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from torch import fx, nn
 from converters.onnx_graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
 from converters.palettes import default_classes
 from converters.pooling import Window
+from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import noise_frame, outer_splits, phase_logits, reference_levels, reference_phase
 from converters.rewriting.batchnorm import fold_batch_norms
 from converters.rewriting.levels import Levels, levels_from_graph, total_window
@@ -140,12 +142,15 @@ def export_bundle(
             engines=[],
             opset=config.opset,
             tools={name: version(name) for name in ("smp-deploy", "torch", "onnx", "onnxscript", "onnx-ir")},
-            files={
-                path.relative_to(stage).as_posix(): record_of_file(path)
-                for path in sorted(stage.rglob("*"))
-                if path.is_file()
-            },
+            files={},
         )
+        (stage / README_NAME).write_text(readme_from_manifest(manifest), encoding="utf-8")
+        files = {
+            path.relative_to(stage).as_posix(): record_of_file(path)
+            for path in sorted(stage.rglob("*"))
+            if path.is_file()
+        }
+        manifest = msgspec.structs.replace(manifest, files=files)
         (stage / MANIFEST_NAME).write_bytes(json_from_manifest(manifest))
     return Bundle(target, manifest)
 
