@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr, so that ``--json`` gives one cl
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +48,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
 
 @contextmanager
 def progress(description: str) -> Iterator[Advance]:
-    """A progress bar with a time estimate on a terminal; elsewhere a line every few seconds, and one at the end."""
+    """A progress bar with a time estimate on a terminal; elsewhere lines: first, last, and one every few seconds."""
     if sys.stderr.isatty():
         with _progress_bar(description) as advance:
             yield advance
@@ -81,14 +82,19 @@ def _progress_bar(description: str) -> Iterator[Advance]:
 
 
 def _progress_lines(description: str) -> Advance:
-    started = said = time.monotonic()
+    started = time.monotonic()
+    said = -math.inf
 
     def advance(done: int, total: int) -> None:
         nonlocal said
         now = time.monotonic()
-        if now - said >= _LINE_EVERY_S or done == total:
-            said = now
+        if now - said < _LINE_EVERY_S and done != total:
+            return
+        said = now
+        if done:
             left_s = (now - started) / done * (total - done)
             note(f"{description}: {done}/{total}, {now - started:.0f} s elapsed, about {left_s:.0f} s left")
+        else:
+            note(f"{description}: 0/{total}, {now - started:.0f} s elapsed")
 
     return advance
