@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -263,10 +264,17 @@ def _write_reference(plan: _Plan, config: ExportConfig, stage: Path) -> list[Ref
         record = ReferenceRecord(
             frame=f"reference/frame-{case}.npy", window=window, phase=phase, logits=f"reference/logits-{case}.npy"
         )
-        np.save(stage / record.frame, frame)
-        np.save(stage / record.logits, logits)
+        _write_array(stage / record.frame, frame)
+        _write_array(stage / record.logits, logits)
         records.append(record)
     return records
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    # numpy's own writing to a file hides why it failed: a full disk becomes "requested and written".
+    content = io.BytesIO()
+    np.save(content, array)
+    path.write_bytes(content.getbuffer())
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Results go to stdout, everything else to stderr, so that ``--json`` gives one cl
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +47,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
 
 @contextmanager
 def progress(description: str) -> Iterator[Advance]:
-    """A progress bar with a time estimate on a terminal; elsewhere lines: first, last, and one every few seconds."""
+    """A progress bar with a time estimate on a terminal; elsewhere a line every few seconds, and at both ends."""
     if sys.stderr.isatty():
         with _progress_bar(description) as advance:
             yield advance
@@ -82,13 +81,12 @@ def _progress_bar(description: str) -> Iterator[Advance]:
 
 
 def _progress_lines(description: str) -> Advance:
-    started = time.monotonic()
-    said = -math.inf
+    started = said = time.monotonic()
 
     def advance(done: int, total: int) -> None:
         nonlocal said
         now = time.monotonic()
-        if now - said < _LINE_EVERY_S and done != total:
+        if now - said < _LINE_EVERY_S and 0 < done < total:
             return
         said = now
         if done:

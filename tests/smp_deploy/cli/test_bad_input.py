@@ -194,6 +194,19 @@ def test_a_full_disk(cli: Cli, work: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_a_disk_that_is_full_before_the_last_file(cli: Cli, tmp_path: Path) -> None:
+    """The graphs fit, PyTorch's logits do not."""
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef one():\n    return nn.Conv2d(3, 2, 1)\n")
+    disk = small_disk(tmp_path / "disk", "800k")
+    try:
+        result = cli("export", "--model", "nets:one", "--size", "256x512", "-o", "disk/bundle", cwd=tmp_path)
+        refused(result, "cannot write disk/bundle: No space left on device")
+        assert "reference outputs" in result.stderr
+        assert left(disk) == set()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_a_read_only_disk(cli: Cli, work: Path, exported: Bundle) -> None:
     disk = small_disk(work / "disk", "1m", "ro")
     try:
