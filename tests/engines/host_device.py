@@ -36,22 +36,28 @@ class Misuse(AssertionError):
 class HostStream:
     work: deque[Callable[[], None]] = field(default_factory=deque)
     capturing: list[Callable[[], None]] | None = None
-    alive: bool = True
+
+
+@dataclass(eq=False)
+class Mark:
+    """Work that does nothing but being reached."""
+
+    stream: HostStream
+    reached: bool = False
+
+    def __call__(self) -> None:
+        self.reached = True
 
 
 @dataclass(eq=False)
 class HostEvent:
-    """``left`` is how much of the stream's work lies before the mark."""
-
-    stream: HostStream | None = None
-    passed: bool = True
-    alive: bool = True
+    mark: Mark | None = None
+    """The latest; ``None`` before the first."""
 
 
 @dataclass(eq=False)
 class HostGraph:
     work: list[Callable[[], None]]
-    alive: bool = True
 
 
 def _locked(method: Any) -> Any:
@@ -97,7 +103,7 @@ class HostDevice(Device):
 
     def _new(self, size: int, *, pinned: bool) -> int:
         self.request(f"{size} bytes of {'pinned ' if pinned else ''}memory")
-        memory = (ctypes.c_uint8 * (size + ALIGNMENT))(*()) if size else (ctypes.c_uint8 * ALIGNMENT)()
+        memory = (ctypes.c_uint8 * (size + ALIGNMENT))()
         address = -(-ctypes.addressof(memory) // ALIGNMENT) * ALIGNMENT
         ctypes.memset(address, POISON, size)
         self.blocks[address] = (size, pinned, memory)
@@ -197,8 +203,8 @@ class HostDevice(Device):
 
     destroy_stream = destroy_event = destroy_graph = _destroy
 
-    def _work_off(self, stream: HostStream, until: Callable[[], bool] = lambda: False) -> None:
-        while stream.work and not until():
+    def _work_off(self, stream: HostStream) -> None:
+        while stream.work:
             stream.work.popleft()()
 
     @_locked
@@ -215,45 +221,25 @@ class HostDevice(Device):
     @_locked
     def record(self, event: Event, stream: Stream) -> None:
         self._check(event)
-        event.stream, event.passed = stream, False
-        mark = object()
-        event.mark = mark
-
-        def work() -> None:
-            if event.mark is mark:
-                event.passed = True
-
-        self.queue(work, stream)
+        event.mark = Mark(stream)
+        self.queue(event.mark, stream)
 
     @_locked
     def wait(self, event: Event) -> None:
         self._check(event)
         self.waits += 1
-        if event.stream is not None:
-            self._work_off(event.stream, lambda: event.passed)
+        self._reach(event.mark)
 
     @_locked
     def stream_wait(self, stream: Stream, event: Event) -> None:
         self._check(event)
         # What is recorded by now counts, not what is recorded later.
-        source, mark = event.stream, getattr(event, "mark", None)
-        if source is None:
-            return
-        reached: list[bool] = [event.passed]
-        if not event.passed:
-            position = len(source.work)
-            done = source.work[position - 1] if position else None
-            for index, work in enumerate(source.work):
-                if work.__closure__ and any(cell.cell_contents is mark for cell in work.__closure__):
-                    done = work
+        mark = event.mark
+        self.queue(lambda: self._reach(mark), stream)
 
-                    def marked(done: Callable[[], None] = done) -> None:
-                        done()
-                        reached[0] = True
-
-                    source.work[index] = marked
-                    break
-        self.queue(lambda: self._work_off(source, lambda: reached[0]), stream)
+    def _reach(self, mark: Mark | None) -> None:
+        while mark is not None and not mark.reached:
+            mark.stream.work.popleft()()
 
     def elapsed_ms(self, start: Event, end: Event) -> float:
         self._check(start)
@@ -311,9 +297,7 @@ class HostExecution(Execution):
         assert set(shapes) == {spec.name for spec in engine.inputs}
         zeros = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in engine.inputs}
         names = [spec.name for spec in engine.outputs]
-        self.outputs = {
-            name: array.shape for name, array in zip(names, engine.session.run(names, zeros), strict=True)
-        }
+        self.outputs = {name: array.shape for name, array in zip(names, engine.session.run(names, zeros), strict=True)}
         self.memory_size = engine.memory_size * max(shapes.get("windows", (1,))[0], 1)
         self.runs = 0
         self.device.request("an execution")
