@@ -20,7 +20,7 @@ import click
 import torch
 
 from smp_deploy.cli.console import note, print_table
-from smp_deploy.datasets import Dataset, open_dataset
+from smp_deploy.datasets import Dataset, Example, open_dataset
 from smp_deploy.evaluation import ConfusionMatrix, NetworkPredictor, evaluate
 from smp_deploy.training import (
     Augmentation,
@@ -57,8 +57,25 @@ def config_for(family: str, options: dict[str, Any], seed: int) -> TrainingConfi
         seed=seed,
         augmentation=Augmentation(crop=(options["crop"], options["crop"]), scale=(0.75, 1.5), jitter=0.2),
         loss=Loss(class_weighting=0.4),
-        validation=Validation(every_epochs=max(1, options["epochs"] // 2)),
+        validation=Validation(every_epochs=options["validate_every"] or max(1, options["epochs"] // 2), phases=1),
     )
+
+
+class InMemory:
+    """A dataset whose frames are read, or drawn, once: several runs share them."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.info = dataset.info
+        self._dataset = dataset
+        self._examples: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def load(self, index: int) -> Example:
+        if index not in self._examples:
+            self._examples[index] = self._dataset.load(index)
+        return self._examples[index]
 
 
 def judge(path: Path, dataset: Dataset, phases: int, *, full: bool) -> ConfusionMatrix:
@@ -68,12 +85,11 @@ def judge(path: Path, dataset: Dataset, phases: int, *, full: bool) -> Confusion
     return validate(network, dataset, phases=phases, device=torch.device("cpu"))
 
 
-def measure(family: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+def measure(family: str, seed: int, train: Dataset, validation: Dataset, options: dict[str, Any]) -> dict[str, Any]:
     output: Path = options["output"] / f"{family}-{seed}.safetensors"
     record = output.with_suffix(".json")
     if record.exists():
         return dict(json.loads(record.read_text()))
-    train, validation = (open_dataset(options["dataset"], options["root"], split) for split in ("train", "val"))
     started = time.perf_counter()
     run = Run(output, workers=options["workers"])
     Trainer(config_for(family, options, seed), train, validation, run).fit(Observer(), resume=True)
@@ -118,13 +134,18 @@ def _spread(results: list[dict[str, Any]], key: str) -> str:
 @click.option("--dense-levels", default=0, show_default=True, help="SMP: last splits that are not shrunk.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--validate-every", type=int, help="Epochs between points of the learning curves; default: half of all.")
 @click.option("--phases", default=4, show_default=True)
 @click.option("--full", is_flag=True)
 @click.option("--workers", default=1, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 def main(**options: Any) -> None:
     torch.set_num_threads(options["threads"])
-    results = [measure(family, seed, options) for seed in range(options["seeds"]) for family in FAMILIES]
+    parts = (open_dataset(options["dataset"], options["root"], split) for split in ("train", "val"))
+    train, validation = (InMemory(part) for part in parts)
+    results = [
+        measure(family, seed, train, validation, options) for seed in range(options["seeds"]) for family in FAMILIES
+    ]
     settings = {
         key: str(value) if isinstance(value, Path) else value for key, value in options.items() if key != "root"
     }
