@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorrt_rtx
 from safetensors.torch import save_file
@@ -32,8 +32,18 @@ LEVELS = (2, 3)
 LOWERINGS = ("reshape", "strided", "dilated")
 
 
-def run(*arguments: object) -> tuple[dict[str, Any], float, float]:
-    """What a command prints with ``--json``, its wall-clock seconds, and its peak resident GiB."""
+class Run(NamedTuple):
+    """What a command prints with ``--json``, and what it took."""
+
+    document: dict[str, Any]
+    seconds: float
+    cpu_s: float
+    """Of all cores; on a busy machine less misleading than the wall clock."""
+    peak_gib: float
+
+
+def run(*arguments: object) -> Run:
+    """One command in a process of its own."""
     command = [str(Path(sys.executable).with_name("smp-deploy")), *map(str, arguments), "--json"]
     started = time.perf_counter()
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
@@ -45,7 +55,7 @@ def run(*arguments: object) -> tuple[dict[str, Any], float, float]:
             errors.seek(0)
             raise SystemExit(f"{' '.join(command)}\n{errors.read().decode()}")
         said.seek(0)
-        return json.loads(said.read()), seconds, usage.ru_maxrss / 2**20
+        return Run(json.loads(said.read()), seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
 
 
 def builds(arch: str, size: str, directory: Path) -> Iterator[dict[str, Any]]:
@@ -54,26 +64,28 @@ def builds(arch: str, size: str, directory: Path) -> Iterator[dict[str, Any]]:
     save_file(network_from_arch(arch).state_dict(), checkpoint)
     options = [option for levels in LEVELS for option in ("--levels", levels)]
     options += [option for lowering in LOWERINGS for option in ("--lowering", lowering)]
-    _, export_s, export_gib = run("export", checkpoint, "--arch", arch, "--size", size, *options, "-o", bundle)
-    print(f"{arch}: export {export_s:.0f} s, peak {export_gib:.1f} GiB", flush=True)
+    export = run("export", checkpoint, "--arch", arch, "--size", size, *options, "-o", bundle)
+    print(f"{arch}: export {export.seconds:.0f} s, peak {export.peak_gib:.1f} GiB", flush=True)
     for levels in LEVELS:
         for lowering in LOWERINGS:
             schedule = ("--levels", levels, "--lowering", lowering)
             command = ("build-engine", bundle, "--fp16", "--flavour", "tensorrt-rtx", *schedule)
-            first, first_s, first_gib = run(*command)
-            second, second_s, _ = run(*command)
+            first, second = run(*command), run(*command)
             row = {
                 "network": arch,
                 "levels": levels,
                 "lowering": lowering,
-                "export_s": export_s,
-                "export_peak_gib": export_gib,
-                "build_s": first_s,
-                "build_peak_gib": first_gib,
-                "plan_bytes": first["plan_bytes"],
-                "convolutions": first["convolutions"],
-                "cached": second["cached"] and not first["cached"],
-                "second_s": second_s,
+                "export_s": export.seconds,
+                "export_cpu_s": export.cpu_s,
+                "export_peak_gib": export.peak_gib,
+                "build_s": first.seconds,
+                "build_cpu_s": first.cpu_s,
+                "build_peak_gib": first.peak_gib,
+                "plan_bytes": first.document["plan_bytes"],
+                "convolutions": first.document["convolutions"],
+                "cached": second.document["cached"] and not first.document["cached"],
+                "second_s": second.seconds,
+                "second_cpu_s": second.cpu_s,
             }
             print(row, flush=True)
             yield row
@@ -95,18 +107,22 @@ def page(result: dict[str, Any]) -> str:
         "(wanted: under a second). That time is the start of Python and the hashing of every file of the bundle, which "
         "holds the engines built so far.",
         "",
-        "| network | levels | lowering | build, s | its peak, GiB | trunk engine, MB | convolutions | second build, s |",
+        "CPU times are of all cores together; on a machine with other work they say more than the wall clock.",
+        "",
+        "| network | levels | lowering | build, s (CPU) | peak, GiB | trunk engine, MB | convolutions | second, s (CPU) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         convolutions = ", ".join(f"{count} {kind}" for kind, count in row["convolutions"].items())
         lines.append(
-            f"| {row['network']} | {row['levels']} | {row['lowering']} | {row['build_s']:.1f} "
+            f"| {row['network']} | {row['levels']} | {row['lowering']} | {row['build_s']:.1f} ({row['build_cpu_s']:.1f}) "
             f"| {row['build_peak_gib']:.1f} | {row['plan_bytes'] / 1e6:.1f} | {convolutions} "
-            f"| {row['second_s']:.2f} |"
+            f"| {row['second_s']:.2f} ({row['second_cpu_s']:.2f}) |"
         )
-    exports = {row["network"]: (row["export_s"], row["export_peak_gib"]) for row in rows}
-    shown = ", ".join(f"{arch} {seconds:.0f} s and {gib:.1f} GiB" for arch, (seconds, gib) in exports.items())
+    exports = {row["network"]: (row["export_s"], row["export_cpu_s"], row["export_peak_gib"]) for row in rows}
+    shown = ", ".join(
+        f"{arch} {s:.0f} s ({cpu:.0f} s CPU) and {gib:.1f} GiB" for arch, (s, cpu, gib) in exports.items()
+    )
     return "\n".join([*lines, "", f"Exports of these six trunks, in fp32 and fp16: {shown}.", ""])
 
 
@@ -120,16 +136,17 @@ def main() -> None:
     for arch in arguments.network or NETWORKS:
         with tempfile.TemporaryDirectory() as directory:
             rows += builds(arch, arguments.size, Path(directory))
-    result = {
-        "machine": machine_facts(),
-        "tensorrt_rtx": tensorrt_rtx.__version__,
-        "size": arguments.size,
-        "builds": rows,
-    }
+        result = {
+            "machine": machine_facts(),
+            "tensorrt_rtx": tensorrt_rtx.__version__,
+            "size": arguments.size,
+            "builds": rows,
+        }
+        if arguments.network is None:
+            # After every network: the run is long, and may be cut short.
+            (RESULTS / "engine-builds.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            (RESULTS / "engine-builds.md").write_text(page(result), encoding="utf-8")
     print(page(result))
-    if arguments.network is None:
-        (RESULTS / "engine-builds.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        (RESULTS / "engine-builds.md").write_text(page(result), encoding="utf-8")
 
 
 if __name__ == "__main__":
