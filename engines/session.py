@@ -19,7 +19,8 @@ from engines.bundle import Bundle
 from engines.errors import BackendError, FrameError, InputError
 from engines.manifest import Manifest, OutputKind, Precision
 from engines.phases import Phase, PhaseGrid
-from engines.schedules import Schedule, default_schedule, resolved_schedule
+from engines.schedules import Schedule, resolved_schedule
+from engines.tuning import chosen_schedule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -65,8 +66,8 @@ class Session:
             backend: a name of :data:`engines.backends.BACKENDS`.
             precision: arithmetic of the trunk.
             schedule: which levels are walked, how many phases at a time, in which lowering; by default
-                :func:`engines.schedules.default_schedule`. A sub-batch larger than the phases that can go
-                together is one of all of them.
+                :func:`engines.tuning.chosen_schedule`'s, the fastest where the bundle was tuned on this device. A
+                sub-batch larger than the phases that can go together is one of all of them.
 
         Raises:
             BundleError: the bundle is absent, damaged or has no trunk of this schedule and precision.
@@ -76,7 +77,7 @@ class Session:
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle)
         manifest = bundle.manifest
-        wanted = schedule or default_schedule(manifest)
+        wanted = schedule or chosen_schedule(manifest, backend, precision).schedule
         resolved = resolved_schedule(manifest, wanted.levels, wanted.sub_batch, wanted.lowering)
         prepare = runner_from_graph(bundle.file(manifest.prepare), backend)
         graph = bundle.trunk_graph(manifest.trunk(resolved.levels, resolved.lowering), precision)
