@@ -109,13 +109,14 @@ def page(result: dict[str, Any]) -> str:
         "",
         "CPU times are of all cores together; on a machine with other work they say more than the wall clock.",
         "",
-        "| network | levels | lowering | build, s (CPU) | peak, GiB | trunk engine, MB | convolutions | second, s (CPU) |",
+        "| network | levels | lowering | build, s (CPU) | peak, GiB | engine, MB | convolutions | second, s (CPU) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         convolutions = ", ".join(f"{count} {kind}" for kind, count in row["convolutions"].items())
         lines.append(
-            f"| {row['network']} | {row['levels']} | {row['lowering']} | {row['build_s']:.1f} ({row['build_cpu_s']:.1f}) "
+            f"| {row['network']} | {row['levels']} | {row['lowering']} "
+            f"| {row['build_s']:.1f} ({row['build_cpu_s']:.1f}) "
             f"| {row['build_peak_gib']:.1f} | {row['plan_bytes'] / 1e6:.1f} | {convolutions} "
             f"| {row['second_s']:.2f} ({row['second_cpu_s']:.2f}) |"
         )

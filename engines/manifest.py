@@ -169,7 +169,7 @@ class TuningMeasurement(_Record, frozen=True):
     lowering: Lowering
     sub_batch: _Positive
     frame_ms: Annotated[list[_Milliseconds], msgspec.Meta(min_length=1)]
-    """Of a frame, in every round that the schedule took part in; a hopeless one is dropped after the first."""
+    """Of a frame, in every round that the schedule took part in; a hopeless one is dropped early."""
 
 
 class TuningRecord(_Record, frozen=True):

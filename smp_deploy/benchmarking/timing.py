@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engines.errors import InputError
 from engines.session import Session
+from smp_deploy.benchmarking.statistics import median
 
 Frame = NDArray[np.uint8]
 
@@ -61,11 +62,20 @@ class _EnoughError(Exception):
     """Ends a frame whose time is known well enough."""
 
 
-def frame_ms(session: Session, frame: Frame, at_most_s: float) -> float:
-    """Milliseconds of one frame; one that takes longer than ``at_most_s`` is ended and its time extrapolated.
+def frame_ms(session: Session, frame: Frame, seconds: float) -> float:
+    """Milliseconds of a frame: the median of what can be measured in so many seconds.
 
-    All phases are the same work, so the time of a frame is that of the phases done, times phases / phases done.
+    A frame that takes longer is ended after the sub-batch then at work, and its time extrapolated: all phases are the
+    same work, so it is that of the phases done, times phases / phases done.
     """
+    times: list[float] = []
+    begin = time.perf_counter()
+    while not times or time.perf_counter() - begin < seconds:
+        times.append(_one_frame_ms(session, frame, seconds))
+    return median(times)
+
+
+def _one_frame_ms(session: Session, frame: Frame, at_most_s: float) -> float:
     started, seen = time.perf_counter(), (0.0, 1.0)
 
     def watch(done: int, total: int) -> None:

@@ -18,7 +18,7 @@ NO_REPEATED_WORK = 1.01
 """Trunks whose frames take at most this much more operations than the least are compared."""
 
 HOPELESS = 1.25
-"""A schedule whose best time is this much above the fastest's median is measured no further."""
+"""A schedule whose best time in two rounds is this much above the fastest's median is measured no further."""
 
 EQUALLY_FAST = 1.02
 """Of the schedules within this of the fastest, the one of the least memory wins."""
@@ -106,13 +106,14 @@ def tune(
     times: dict[Schedule, list[float]] = {schedule: [] for schedule in schedules}
     total, done = len(schedules) * config.rounds, 0
     running = list(schedules)
-    for left in reversed(range(config.rounds)):
+    for number in range(1, config.rounds + 1):
         for schedule in running:
             times[schedule].append(_measured(bundle, schedule, frame, config))
             done += 1
             on_progress(done, total)
-        kept = hopeful(times, running)
-        done += (len(running) - len(kept)) * left
+        # One round may have met a slow stretch of the machine.
+        kept = hopeful(times, running) if number > 1 else running
+        done += (len(running) - len(kept)) * (config.rounds - number)
         running = kept
     on_progress(total, total)
     best = winner(bundle.manifest, times, config.precision)

@@ -117,9 +117,7 @@ def _print(bundle: Bundle, tuning: TuningRecord, missing: list[Missing]) -> None
         shown = ", ".join(f"{m.levels} {m.lowering.value}" for m in missing)
         levels = " ".join(f"--levels {level}" for level in sorted({trunk.levels for trunk in bundle.manifest.trunks}))
         lowerings = " ".join(f"--lowering {lowering.value}" for lowering in Lowering)
-        note(
-            f"not compared, since the bundle has no such trunks: {shown}. To have them, export with {levels} {lowerings}"
-        )
+        note(f"not compared, since the bundle has no such trunks: {shown}; export adds them with {levels} {lowerings}")
 
 
 TUNING_COLUMNS = ("levels", "lowering", "sub-batch", "median, ms", "spread", "speed", "rounds")
