@@ -141,6 +141,7 @@ def export_bundle(
             trunks=trunks,
             reference=reference,
             engines=[],
+            tunings=[],
             opset=config.opset,
             tools={name: version(name) for name in ("smp-deploy", "torch", "onnx", "onnxscript", "onnx-ir")},
             files={},

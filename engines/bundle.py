@@ -23,6 +23,7 @@ from engines.manifest import (
     Precision,
     ReferenceRecord,
     TrunkRecord,
+    TuningRecord,
     json_from_manifest,
     manifest_from_json,
 )
@@ -112,10 +113,7 @@ class Bundle:
             for name, content in contents.items():
                 _make_directory(self.file(name).parent)
                 write_file(self.file(name), content)
-            current = _read_manifest(self.path)
-            for name in (trunk.graphs[precision], self.manifest.prepare, self.manifest.weights):
-                if current.files.get(name) != self.manifest.files[name]:
-                    raise BundleError(f"{self.path} was exported anew while the engine was built; build it again")
+            current = self._current(trunk.graphs[precision], "the engine was built; build it again")
             replaced = [held for held in current.engines if held.use == engine.use]
             stale = {name for held in replaced for name in held.files} - set(contents)
             files = {name: known for name, known in current.files.items() if name not in stale}
@@ -133,6 +131,29 @@ class Bundle:
         for name in stale:
             self.file(name).unlink(missing_ok=True)
         return replace(self, manifest=manifest)
+
+    def with_tuning(self, tuning: TuningRecord) -> Bundle:
+        """Record measurements of schedules; give the new bundle.
+
+        They take the place of those for the same device, backend, precision and runtime. The manifest is replaced in
+        one step, and what others have stored meanwhile is kept; if the graphs have been exported anew meanwhile, the
+        measurements are of none and :class:`BundleError` says so.
+        """
+        for held in tuning.measurements:
+            graph = self.manifest.trunk(held.levels, held.lowering).graphs[tuning.precision]
+            current = self._current(graph, "it was tuned; tune it again")
+        others = [held for held in current.tunings if held.use != tuning.use]
+        manifest = msgspec.structs.replace(current, tunings=[*others, tuning])
+        write_file(self.path / MANIFEST_NAME, json_from_manifest(manifest))
+        return replace(self, manifest=manifest)
+
+    def _current(self, graph: str, doing: str) -> Manifest:
+        """The manifest as it is on the disk now; its graph, ``prepare.onnx`` and weights must still be the same."""
+        current = _read_manifest(self.path)
+        for name in (graph, self.manifest.prepare, self.manifest.weights):
+            if current.files.get(name) != self.manifest.files[name]:
+                raise BundleError(f"{self.path} was exported anew while {doing}")
+        return current
 
     def check_writable(self) -> None:
         """Raise :class:`OutputError` unless engines can be stored: said before a build, not after it."""

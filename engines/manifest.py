@@ -13,7 +13,7 @@ import msgspec
 from engines.errors import BundleError
 from engines.phases import PhaseGrid
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised by every change that an older reader would misunderstand."""
 
 MANIFEST_NAME = "manifest.json"
@@ -21,6 +21,7 @@ MANIFEST_NAME = "manifest.json"
 _Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 _NotNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 _Byte: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
+_Milliseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 _Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _SizeField: TypeAlias = tuple[_Positive, _Positive]
 _FileName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,255}$")]
@@ -161,6 +162,34 @@ class EngineRecord(_Record, frozen=True):
         return self.flavour, self.precision, self.levels, self.lowering, self.sub_batch
 
 
+class TuningMeasurement(_Record, frozen=True):
+    """How long a schedule took."""
+
+    levels: _NotNegative
+    lowering: Lowering
+    sub_batch: _Positive
+    frame_ms: Annotated[list[_Milliseconds], msgspec.Meta(min_length=1)]
+    """Of a frame, in every round that the schedule took part in; a hopeless one is dropped early."""
+
+
+class TuningRecord(_Record, frozen=True):
+    """Which schedule is fastest on a device, and what was measured there."""
+
+    device: str
+    """As :func:`engines.tuning.device_of` names it."""
+    backend: str
+    precision: Precision
+    runtime: str
+    """Name and version, as :func:`engines.tuning.runtime_of` gives them."""
+    measurements: Annotated[list[TuningMeasurement], msgspec.Meta(min_length=1)]
+    """The winner first."""
+
+    @property
+    def use(self) -> tuple[str, str, Precision, str]:
+        """What the tuning holds for; a bundle has one for each use."""
+        return self.device, self.backend, self.precision, self.runtime
+
+
 class Manifest(_Record, frozen=True):
     """``manifest.json``."""
 
@@ -179,6 +208,7 @@ class Manifest(_Record, frozen=True):
     """The default first."""
     reference: list[ReferenceRecord]
     engines: list[EngineRecord]
+    tunings: list[TuningRecord]
     opset: _Positive
     tools: dict[str, str]
     """Versions of what wrote the bundle."""
@@ -253,6 +283,12 @@ def _check_consistency(manifest: Manifest) -> None:
     kinds = [(trunk.levels, trunk.lowering) for trunk in manifest.trunks]
     if len(set(kinds)) < len(kinds):
         raise BundleError(f"{MANIFEST_NAME} lists two trunks of the same levels and lowering")
+    for tuning in manifest.tunings:
+        for held in tuning.measurements:
+            if (held.levels, held.lowering) not in kinds:
+                raise BundleError(
+                    f"{MANIFEST_NAME} has a tuning of levels {held.levels}, {held.lowering.value}, but no such trunk"
+                )
     for trunk in manifest.trunks:
         # Raises for a window that does not divide the frame.
         manifest.grid(trunk)

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from engines.gpus import gpus
@@ -37,6 +38,16 @@ def machine_facts() -> dict[str, str]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "memory": _memory(),
     }
+
+
+def available_bytes() -> int | None:
+    """Memory that can be had without swapping; ``None`` where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    sizes = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
 
 
 def capabilities() -> list[Capability]:

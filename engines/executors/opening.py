@@ -7,8 +7,8 @@ from engines.bundle import Bundle
 from engines.errors import BundleError
 from engines.executors.base import Executor
 from engines.executors.host import RunnerExecutor
-from engines.manifest import EngineRecord, Flavour, Precision
-from engines.schedules import Schedule, default_schedule, resolved_schedule
+from engines.manifest import EngineRecord, Flavour, Manifest, Precision
+from engines.schedules import Schedule
 
 
 def executor_from_bundle(bundle: Bundle, backend: str, precision: Precision, schedule: Schedule) -> Executor:
@@ -28,23 +28,10 @@ def executor_from_bundle(bundle: Bundle, backend: str, precision: Precision, sch
     return RunnerExecutor(prepare, runner_from_graph(graph, backend), manifest.grid(trunk))
 
 
-def chosen_schedule(bundle: Bundle, backend: str, precision: Precision, wanted: Schedule | None) -> Schedule:
-    """What to run when the user has named ``wanted``, or nothing: then the bundle's default, or its one engine."""
-    manifest, flavour = bundle.manifest, flavour_of(backend)
-    if wanted is None:
-        wanted = default_schedule(manifest)
-        held = engine_schedules(bundle, flavour, precision) if flavour is not None else []
-        if len(held) == 1:
-            wanted = held[0]
-    return resolved_schedule(manifest, wanted.levels, wanted.sub_batch, wanted.lowering)
-
-
-def engine_schedules(bundle: Bundle, flavour: Flavour, precision: Precision) -> list[Schedule]:
-    """The schedules that the bundle has an engine of this flavour and precision for."""
+def engine_schedules(manifest: Manifest, flavour: Flavour, precision: Precision) -> list[Schedule]:
+    """The schedules that a bundle has an engine of this flavour and precision for."""
     return [
-        schedule_of(engine)
-        for engine in bundle.manifest.engines
-        if (engine.flavour, engine.precision) == (flavour, precision)
+        schedule_of(engine) for engine in manifest.engines if (engine.flavour, engine.precision) == (flavour, precision)
     ]
 
 

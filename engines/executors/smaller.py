@@ -21,7 +21,7 @@ def smaller_schedules(bundle: Bundle, backend: str, precision: Precision, schedu
     """
     flavour, manifest = flavour_of(backend), bundle.manifest
     if flavour is not None:
-        held = engine_schedules(bundle, flavour, precision)
+        held = engine_schedules(bundle.manifest, flavour, precision)
     else:
         held = [
             Schedule(trunk.levels, sub_batch, trunk.lowering)

@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from smp_deploy import __version__
+from smp_deploy.cli.bench import bench_command
 from smp_deploy.cli.build_engine import build_engine_command
 from smp_deploy.cli.demo import demo_command
 from smp_deploy.cli.doctor import doctor_command
@@ -19,13 +20,16 @@ from smp_deploy.cli.flops import flops_command
 from smp_deploy.cli.inspect import inspect_command
 from smp_deploy.cli.run import run_command
 from smp_deploy.cli.train import train_command
+from smp_deploy.cli.tune import tune_command
 from smp_deploy.cli.validate import validate_command
 
 COMMANDS = (
     export_command,
     validate_command,
     build_engine_command,
+    tune_command,
     run_command,
+    bench_command,
     evaluate_command,
     train_command,
     inspect_command,

@@ -12,7 +12,7 @@ import msgspec
 from engines.bundle import Bundle
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import bundle_argument, json_option
-from smp_deploy.cli.summaries import TRUNK_COLUMNS, bundle_rows, trunk_rows
+from smp_deploy.cli.summaries import TRUNK_COLUMNS, bundle_rows, trunk_rows, tuning_summaries
 
 
 @click.command("inspect", short_help="Show what a bundle holds.")
@@ -38,6 +38,8 @@ def inspect_command(bundle: Path, with_classes: bool, as_json: bool) -> None:
             for e in manifest.engines
         ]
         print_table(("engine", "flavour", "precision", "levels", "lowering", "sub-batch"), engines)
+    if manifest.tunings:
+        print_table(("tuned on", "backend", "precision", "fastest", "ms a frame"), tuning_summaries(opened))
     print_table(("file", "bytes", "SHA-256"), [(name, f.size, f.sha256[:16]) for name, f in manifest.files.items()])
     if with_classes:
         print_table(("label", "class", "colour (RGB)"), [(i, c.name, c.color) for i, c in enumerate(manifest.classes)])

@@ -16,11 +16,11 @@ import click
 from engines.backends import BACKENDS
 from engines.bundle import Bundle
 from engines.errors import InputError, OutputError
-from engines.manifest import Lowering, OutputKind, Precision
-from engines.schedules import resolved_schedule
+from engines.manifest import OutputKind, Precision
 from engines.staging import write_file
-from smp_deploy.cli.console import Advance, print_json, print_table, progress
+from smp_deploy.cli.console import Advance, note, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, json_option, precision_option, schedule_options
+from smp_deploy.cli.schedules import asked_schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,8 @@ def run_command(
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
-    schedule = resolved_schedule(opened.manifest, levels, sub_batch, Lowering(lowering) if lowering else None)
+    choice = asked_schedule(opened, backend, Precision(precision), levels, lowering, sub_batch)
+    note(f"schedule: {choice.schedule} ({choice.reason})")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,13 +99,19 @@ def run_command(
     results = []
     options = _Options(resize, side_by_side, deadline_ms)
     with (
-        Session.open(opened, backend, precision=Precision(precision), schedule=schedule) as session,
+        Session.open(opened, backend, precision=Precision(precision), schedule=choice.schedule) as session,
         progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance,
     ):
         for index, path in enumerate(files):
             of_all = _share(advance, session, index, len(files))
             results.append(_label(session, path, output, options, of_all))
-    document = {"bundle": str(bundle), "backend": backend, "schedule": str(schedule), "images": results}
+    document = {
+        "bundle": str(bundle),
+        "backend": backend,
+        "schedule": str(choice.schedule),
+        "schedule_reason": choice.reason,
+        "images": results,
+    }
     if as_json:
         print_json(document)
     else:

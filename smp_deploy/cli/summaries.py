@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from engines.bundle import Bundle
 from engines.phases import Size
+from engines.schedules import Schedule
+from smp_deploy.benchmarking.statistics import median
 
 
 def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
@@ -54,6 +56,17 @@ def trunk_rows(bundle: Bundle) -> list[tuple[str, ...]]:
             (names, str(trunk.levels), trunk.lowering.value, str(len(grid.phases)), shape, str(grid.largest_sub_batch),
              compute)
         )  # fmt: skip
+    return rows
+
+
+def tuning_summaries(bundle: Bundle) -> list[tuple[str, ...]]:
+    """The device and runtime of every tuning, and its winner."""
+    rows: list[tuple[str, ...]] = []
+    for held in bundle.manifest.tunings:
+        best = held.measurements[0]
+        schedule = Schedule(best.levels, best.sub_batch, best.lowering)
+        where = f"{held.device}; {held.runtime}"
+        rows.append((where, held.backend, held.precision.value, str(schedule), f"{median(best.frame_ms):.1f}"))
     return rows
 
 

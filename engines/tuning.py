@@ -1,0 +1,83 @@
+"""Tunings: which schedule was measured to be the fastest, and whether it was on a machine like this one."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.backends import flavour_of
+from engines.backends.onnxruntime import import_onnxruntime
+from engines.backends.tensorrt.flavours import import_tensorrt
+from engines.executors.opening import engine_schedules
+from engines.gpus import gpus
+from engines.manifest import Flavour, Manifest, Precision
+from engines.schedules import Schedule, default_schedule
+
+
+@dataclass(frozen=True)
+class ChosenSchedule:
+    """A schedule that nobody asked for by name, and why it is this one."""
+
+    schedule: Schedule
+    reason: str
+    tuned: bool
+
+
+def chosen_schedule(manifest: Manifest, backend: str, precision: Precision) -> ChosenSchedule:
+    """The fastest schedule where the bundle was tuned for this device, backend, precision and runtime.
+
+    Elsewhere, for TensorRT, that of the bundle's engine where it has only one of this precision, and
+    :func:`engines.schedules.default_schedule` in all other cases: a tuning of another machine is no better than a
+    guess. Raises :class:`InputError` for an unknown backend, and :class:`MissingDependency` when the bundle has a
+    tuning for the backend and its runtime is missing.
+    """
+    default, kind = default_schedule(manifest), "default"
+    flavour = flavour_of(backend)
+    held_engines = engine_schedules(manifest, flavour, precision) if flavour is not None else []
+    if len(held_engines) == 1:
+        default, kind = held_engines[0], "one engine"
+    near = [held for held in manifest.tunings if (held.backend, held.precision) == (backend, precision)]
+    if not near:
+        reason = f"the bundle's {kind}; it is not tuned for {backend}, {precision.value}"
+        return ChosenSchedule(default, reason, tuned=False)
+    device, runtime = device_of(backend), runtime_of(backend)
+    for held in near:
+        if (held.device, held.runtime) == (device, runtime):
+            best = held.measurements[0]
+            schedule = Schedule(best.levels, best.sub_batch, best.lowering)
+            return ChosenSchedule(schedule, f"tuned on this device: {device}, {runtime}", tuned=True)
+    tuned_on = "; ".join(f"{held.device}, {held.runtime}" for held in near)
+    reason = f"the bundle's {kind}; it is tuned for {tuned_on}, and this is {device}, {runtime}"
+    return ChosenSchedule(default, reason, tuned=False)
+
+
+def device_of(backend: str) -> str:
+    """What does the work of a backend: the first GPU's name, or the processor's and the cores that it may use."""
+    if backend == "onnxruntime":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return f"{processor_name()}, {cores} cores"
+    return gpus()[0].name if gpus() else "no GPU"
+
+
+def runtime_of(backend: str) -> str:
+    """Name and version of a backend's runtime. Raises :class:`MissingDependency`."""
+    if backend.startswith("onnxruntime"):
+        return f"onnxruntime {import_onnxruntime().__version__}"
+    flavour, module = import_tensorrt(Flavour(backend.replace("-", "_")))
+    return f"{flavour.value} {module.__version__}"
+
+
+def processor_name() -> str:
+    """The processor as the system names it; its architecture where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        field, _, value = line.partition(":")
+        # ARM's kernels give no name but the numbers of implementer and part.
+        if field.strip() in ("model name", "Model") and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine()

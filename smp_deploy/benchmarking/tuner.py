@@ -1,0 +1,161 @@
+"""Which schedule is the fastest here: candidates, interleaved rounds, the winner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from engines.bundle import Bundle
+from engines.errors import InputError
+from engines.manifest import Lowering, Manifest, Precision, TrunkRecord, TuningMeasurement, TuningRecord
+from engines.schedules import Schedule, default_schedule
+from engines.session import Session
+from engines.tuning import device_of, runtime_of
+from smp_deploy.benchmarking.statistics import median
+from smp_deploy.benchmarking.timing import Frame, frame_ms
+
+NO_REPEATED_WORK = 1.01
+"""Trunks whose frames take at most this much more operations than the least are compared."""
+
+HOPELESS = 1.25
+"""A schedule whose best time in two rounds is this much above the fastest's median is measured no further."""
+
+EQUALLY_FAST = 1.02
+"""Of the schedules within this of the fastest, the one of the least memory wins."""
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """What to measure, and how long."""
+
+    backend: str = "onnxruntime"
+    precision: Precision = Precision.FP32
+    rounds: int = 5
+    seconds: float = 2.0
+    """Of one schedule in one round; a frame that takes longer is cut short, and its time extrapolated."""
+    levels: tuple[int, ...] = ()
+    """By default those that repeat no work."""
+    lowerings: tuple[Lowering, ...] = ()
+    """By default all."""
+    fits: Callable[[Schedule], bool] = field(default=lambda schedule: True)
+    """Which schedules may be tried: others take more memory than there is."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A trunk that would be a candidate and that the bundle was exported without."""
+
+    levels: int
+    lowering: Lowering
+
+
+def candidates(manifest: Manifest, config: TuningConfig) -> list[Schedule]:
+    """Schedules to compare, the default first: sub-batches are powers of two, and all that can go together.
+
+    Raises :class:`InputError` when nothing is left.
+    """
+    found = []
+    for trunk in _trunks(manifest, config):
+        if config.precision not in trunk.graphs or (config.lowerings and trunk.lowering not in config.lowerings):
+            continue
+        largest = manifest.grid(trunk).largest_sub_batch
+        powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
+        found += [Schedule(trunk.levels, size, trunk.lowering) for size in (*powers, largest)]
+    found = [schedule for schedule in found if config.fits(schedule)]
+    if not found:
+        raise InputError("no schedule is left to compare: the bundle has none of these levels, lowerings and memory")
+    default = default_schedule(manifest)
+    return [default, *(schedule for schedule in found if schedule != default)]
+
+
+def missing_trunks(manifest: Manifest, config: TuningConfig) -> list[Missing]:
+    """Lowerings of the levels to compare that the bundle was exported without, where a split is left inside."""
+    held = {(trunk.levels, trunk.lowering) for trunk in manifest.trunks}
+    levels = sorted({trunk.levels for trunk in _trunks(manifest, config)})
+    return [
+        Missing(level, lowering)
+        for level in levels
+        for lowering in config.lowerings or tuple(Lowering)
+        if level < len(manifest.windows) and (level, lowering) not in held
+    ]
+
+
+def _trunks(manifest: Manifest, config: TuningConfig) -> list[TrunkRecord]:
+    if config.levels:
+        return [trunk for trunk in manifest.trunks if trunk.levels in config.levels]
+    work = {
+        (trunk.levels, trunk.lowering): trunk.operations * len(manifest.grid(trunk).phases) for trunk in manifest.trunks
+    }
+    least = min(work.values())
+    return [trunk for trunk in manifest.trunks if work[trunk.levels, trunk.lowering] <= NO_REPEATED_WORK * least]
+
+
+def tune(
+    bundle: Bundle,
+    frame: Frame,
+    config: TuningConfig,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TuningRecord:
+    """Measure the candidates, round after round, each once in a round.
+
+    A slow stretch of the machine so meets all of them. Only one session is open at a time, and every one has run a
+    sub-batch before it is measured. ``on_progress`` is called with ``(measurements done, in all)``; dropped
+    candidates count as done.
+    """
+    schedules = candidates(bundle.manifest, config)
+    times: dict[Schedule, list[float]] = {schedule: [] for schedule in schedules}
+    total, done = len(schedules) * config.rounds, 0
+    running = list(schedules)
+    for number in range(1, config.rounds + 1):
+        for schedule in running:
+            times[schedule].append(_measured(bundle, schedule, frame, config))
+            done += 1
+            on_progress(done, total)
+        # One round may have met a slow stretch of the machine.
+        kept = hopeful(times, running) if number > 1 else running
+        done += (len(running) - len(kept)) * (config.rounds - number)
+        running = kept
+    on_progress(total, total)
+    best = winner(bundle.manifest, times, config.precision)
+    ordered = [best, *sorted((s for s in schedules if s != best), key=lambda s: median(times[s]))]
+    return TuningRecord(
+        device=device_of(config.backend),
+        backend=config.backend,
+        precision=config.precision,
+        runtime=runtime_of(config.backend),
+        measurements=[
+            TuningMeasurement(levels=s.levels, lowering=s.lowering, sub_batch=s.sub_batch, frame_ms=times[s])
+            for s in ordered
+        ],
+    )
+
+
+def _measured(bundle: Bundle, schedule: Schedule, frame: Frame, config: TuningConfig) -> float:
+    with Session.open(bundle, config.backend, precision=config.precision, schedule=schedule) as session:
+        frame_ms(session, frame, 0)
+        return frame_ms(session, frame, config.seconds)
+
+
+def hopeful(times: dict[Schedule, list[float]], running: Sequence[Schedule]) -> list[Schedule]:
+    """Those whose best time is not :data:`HOPELESS`. The first, the default, stays: others are compared with it."""
+    fastest = min(median(times[schedule]) for schedule in running)
+    return [s for s in running if s == running[0] or min(times[s]) <= HOPELESS * fastest]
+
+
+def winner(manifest: Manifest, times: dict[Schedule, list[float]], precision: Precision) -> Schedule:
+    """The fastest by its median, or one that is :data:`EQUALLY_FAST` and takes less memory.
+
+    Only schedules that were measured in every round can win.
+    """
+    rounds = max(map(len, times.values()))
+    medians = {schedule: median(values) for schedule, values in times.items() if len(values) == rounds}
+    limit = EQUALLY_FAST * min(medians.values())
+    return min(
+        (schedule for schedule, value in medians.items() if value <= limit),
+        key=lambda schedule: (working_bytes(manifest, schedule, precision), medians[schedule]),
+    )
+
+
+def working_bytes(manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+    """What a sub-batch holds at a time, from the tensors alone: enough to order schedules by memory."""
+    return manifest.trunk(schedule.levels, schedule.lowering).live_bytes[precision] * schedule.sub_batch
