@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from converters.networks import network_from_arch
 from engines import Bundle
+from engines.manifest import SCHEMA_VERSION
 from tests.conftest import Cli
 
 EXPORT = ("--arch", "smp-resnet18", "--size", "64x96")
@@ -153,7 +154,7 @@ def test_damaged_bundles(cli: Cli, bundle: Path, command: tuple[str, ...], tmp_p
     refused(say(tmp_path / "absent"), "is not a bundle")
     manifest = json.loads((bundle / "manifest.json").read_text())
     for change, part in (
-        ({"schema_version": 3}, "schema version 3"),
+        ({"schema_version": SCHEMA_VERSION + 1}, f"schema version {SCHEMA_VERSION + 1}"),
         ({"model": "../model.onnx"}, "does not list it"),
         ({"files": {**manifest["files"], "../../outside": {"sha256": "0" * 64, "size": 1}}}, "leaves the bundle"),
     ):
