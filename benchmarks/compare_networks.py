@@ -3,13 +3,14 @@
     python benchmarks/compare_networks.py --dataset camvid --root DIR -o build/comparison
 
 Every run is a `smp-deploy train` run: killed, it goes on where it was; finished, it is not repeated. Writes
-`comparison.json` and the learning curves of every run, and prints the table. The networks are judged on the
-validation frames at full size: FCN at every pixel, SMP at `--phases` draws of 16 of every 1024 pixels, an unbiased
+`comparison.json`, `curves.png` and the learning curves of every run, and prints the table. The networks are judged on
+the validation frames at full size: FCN at every pixel, SMP at `--phases` draws of 16 of every 1024 pixels, an unbiased
 sample; `--full` judges SMP at every pixel too, at 16 times the time.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
 import time
@@ -102,10 +103,40 @@ def measure(family: str, seed: int, train: Dataset, validation: Dataset, options
         "thin_iou": matrix.thin_iou,
         "class_ious": dict(zip(validation.info.classes, matrix.class_ious.tolist(), strict=True)),
         "training_seconds": seconds,
+        "curve": _curve(run.directory / "metrics.csv"),
     }
     record.write_text(json.dumps(result, indent=2) + "\n")
     note(f"{family} seed {seed}: {100 * matrix.mean_iou:.1f} / {100 * matrix.thin_iou:.1f} in {seconds:.0f} s")
     return result
+
+
+def _curve(path: Path) -> list[dict[str, float]]:
+    with path.open(encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def draw_curves(results: list[dict[str, Any]], directory: Path) -> None:
+    """Validation during training: a thin line for each seed, a thick one for their mean."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, key, title in zip(
+        figure.subplots(1, 2), ("mean_iou", "thin_iou"), ("all classes", "thin objects"), strict=True
+    ):
+        for number, family in enumerate(FAMILIES):
+            curves = [result["curve"] for result in results if result["family"] == family]
+            epochs = [point["epoch"] for point in curves[0]]
+            scores = [[100 * point[key] for point in curve] for curve in curves]
+            for score in scores:
+                axes.plot(epochs, score, color=f"C{number}", alpha=0.35, linewidth=0.8)
+            mean = [statistics.mean(column) for column in zip(*scores, strict=True)]
+            axes.plot(epochs, mean, color=f"C{number}", marker="o", label=family)
+        axes.set(xlabel="epoch", ylabel="validation mean IoU, %", title=title)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    figure.savefig(directory / "curves.png", dpi=100)
 
 
 def rows_from(results: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
@@ -151,6 +182,7 @@ def main(**options: Any) -> None:
     }
     document = {"settings": settings, "results": results}
     (options["output"] / "comparison.json").write_text(json.dumps(document, indent=2) + "\n")
+    draw_curves(results, options["output"])
     title = f"{options['dataset']}, width {options['width']}, {options['epochs']} epochs, {options['seeds']} seeds"
     print_table(("network", "mean IoU, %", "thin objects, %"), rows_from(results), title=title)
 
