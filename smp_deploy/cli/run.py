@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from engines.backends import BACKENDS
 from engines.bundle import Bundle
 from engines.errors import InputError, OutputError
 from engines.manifest import Lowering, OutputKind, Precision
-from engines.schedules import resolved_schedule
+from engines.schedules import Schedule, resolved_schedule
 from engines.staging import write_file
-from smp_deploy.cli.console import Advance, print_json, print_table, progress
+from smp_deploy.cli.console import Advance, note, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, json_option, precision_option, schedule_options
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class _Options:
     metavar="MS",
     help="For each image, what is there by then: pixels not yet computed take the nearest one that is.",
 )
+@click.option(
+    "--allow-smaller",
+    is_flag=True,
+    help="When memory runs out, go on with the next smaller schedule of the bundle, and say so.",
+)
 @click.option("--resize", is_flag=True, help="Resize images to the bundle's size, and labels back.")
 @click.option("--side-by-side", is_flag=True, help="Also write frame, overlay and labels in one picture with a legend.")
 @json_option
@@ -71,6 +77,7 @@ def run_command(
     lowering: str | None,
     sub_batch: int,
     deadline_ms: float | None,
+    allow_smaller: bool,
     resize: bool,
     side_by_side: bool,
     as_json: bool,
@@ -90,7 +97,7 @@ def run_command(
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
-    schedule = resolved_schedule(opened.manifest, levels, sub_batch, Lowering(lowering) if lowering else None)
+    schedule = _named_schedule(opened, levels, sub_batch, Lowering(lowering) if lowering else None)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,13 +105,26 @@ def run_command(
     results = []
     options = _Options(resize, side_by_side, deadline_ms)
     with (
-        Session.open(opened, backend, precision=Precision(precision), schedule=schedule) as session,
+        Session.open(
+            opened, backend, precision=Precision(precision), schedule=schedule, allow_smaller=allow_smaller
+        ) as session,
         progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance,
     ):
         for index, path in enumerate(files):
             of_all = _share(advance, session, index, len(files))
             results.append(_label(session, path, output, options, of_all))
-    document = {"bundle": str(bundle), "backend": backend, "schedule": str(schedule), "images": results}
+    for reduction in session.reductions:
+        note(str(reduction))
+    document = {
+        "bundle": str(bundle),
+        "backend": backend,
+        "schedule": str(session.schedule),
+        "reductions": [
+            {"refused": str(reduction.refused), "tried": str(reduction.tried), "reason": reduction.reason}
+            for reduction in session.reductions
+        ],
+        "images": results,
+    }
     if as_json:
         print_json(document)
     else:
@@ -122,6 +142,14 @@ def run_command(
             ],
         )
     return document
+
+
+def _named_schedule(bundle: Bundle, levels: int | None, sub_batch: int, lowering: Lowering | None) -> Schedule | None:
+    """The schedule that the user named, at least in part; ``None`` where the choice is the session's."""
+    source = click.get_current_context().get_parameter_source("sub_batch")
+    if levels is None and lowering is None and source is ParameterSource.DEFAULT:
+        return None
+    return resolved_schedule(bundle.manifest, levels, sub_batch, lowering)
 
 
 def _label(session: Session, path: Path, output: Path, options: _Options, advance: Advance) -> dict[str, Any]:
