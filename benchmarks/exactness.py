@@ -79,8 +79,8 @@ def page(result: dict[str, Any]) -> str:
         f"({result['machine']['machine']}), fp32, frames of noise, random weights and batch-norm statistics far from "
         "the identity.",
         "",
-        f"{sum(row['exact'] for row in rows)} of {len(rows)} schedules are exact: logits within {LOGITS_TOLERANCE:g} of "
-        f"the largest logit, and labels that differ only where the two highest logits are within {TIE:g} of it.",
+        f"{sum(row['exact'] for row in rows)} of {len(rows)} schedules are exact: logits within {LOGITS_TOLERANCE:g} "
+        f"of the largest logit, and labels that differ only where the two highest logits are within {TIE:g} of it.",
         "",
         "| network | frame | levels | lowering | sub-batch | error of logits | labels that differ | widest gap there |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -20,7 +20,7 @@ from engines.errors import BackendError, FrameError, InputError
 from engines.manifest import Manifest, OutputKind, Precision
 from engines.phases import Phase, PhaseGrid
 from engines.schedules import Schedule, resolved_schedule
-from engines.tuning import chosen_schedule
+from engines.tuning import preferred_schedule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -66,7 +66,7 @@ class Session:
             backend: a name of :data:`engines.backends.BACKENDS`.
             precision: arithmetic of the trunk.
             schedule: which levels are walked, how many phases at a time, in which lowering; by default
-                :func:`engines.tuning.chosen_schedule`'s, the fastest where the bundle was tuned on this device. A
+                :func:`engines.tuning.preferred_schedule`'s, the fastest where the bundle was tuned on this device. A
                 sub-batch larger than the phases that can go together is one of all of them.
 
         Raises:
@@ -77,7 +77,7 @@ class Session:
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle)
         manifest = bundle.manifest
-        wanted = schedule or chosen_schedule(manifest, backend, precision).schedule
+        wanted = schedule or preferred_schedule(manifest, backend, precision).schedule
         resolved = resolved_schedule(manifest, wanted.levels, wanted.sub_batch, wanted.lowering)
         prepare = runner_from_graph(bundle.file(manifest.prepare), backend)
         graph = bundle.trunk_graph(manifest.trunk(resolved.levels, resolved.lowering), precision)
