@@ -119,6 +119,7 @@ def _pytorch(directory: Path, contender: str, width: int) -> Labelled:
 def _whole_network(directory: Path, width: int, *, dilated: bool) -> Any:
     """Frames uint8 ``(n, H, W, 3)`` to logits; batch norms folded, splits as they are or as dilation."""
     from safetensors.torch import load_file
+    from torch import nn
 
     from converters.networks import network_from_arch
     from converters.rewriting.batchnorm import fold_batch_norms
@@ -129,10 +130,13 @@ def _whole_network(directory: Path, width: int, *, dilated: bool) -> Any:
 
     network = network_from_arch("smp-resnet18", width=width).eval()
     network.load_state_dict(load_file(directory / "weights.safetensors"))
-    graph = graph_from_network(network)
+    graph: Any = graph_from_network(network)
     fold_batch_norms(graph)
     if dilated:
-        graph = lowered(looped_from_graph(graph, 0), Lowering.DILATED).graph
+        looped = looped_from_graph(graph, 0)
+        top, left, bottom, right = looped.border
+        # The loop's form reads planes that have the first convolution's zeros around them.
+        graph = nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), lowered(looped, Lowering.DILATED).graph)
     size = np.load(directory / "frame.npy").shape[:2]
     return WholeNetwork(Normalization(), graph, size, size).eval()
 
