@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from engines.bundle import Bundle
 from engines.errors import InputError
-from engines.manifest import Lowering, Manifest, Precision, TrunkRecord, TuningMeasurement, TuningRecord
+from engines.manifest import Flavour, Lowering, Manifest, Precision, TrunkRecord, TuningMeasurement, TuningRecord
 from engines.schedules import Schedule, default_schedule
 from engines.session import Session
 from engines.tuning import device_of, runtime_of
@@ -52,7 +52,7 @@ class Missing:
 def candidates(manifest: Manifest, config: TuningConfig) -> list[Schedule]:
     """Schedules to compare, the default first: sub-batches are powers of two, and all that can go together.
 
-    Raises :class:`InputError` when nothing is left.
+    On TensorRT those that the bundle has an engine for. Raises :class:`InputError` when nothing is left.
     """
     found = []
     for trunk in _trunks(manifest, config):
@@ -61,11 +61,27 @@ def candidates(manifest: Manifest, config: TuningConfig) -> list[Schedule]:
         largest = manifest.grid(trunk).largest_sub_batch
         powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
         found += [Schedule(trunk.levels, size, trunk.lowering) for size in (*powers, largest)]
+    default = default_schedule(manifest)
+    if not config.backend.startswith("onnxruntime"):
+        built = _built(manifest, config)
+        found = [schedule for schedule in found if schedule in built]
+        default = default if default in built else (found or [default])[0]
     found = [schedule for schedule in found if config.fits(schedule)]
     if not found:
-        raise InputError("no schedule is left to compare: the bundle has none of these levels, lowerings and memory")
-    default = default_schedule(manifest)
+        raise InputError(
+            "no schedule is left to compare: the bundle has no trunk, or no engine, of these levels and lowerings that "
+            "fits into the memory"
+        )
     return [default, *(schedule for schedule in found if schedule != default)]
+
+
+def _built(manifest: Manifest, config: TuningConfig) -> set[Schedule]:
+    flavour = Flavour(config.backend.replace("-", "_"))
+    return {
+        Schedule(engine.levels, engine.sub_batch, engine.lowering)
+        for engine in manifest.engines
+        if (engine.flavour, engine.precision) == (flavour, config.precision)
+    }
 
 
 def missing_trunks(manifest: Manifest, config: TuningConfig) -> list[Missing]:

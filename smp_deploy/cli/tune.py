@@ -102,10 +102,12 @@ def _fits(bundle: Bundle, schedule: Schedule, precision: Precision) -> bool:
 def _print(bundle: Bundle, tuning: TuningRecord, missing: list[Missing]) -> None:
     from smp_deploy.benchmarking import median
 
-    default = default_schedule(bundle.manifest)
     medians = {Schedule(m.levels, m.sub_batch, m.lowering): median(m.frame_ms) for m in tuning.measurements}
-    print_table(TUNING_COLUMNS, tuning_rows(tuning, medians[default]))
     winner = next(iter(medians))
+    default = default_schedule(bundle.manifest)
+    # An engine for the default may not have been built.
+    default = default if default in medians else winner
+    print_table(TUNING_COLUMNS, tuning_rows(tuning, medians[default]))
     print_table(
         ("fastest", str(winner)),
         [

@@ -1,0 +1,64 @@
+"""Schedules against the whole graph, and that the comparison sees what it is to see."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converters.export import ExportConfig, export_bundle
+from converters.rewriting.levels import levels_from_graph
+from converters.rewriting.loops import most_levels
+from converters.rewriting.tracing import graph_from_network
+from converters.trunks import TrunkChoice
+from engines import Lowering, OutputKind
+from smp_deploy.benchmarking.exactness import all_schedules, difference, differences
+from tests.networks import RandomNetwork, with_statistics
+
+
+@pytest.mark.parametrize("seed", [8, 13])
+def test_every_schedule_of_random_networks_is_exact(seed: int, tmp_path: Path) -> None:
+    network = with_statistics(lambda: RandomNetwork(seed), seed)
+    graph = graph_from_network(network)
+    (height, width), levels = levels_from_graph(graph).size_multiple, most_levels(graph)
+    config = ExportConfig(
+        size=(height * 4 - 1, width * 3),
+        source="random",
+        outputs=OutputKind.LOGITS,
+        precisions=(),
+        trunks=TrunkChoice(tuple(range(levels + 1)), tuple(Lowering)),
+    )
+    bundle = export_bundle(network, config, tmp_path / "bundle")
+    frame = np.random.default_rng(seed).integers(0, 256, (*config.size, 3), dtype=np.uint8)
+    found = dict(differences(bundle, frame))
+    assert list(found) == all_schedules(bundle.manifest)
+    assert {(s.levels, s.lowering) for s in found} == {(n, form) for n in range(levels + 1) for form in Lowering}
+    assert all(one.exact for one in found.values()), found
+
+
+WHOLE = np.array([[[4.0, 1.0]], [[2.0, 0.9999]], [[-8.0, 0.0]]], np.float32)
+"""Three classes at two pixels: one is clear, one has its two highest logits 1.25e-5 of the largest apart."""
+
+
+def test_equal_logits_are_exact() -> None:
+    assert difference(WHOLE, WHOLE.copy()).exact
+    assert difference(WHOLE, WHOLE) == difference(WHOLE, WHOLE.copy())
+
+
+def test_a_tie_may_fall_either_way() -> None:
+    other = WHOLE.copy()
+    other[1, 0, 1] += 6e-5
+    other[0, 0, 1] -= 6e-5
+    found = difference(WHOLE, other)
+    assert found.labels_differ == 1
+    assert found.relative_error == pytest.approx(7.5e-6, rel=0.01)
+    assert found.widest_gap == pytest.approx(1.25e-5, rel=0.01)
+    assert found.exact
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [((0, 0, 0), 4.001), ((1, 0, 0), 5.0), ((2, 0, 1), np.nan), ((0, 0, 1), np.inf)]
+)
+def test_more_than_rounding_is_not_exact(place: tuple[int, int, int], value: float) -> None:
+    other = WHOLE.copy()
+    other[place] = value
+    assert not difference(WHOLE, other).exact

@@ -1,0 +1,77 @@
+"""Candidates, what is dropped, and who wins."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines import Bundle, Flavour, Lowering, Precision, Schedule
+from engines.errors import InputError
+from smp_deploy.benchmarking import TuningConfig, candidates, missing_trunks, tune
+from smp_deploy.benchmarking.tuner import hopeful, winner, working_bytes
+
+DEFAULT = Schedule(2, 1, Lowering.RESHAPE)
+
+
+def test_candidates_repeat_no_work(exported: Bundle) -> None:
+    found = candidates(exported.manifest, TuningConfig())
+    assert found[0] == DEFAULT
+    assert len(set(found)) == len(found)
+    expected = {Schedule(0, 1)} | {Schedule(1, size) for size in (1, 2, 4)}
+    expected |= {Schedule(2, size, lowering) for size in (1, 2, 4, 8, 16) for lowering in Lowering}
+    assert set(found) == expected
+
+
+def test_candidates_can_be_chosen(exported: Bundle) -> None:
+    config = TuningConfig(levels=(3,), fits=lambda schedule: schedule.sub_batch <= 2)
+    # The default is always among them: the others are compared with it.
+    assert candidates(exported.manifest, config) == [DEFAULT, Schedule(3, 1), Schedule(3, 2)]
+    with pytest.raises(InputError, match="no schedule is left"):
+        candidates(exported.manifest, TuningConfig(levels=(3,), lowerings=(Lowering.DILATED,)))
+
+
+def test_on_tensorrt_the_engines_are_compared(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    for schedule in (Schedule(2, 4), Schedule(2, 2, Lowering.DILATED)):
+        opened = opened.with_engine(
+            Flavour.TENSORRT_RTX, Precision.FP16, schedule, plan=b"plan", prepare=b"prepare", record={}
+        )
+    config = TuningConfig(backend="tensorrt-rtx", precision=Precision.FP16)
+    assert candidates(opened.manifest, config) == [Schedule(2, 4), Schedule(2, 2, Lowering.DILATED)]
+    with pytest.raises(InputError, match="or no engine, of these levels"):
+        candidates(opened.manifest, TuningConfig(backend="tensorrt-rtx"))
+
+
+def test_trunks_that_the_bundle_lacks_are_named(exported: Bundle) -> None:
+    missing = [(m.levels, m.lowering) for m in missing_trunks(exported.manifest, TuningConfig())]
+    assert missing == [(level, form) for level in (0, 1) for form in (Lowering.STRIDED, Lowering.DILATED)]
+    assert not missing_trunks(exported.manifest, TuningConfig(levels=(2,)))
+
+
+def test_the_hopeless_are_dropped_by_their_best_time() -> None:
+    slow, unlucky, fast = Schedule(2, 2), Schedule(2, 4), Schedule(2, 8)
+    times = {DEFAULT: [300.0, 300.0], slow: [126.0, 130.0], unlucky: [400.0, 101.0], fast: [100.0, 100.0]}
+    assert hopeful(times, list(times)) == [DEFAULT, unlucky, fast]
+
+
+def test_of_equally_fast_ones_the_smallest_wins(exported: Bundle) -> None:
+    manifest, small, large = exported.manifest, Schedule(2, 1, Lowering.DILATED), Schedule(2, 4, Lowering.DILATED)
+    assert working_bytes(manifest, large, Precision.FP32) == 4 * working_bytes(manifest, small, Precision.FP32)
+    equal = {DEFAULT: [200.0] * 3, small: [101.0, 101.5, 99.0], large: [100.0, 90.0, 110.0]}
+    assert winner(manifest, equal, Precision.FP32) == small
+    faster = {DEFAULT: [200.0] * 3, small: [103.0] * 3, large: [100.0] * 3}
+    assert winner(manifest, faster, Precision.FP32) == large
+    dropped = {DEFAULT: [200.0] * 3, small: [50.0, 60.0], large: [100.0] * 3}
+    assert winner(manifest, dropped, Precision.FP32) == large
+
+
+def test_a_tuning_holds_every_measurement_the_winner_first(exported: Bundle, frame: np.ndarray) -> None:
+    config = TuningConfig(levels=(2,), lowerings=(Lowering.DILATED,), rounds=2, seconds=0.01)
+    seen: list[tuple[int, int]] = []
+    tuning = tune(exported, frame, config, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (12, 12)
+    measured = {(m.levels, m.lowering, m.sub_batch): m.frame_ms for m in tuning.measurements}
+    assert set(measured) == {(s.levels, s.lowering, s.sub_batch) for s in candidates(exported.manifest, config)}
+    assert all(len(times) == 2 and min(times) > 0 for times in measured.values())
+    medians = {Schedule(m.levels, m.sub_batch, m.lowering): m.frame_ms for m in tuning.measurements}
+    assert winner(exported.manifest, medians, Precision.FP32) == next(iter(medians))
