@@ -80,7 +80,7 @@ class Session:
         resolved = resolved_schedule(manifest, wanted.levels, wanted.sub_batch, wanted.lowering)
         prepare = runner_from_graph(bundle.file(manifest.prepare), backend)
         graph = bundle.trunk_graph(manifest.trunk(resolved.levels, resolved.lowering), precision)
-        return cls(bundle, prepare, runner_from_graph(graph, backend), resolved)
+        return cls(bundle, prepare, runner_from_graph(graph, backend, precision), resolved)
 
     @property
     def manifest(self) -> Manifest:

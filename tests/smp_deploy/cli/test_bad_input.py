@@ -153,7 +153,7 @@ def test_damaged_bundles(cli: Cli, bundle: Path, command: tuple[str, ...], tmp_p
     refused(say(tmp_path / "absent"), "is not a bundle")
     manifest = json.loads((bundle / "manifest.json").read_text())
     for change, part in (
-        ({"schema_version": 3}, "schema version 3"),
+        ({"schema_version": 4}, "schema version 4"),
         ({"model": "../model.onnx"}, "does not list it"),
         ({"files": {**manifest["files"], "../../outside": {"sha256": "0" * 64, "size": 1}}}, "leaves the bundle"),
     ):
