@@ -30,19 +30,32 @@ def network_nodes(model: ir.Model) -> list[ir.Node]:
     return [node for node in model.graph if module_of(node) != PREDICTIONS]
 
 
+def has_weights(node: ir.Node) -> bool:
+    """Whether a node reads floating constants, apart from the limits of a Clip."""
+    return node.op_type != "Clip" and any(value.is_initializer() for value in _floats(node))
+
+
 def kept_nodes(nodes: Iterable[ir.Node], modules: Collection[str]) -> set[ir.Node]:
-    """The nodes of these modules, and the sums and the like that take a result of theirs.
+    """The nodes of these modules, and those without weights that follow them.
+
+    A layer without weights (a ReLU, a rearrangement) stays with the result it takes, so that a value too large for
+    half precision is not cast between a convolution and its ReLU. A sum stays with a kept module that it takes a
+    result of. What follows the sum in turn does not carry on through the next sum, or one kept module would keep all
+    shortcuts after it.
 
     Args:
-        nodes: of a graph, in its order.
+        nodes: of a single-precision graph, in its order.
         modules: paths that the nodes' names carry.
     """
-    kept: set[ir.Node] = set()
+    near: dict[ir.Node, bool] = {}
     for node in nodes:
-        module = module_of(node)
-        if module in modules or (not module and any(value.producer() in kept for value in _read(node))):
-            kept.add(node)
-    return kept
+        sources = [value.producer() for value in _floats(node) if not value.is_initializer()]
+        kept = [near[source] for source in sources if source is not None and source in near]
+        if module_of(node) in modules:
+            near[node] = True
+        elif kept and not has_weights(node) and (any(kept) or len(kept) == len(sources)):
+            near[node] = len(sources) == 1 and kept[0]
+    return set(near)
 
 
 def matching_modules(patterns: Iterable[str], modules: Collection[str]) -> frozenset[str]:
@@ -52,13 +65,16 @@ def matching_modules(patterns: Iterable[str], modules: Collection[str]) -> froze
     """
     found: set[str] = set()
     for pattern in patterns:
-        named = {
-            module for module in modules if any(fnmatch.fnmatchcase(path, pattern) for path in _and_parents(module))
-        }
+        named = modules_named(pattern, modules)
         if not named:
             raise NetworkError(f"{pattern!r} names no module of the network; {_near(pattern, modules)}")
         found |= named
     return frozenset(found)
+
+
+def modules_named(pattern: str, modules: Collection[str]) -> set[str]:
+    """The modules that one pattern names; perhaps none."""
+    return {module for module in modules if any(fnmatch.fnmatchcase(path, pattern) for path in _and_parents(module))}
 
 
 def _near(pattern: str, modules: Collection[str]) -> str:
@@ -74,5 +90,6 @@ def _and_parents(module: str) -> Iterator[str]:
         module = module.rpartition(".")[0]
 
 
-def _read(node: ir.Node) -> list[ir.Value]:
-    return [value for value in node.inputs if value is not None]
+def _floats(node: ir.Node) -> list[ir.Value]:
+    """The floating values that a node reads, without a Resize's scales and the like."""
+    return [value for value in node.inputs if value is not None and value.dtype is ir.DataType.FLOAT]

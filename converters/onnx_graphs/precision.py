@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -82,7 +83,9 @@ def _converted(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, known: dict
     if value not in known:
         assert value.const_value is not None
         name = f"{value.name}.{dtype.name.lower()}"
-        array = value.const_value.numpy().astype(dtype.numpy())
+        # A weight that is too large becomes infinite: checks find it in what the graph gives.
+        with np.errstate(over="ignore"):
+            array = value.const_value.numpy().astype(dtype.numpy())
         converted = ir.Value(
             name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=ir.Tensor(array, name=name)
         )

@@ -59,30 +59,40 @@ def ranges_from_frames(
 ) -> dict[str, float]:
     """The magnitude that becomes 127 at the input of every convolution, by module.
 
+    Args and errors are those of :func:`histograms_from_frames`.
+    """
+    histograms = histograms_from_frames(network, grid, normalization, config.frames)
+    return {module: held.range(config.method, config.percentile) for module, held in histograms.items()}
+
+
+def histograms_from_frames(
+    network: fx.GraphModule, grid: PhaseGrid, normalization: Normalization, frames: tuple[NDArray[np.uint8], ...]
+) -> dict[str, Histogram]:
+    """The magnitudes at the input of every convolution, by module.
+
     Args:
         network: of a trunk: windows, and offsets where there are inner windows, to logits.
         grid: of that trunk.
         normalization: of the frames.
-        config: frames and method.
+        frames: ``(H, W, 3)`` uint8.
 
     Raises :class:`InputError` for unusable frames, and :class:`NetworkError` for activations that are not finite.
     """
-    check_frames(config.frames, grid.frame_size)
+    check_frames(frames, grid.frame_size)
     histograms: defaultdict[str, Histogram] = defaultdict(Histogram)
     prepare, recorder = Prepare(normalization, grid).eval(), _Recorder(network, histograms)
     with torch.inference_mode():
-        for frame in config.frames:
+        for frame in frames:
             planes = prepare(torch.from_numpy(frame)).numpy()
             for phase in dispersed(grid.window)[:_PHASES_OF_A_FRAME]:
                 inputs = [torch.from_numpy(grid.cut(planes, [phase]))]
                 if grid.inner_windows:
                     inputs.append(torch.from_numpy(grid.inner_offsets([phase])))
                 recorder.run(*inputs)
-    ranges = {module: held.range(config.method, config.percentile) for module, held in histograms.items()}
-    for module, found in ranges.items():
-        if not np.isfinite(found):
+    for module, held in histograms.items():
+        if not np.isfinite(held.largest):
             raise NetworkError(f"the activations before {module} are not finite on a calibration frame")
-    return ranges
+    return dict(histograms)
 
 
 class _Recorder(fx.Interpreter):

@@ -78,7 +78,7 @@ def test_what_is_no_bundle(path: str, tmp_path: Path) -> None:
 
 def test_a_newer_schema_asks_for_an_update(bundle: Path) -> None:
     edited(bundle, lambda m: m.update(schema_version=99, something_new=True))
-    refused(bundle, "schema version 99, this smp-deploy reads 2; update")
+    refused(bundle, "schema version 99, this smp-deploy reads 3; update")
 
 
 def test_names_with_control_characters_and_endless_nesting(bundle: Path) -> None:
