@@ -14,6 +14,7 @@ from torch import nn
 from converters.stages import Normalization, WholeNetwork
 from engines import Bundle, Session
 from engines.backends import OnnxRuntimeRunner
+from engines.backends.onnxruntime import NO_BF16
 from engines.errors import MissingDependency
 from engines.manifest import OutputKind, Precision, ReferenceRecord, TrunkRecord
 from engines.parity import TOLERANCES, Check, assembled_at, label_agreement, phases_at, relative_error
@@ -134,10 +135,12 @@ def _trunk_check(
     """A trunk at the pixels of a reference case."""
     manifest, tolerance = bundle.manifest, TOLERANCES[precision]
     graph, grid = bundle.trunk_graph(trunk, precision), manifest.grid(trunk)
+    if precision is Precision.BF16:
+        return Check.not_run(f"PyTorch -> {graph.name}", subject, tolerance.label_agreement, NO_BF16)
     with OnnxRuntimeRunner(bundle.file(manifest.prepare)) as prepare:
         planes = np.asarray(prepare.infer({"frame": image})["planes"], np.float32)
     results: dict[Phase, NDArray[np.generic]] = {}
-    with OnnxRuntimeRunner(graph) as runner:
+    with OnnxRuntimeRunner(graph, precision=precision) as runner:
         for phase in phases_at(grid.window, case.phase, case.window):
             feed: dict[str, NDArray[np.generic]] = {"windows": grid.cut(planes, [phase])}
             if grid.inner_windows:

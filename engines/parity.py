@@ -19,7 +19,7 @@ class Tolerance:
     """What a precision may change. A change of layout may change nothing."""
 
     logits: float
-    """Largest absolute error of a logit, relative to the largest absolute logit."""
+    """Largest absolute error of a logit, relative to the largest absolute logit; infinite where it is only reported."""
     label_agreement: float
     """Share of pixels with the same label, ties aside."""
     ties: float
@@ -29,6 +29,9 @@ class Tolerance:
 TOLERANCES = {
     Precision.FP32: Tolerance(logits=1e-5, label_agreement=0.9999, ties=0.01),
     Precision.FP16: Tolerance(logits=1e-2, label_agreement=0.999, ties=0.02),
+    # bfloat16 has 8 bits where float16 has 11: eight times the error.
+    Precision.BF16: Tolerance(logits=8e-2, label_agreement=0.99, ties=0.05),
+    Precision.INT8: Tolerance(logits=float("inf"), label_agreement=0.99, ties=0.0),
 }
 
 
@@ -148,6 +151,9 @@ def label_agreement(labels: NDArray[np.uint8], logits: NDArray[np.floating], log
         raise LayoutError(f"labels of {labels.shape} and logits of {logits.shape} do not belong together")
     if not np.isfinite(logits).all():
         return LabelAgreement(0.0, 0.0)
+    if not np.isfinite(logit_tolerance):
+        # Without a tolerance of logits nothing is a tie.
+        logit_tolerance = 0.0
     logits = logits - logits.mean(0)
     expected = logits.argmax(0)
     differs = labels != expected

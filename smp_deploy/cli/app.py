@@ -11,6 +11,7 @@ import click
 from smp_deploy import __version__
 from smp_deploy.cli.bench import bench_command
 from smp_deploy.cli.build_engine import build_engine_command
+from smp_deploy.cli.debug_precision import debug_precision_command
 from smp_deploy.cli.demo import demo_command
 from smp_deploy.cli.doctor import doctor_command
 from smp_deploy.cli.errors import BAD_INPUT, exit_code_of
@@ -26,6 +27,7 @@ from smp_deploy.cli.validate import validate_command
 COMMANDS = (
     export_command,
     validate_command,
+    debug_precision_command,
     build_engine_command,
     tune_command,
     run_command,
