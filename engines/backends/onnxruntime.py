@@ -23,17 +23,26 @@ class Provider(enum.Enum):
 
 
 class OnnxRuntimeRunner(Runner):
-    """Runs an ONNX file, or the bytes of one without external data.
+    """Runs an ONNX file, or the bytes of one.
 
     Args:
         graph: path of the file, or its content.
         provider: what must do the work; another one is never used in its place.
         arena: keep freed memory for the next tensors and runs; without it a run is slower and its peak lower.
+        weights: directory of the external data of a graph that is given as bytes.
     """
 
-    def __init__(self, graph: Path | bytes, provider: Provider = Provider.CPU, *, arena: bool = True) -> None:
+    def __init__(
+        self,
+        graph: Path | bytes,
+        provider: Provider = Provider.CPU,
+        *,
+        arena: bool = True,
+        weights: Path | None = None,
+    ) -> None:
         super().__init__()
         self._graph = graph
+        self._weights = weights
         self._provider = provider
         self._arena = arena
         self._session: Any = None
@@ -45,6 +54,10 @@ class OnnxRuntimeRunner(Runner):
         # Errors come as exceptions, with the same words.
         options.log_severity_level = 4
         options.enable_cpu_mem_arena = self._arena
+        if self._weights is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(self._weights.resolve())
+            )
         graph = self._graph if isinstance(self._graph, bytes) else str(self._graph)
         try:
             session = ort.InferenceSession(graph, options, providers=[self._provider.value])
