@@ -48,9 +48,8 @@ class ProbedGraph:
 
         That of a strided split is the concatenation of a convolution for each phase.
         """
-        joined = {
-            name: node.output[0] for node in self.model.graph.node if node.op_type == "Concat" for name in node.input
-        }
+        concats = [node for node in self.model.graph.node if node.op_type == "Concat"]
+        joined = {name: node.output[0] for node in concats for name in node.input}
         outputs: dict[str, str] = {}
         for name in self.layers:
             outputs.setdefault(name.removesuffix("_output").removesuffix("/Conv"), joined.get(name, name))
@@ -93,6 +92,9 @@ class ProbedGraph:
         """
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
+        for name in self.arithmetic:
+            if (kind := self.types[name].elem_type) in _ROUNDING:
+                _round(model.graph, name, kind)
         graph, taken = model.graph, {value.name for value in self.model.graph.output}
         for name in dict.fromkeys((*tensors, *(samples or {}))):
             if name in taken:
@@ -107,6 +109,42 @@ class ProbedGraph:
                 graph.node.append(helper.make_node(operator, [f"abs:{name}"], [f"{kind}:{name}"], keepdims=0))
                 graph.output.append(helper.make_tensor_value_info(f"{kind}:{name}", TensorProto.FLOAT, []))
         return OnnxRuntimeRunner(model.SerializeToString(), arena=False, weights=self.path.parent)
+
+
+def _round(graph: Any, name: str, kind: Any) -> None:
+    """Round a tensor to its own type, in float32 arithmetic.
+
+    ONNX Runtime has no half-precision kernels on a CPU. It computes in float32 between casts, and drops every pair
+    of casts between two nodes: nothing is rounded, and nothing overflows. So the rounding is written out, after
+    Veltkamp: with ``c = x * (2**13 + 1)``, ``c - (c - x)`` is ``x`` with the 11 bits that half precision has.
+    """
+    factor, largest = _ROUNDING[kind]
+    place = next(index for index, node in enumerate(graph.node) if name in node.output)
+    producer = graph.node[place]
+    producer.output[list(producer.output).index(name)] = f"raw:{name}"
+    constants = {"factor": factor, "largest": largest, "zero": 0.0}
+    for key, value in constants.items():
+        graph.initializer.append(helper.make_tensor(f"{key}:{name}", TensorProto.FLOAT, [], [value]))
+    steps = [
+        helper.make_node("Cast", [f"raw:{name}"], [f"wide:{name}"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"wide:{name}", f"factor:{name}"], [f"scaled:{name}"]),
+        helper.make_node("Sub", [f"scaled:{name}", f"wide:{name}"], [f"rest:{name}"]),
+        helper.make_node("Sub", [f"scaled:{name}", f"rest:{name}"], [f"rounded:{name}"]),
+        helper.make_node("Abs", [f"rounded:{name}"], [f"size:{name}"]),
+        helper.make_node("LessOrEqual", [f"size:{name}", f"largest:{name}"], [f"fits:{name}"]),
+        helper.make_node("Div", [f"rounded:{name}", f"zero:{name}"], [f"infinite:{name}"]),
+        helper.make_node("Where", [f"fits:{name}", f"rounded:{name}", f"infinite:{name}"], [f"held:{name}"]),
+        helper.make_node("Cast", [f"held:{name}"], [name], to=kind),
+    ]
+    for offset, step in enumerate(steps, 1):
+        graph.node.insert(place + offset, step)
+
+
+_ROUNDING = {
+    TensorProto.FLOAT16: (2.0**13 + 1, 65504.0),
+    TensorProto.BFLOAT16: (2.0**16 + 1, float(np.finfo(np.float32).max)),
+}
+"""By type: the factor that splits off the bits it lacks, and its largest number."""
 
 
 class Sample:
