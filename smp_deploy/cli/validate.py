@@ -50,7 +50,7 @@ _LIMIT = 5
 @click.option("--lowering", type=click.Choice([form.value for form in Lowering]), help="With --backend.")
 @click.option("--sub-batch", type=click.IntRange(min=1), help="With --backend: phases at a time.")
 @json_option
-def validate_command(bundle: Path, as_json: bool, **options: Any) -> int:
+def validate_command(bundle: Path, as_json: bool, **options: Any) -> dict[str, Any]:
     """Prove numeric parity of BUNDLE: PyTorch against its graphs in ONNX Runtime, hop by hop, and its engines.
 
     PyTorch's outputs for the reference frames are in the bundle, so neither the checkpoint nor the network's code
@@ -92,7 +92,7 @@ def validate_command(bundle: Path, as_json: bool, **options: Any) -> int:
     if failed:
         where = f"; the first: {failed[0].name}" + (f", in {failed[0].location}" if failed[0].location else "")
         raise CheckFailed(f"{len(failed)} of {len(checks)} checks failed{where}")
-    return 0
+    return document
 
 
 @dataclass(frozen=True)
