@@ -19,6 +19,7 @@ from smp_deploy.cli.evaluate import evaluate_command
 from smp_deploy.cli.export import export_command
 from smp_deploy.cli.flops import flops_command
 from smp_deploy.cli.inspect import inspect_command
+from smp_deploy.cli.report import report_command
 from smp_deploy.cli.run import run_command
 from smp_deploy.cli.train import train_command
 from smp_deploy.cli.tune import tune_command
@@ -28,6 +29,7 @@ COMMANDS = (
     export_command,
     validate_command,
     debug_precision_command,
+    report_command,
     build_engine_command,
     tune_command,
     run_command,
