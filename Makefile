@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests run side by side, each worker with its share of the cores: a worker takes up to 2 GiB.
+WORKERS ?= auto
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test check format wheel clean
@@ -10,7 +12,7 @@ demo: $(INSTALLED)
 	$(BIN)/smp-deploy demo --output build/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

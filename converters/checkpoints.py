@@ -83,7 +83,8 @@ def load_checkpoint(network: nn.Module, checkpoint: Checkpoint, *, backbone_only
     expected = network.state_dict()
     tensors = dict(checkpoint.tensors)
     missing = [key for key in expected if key not in tensors and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in tensors if key not in expected]
+    # A safetensors file gives its keys in another order each time.
+    unexpected = sorted(key for key in tensors if key not in expected)
     if backbone_only:
         missing = [key for key in missing if not key.startswith(_CLASSIFIERS)]
         unexpected = [key for key in unexpected if not key.startswith(_CLASSIFIERS)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from torch import fx, nn
 from converters.onnx_graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
 from converters.palettes import default_classes
 from converters.pooling import Window
+from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import noise_frame, outer_splits, phase_logits, reference_levels, reference_phase
 from converters.rewriting.batchnorm import fold_batch_norms
 from converters.rewriting.levels import Levels, levels_from_graph, total_window
@@ -141,12 +144,15 @@ def export_bundle(
             tunings=[],
             opset=config.opset,
             tools={name: version(name) for name in ("smp-deploy", "torch", "onnx", "onnxscript", "onnx-ir")},
-            files={
-                path.relative_to(stage).as_posix(): record_of_file(path)
-                for path in sorted(stage.rglob("*"))
-                if path.is_file()
-            },
+            files={},
         )
+        (stage / README_NAME).write_text(readme_from_manifest(manifest), encoding="utf-8")
+        files = {
+            path.relative_to(stage).as_posix(): record_of_file(path)
+            for path in sorted(stage.rglob("*"))
+            if path.is_file()
+        }
+        manifest = msgspec.structs.replace(manifest, files=files)
         (stage / MANIFEST_NAME).write_bytes(json_from_manifest(manifest))
     return Bundle(target, manifest)
 
@@ -259,10 +265,17 @@ def _write_reference(plan: _Plan, config: ExportConfig, stage: Path) -> list[Ref
         record = ReferenceRecord(
             frame=f"reference/frame-{case}.npy", window=window, phase=phase, logits=f"reference/logits-{case}.npy"
         )
-        np.save(stage / record.frame, frame)
-        np.save(stage / record.logits, logits)
+        _write_array(stage / record.frame, frame)
+        _write_array(stage / record.logits, logits)
         records.append(record)
     return records
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    # numpy's own writing to a file hides why it failed: a full disk becomes "requested and written".
+    content = io.BytesIO()
+    np.save(content, array)
+    path.write_bytes(content.getbuffer())
 
 
 @contextmanager

@@ -13,6 +13,7 @@ SmpDeployError
 └── MachineError             this machine lacks something (exit code 3)
     ├── MissingDependency    a Python package that an extra installs
     └── BackendError         a runtime or device that refuses the work
+        └── OutOfMemory      memory that does not suffice: a smaller schedule may
 """
 
 from __future__ import annotations
@@ -73,3 +74,7 @@ class MissingDependency(MachineError):
 
 class BackendError(MachineError):
     """A runtime or device that refuses the work."""
+
+
+class OutOfMemory(BackendError):
+    """The memory of the machine or the device does not suffice; a smaller schedule may."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.anytime import NearestFill, Refinement
-from engines.backends import Runner, runner_from_graph
 from engines.bundle import Bundle
-from engines.errors import BackendError, FrameError, InputError
+from engines.errors import BackendError, FrameError, InputError, OutOfMemory
+from engines.executors.base import Executor, LoadedFrame, PendingPhases
+from engines.executors.opening import executor_from_bundle
+from engines.executors.reducing import OpenedExecutor, OpenExecutor, ReducingExecutor, Reduction
+from engines.executors.smaller import smaller_schedules
 from engines.manifest import Manifest, OutputKind, Precision
 from engines.phases import Phase, PhaseGrid
 from engines.schedules import Schedule, resolved_schedule
-from engines.tuning import preferred_schedule
+from engines.tuning import chosen_schedule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,26 +32,52 @@ OnProgress: TypeAlias = Callable[[int, int], None]
 """Called with ``(phases done, phases in all)``."""
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One sub-batch of a walk is merged."""
+
+    grid: PhaseGrid
+    phases: list[Phase]
+    merged: NDArray[Any]
+    """The padded result so far, another array after the walk began anew."""
+
+
+class _Taken:
+    """An image, and its frame on the executor that it is loaded on."""
+
+    def __init__(self, image: NDArray[np.uint8]) -> None:
+        self._image = image
+        self._where: OpenedExecutor | None = None
+        self._frame: LoadedFrame | None = None
+
+    def frame_on(self, where: OpenedExecutor) -> LoadedFrame:
+        """The frame there, loaded unless it was."""
+        if self._frame is None or self._where is not where:
+            self.close()
+            self._frame, self._where = where.executor.load(self._image), where
+        return self._frame
+
+    def close(self) -> None:
+        """The frame's place is free for others."""
+        if self._frame is not None:
+            self._frame.close()
+            self._frame = None
+
+
 class Session:
     """An open bundle on a backend. Close it, or use it as a context manager.
 
-    :meth:`predict` walks the phases of its schedule: it normalises the frame once, cuts windows for the phases of
-    a sub-batch, runs the trunk on them, and puts every prediction back at its pixel. Calls from several threads are
-    safe: they take turns, sub-batch by sub-batch.
+    :meth:`predict` walks the phases of its schedule: it prepares the frame once, computes the phases sub-batch by
+    sub-batch, and puts every prediction back at its pixel. Calls from several threads are safe: they take turns,
+    sub-batch by sub-batch.
     """
 
-    def __init__(self, bundle: Bundle, prepare: Runner, trunk: Runner, schedule: Schedule) -> None:
+    def __init__(
+        self, bundle: Bundle, open_executor: OpenExecutor, schedule: Schedule, smaller: Iterable[Schedule] = ()
+    ) -> None:
+        """Open ``schedule``, or the first of ``smaller`` that fits; raises what ``open_executor`` does."""
         self.bundle = bundle
-        self.schedule = schedule
-        self._grid = bundle.manifest.grid(bundle.manifest.trunk(schedule.levels, schedule.lowering))
-        self._sub_batches = self._grid.sub_batches(schedule.sub_batch)
-        self._lock = threading.Lock()
-        with ExitStack() as opening:
-            self._prepare = opening.enter_context(prepare)
-            self._trunk = opening.enter_context(trunk)
-            # Both are open: from here on close() ends them.
-            self._runners = opening.pop_all()
-        self._closed = False
+        self._executors = ReducingExecutor(open_executor, schedule, smaller)
 
     @classmethod
     def open(
@@ -58,6 +87,7 @@ class Session:
         *,
         precision: Precision = Precision.FP32,
         schedule: Schedule | None = None,
+        allow_smaller: bool = False,
     ) -> Self:
         """Open a bundle.
 
@@ -66,22 +96,24 @@ class Session:
             backend: a name of :data:`engines.backends.BACKENDS`.
             precision: arithmetic of the trunk.
             schedule: which levels are walked, how many phases at a time, in which lowering; by default
-                :func:`engines.tuning.preferred_schedule`'s, the fastest where the bundle was tuned on this device. A
+                :func:`engines.tuning.chosen_schedule`'s, the fastest where the bundle was tuned on this device. A
                 sub-batch larger than the phases that can go together is one of all of them.
+            allow_smaller: when memory runs out, here or in a later call, go on with the next smaller schedule that
+                the bundle has a trunk or an engine for; :attr:`reductions` tells.
 
         Raises:
-            BundleError: the bundle is absent, damaged or has no trunk of this schedule and precision.
+            BundleError: the bundle is absent, damaged or has no trunk, or no engine, of this schedule and precision.
             InputError: an unknown backend.
             MachineError: the runtime is missing or refuses the work.
+            OutOfMemory: the memory does not suffice.
         """
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle)
-        manifest = bundle.manifest
-        wanted = schedule or preferred_schedule(manifest, backend, precision).schedule
-        resolved = resolved_schedule(manifest, wanted.levels, wanted.sub_batch, wanted.lowering)
-        prepare = runner_from_graph(bundle.file(manifest.prepare), backend)
-        graph = bundle.trunk_graph(manifest.trunk(resolved.levels, resolved.lowering), precision)
-        return cls(bundle, prepare, runner_from_graph(graph, backend), resolved)
+        opened = bundle
+        wanted = schedule or chosen_schedule(opened.manifest, backend, precision).schedule
+        chosen = resolved_schedule(opened.manifest, wanted.levels, wanted.sub_batch, wanted.lowering)
+        smaller = smaller_schedules(opened, backend, precision, chosen) if allow_smaller else ()
+        return cls(opened, lambda wanted: executor_from_bundle(opened, backend, precision, wanted), chosen, smaller)
 
     @property
     def manifest(self) -> Manifest:
@@ -89,9 +121,24 @@ class Session:
         return self.bundle.manifest
 
     @property
+    def schedule(self) -> Schedule:
+        """What is walked; another one after memory ran out, if that was allowed."""
+        return self._executors.schedule
+
+    @property
     def grid(self) -> PhaseGrid:
         """The phases that :meth:`predict` walks."""
-        return self._grid
+        return self._grid(self.schedule)
+
+    @property
+    def reductions(self) -> tuple[Reduction, ...]:
+        """What did not fit, and what was tried in its place, in this order."""
+        return self._executors.reductions
+
+    @property
+    def executor(self) -> Executor:
+        """What does the work: its memory and its notes."""
+        return self._executors.current().executor
 
     @overload
     def predict(self, image: NDArray[np.uint8], *, on_progress: OnProgress | None = None) -> NDArray[Any]: ...
@@ -121,73 +168,131 @@ class Session:
             FrameError: another dtype, shape or size.
             InputError: a deadline that is no positive number.
             BackendError: the runtime failed, or the session is closed.
+            OutOfMemory: the memory does not suffice, and no smaller schedule was allowed or fits.
         """
         started = time.monotonic()
         if deadline_ms is not None and not deadline_ms > 0:
             raise InputError(f"a deadline is a positive number of milliseconds; received {deadline_ms}")
+        self._check(image)
+        step: _Step | None = None
         computed: list[Phase] = []
         slowest, begun = 0.0, time.monotonic()
-        merged: NDArray[Any] | None = None
-        for phases, merged in self._walk(image):  # noqa: B007 - the last one is the result
-            computed += phases
+        for latest in self._walk(_Taken(image), ahead=deadline_ms is None):
+            if step is None or latest.merged is not step.merged:
+                computed = []
+            step = latest
+            computed += step.phases
             if on_progress is not None:
-                on_progress(len(computed), len(self._grid.phases))
+                on_progress(len(computed), len(step.grid.phases))
             now = time.monotonic()
             # The first also prepares the frame, which makes its time an estimate on the safe side.
             slowest, begun = max(slowest, now - begun), now
             if deadline_ms is not None and now - started + slowest > deadline_ms / 1000:
                 break
-        assert merged is not None
+        assert step is not None
         if deadline_ms is None:
-            return np.ascontiguousarray(self._grid.crop(merged))
-        fill = NearestFill(self._grid.window)
+            return np.ascontiguousarray(step.grid.crop(step.merged))
+        fill = NearestFill(step.grid.window)
         fill.add(computed)
-        return self._refinement(merged, fill)
+        return _refinement(step, fill)
+
+    def predict_all(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[Any]]:
+        """Label frames one after the other; on a device the next one is uploaded while this one is computed.
+
+        Gives and raises what :meth:`predict` does. An image is asked for one ahead of the result that is given.
+        """
+        source = iter(images)
+        upcoming: list[_Taken] = []
+
+        def take_next() -> None:
+            for image in source:
+                self._check(image)
+                upcoming.append(self._taken(image))
+                return
+
+        take_next()
+        try:
+            while upcoming:
+                step: _Step | None = None
+                for step in self._walk(upcoming.pop(), ahead=True, on_begun=take_next):  # noqa: B007
+                    pass
+                assert step is not None
+                yield np.ascontiguousarray(step.grid.crop(step.merged))
+        finally:
+            for taken in upcoming:
+                taken.close()
 
     def refine(self, image: NDArray[np.uint8]) -> Iterator[Refinement]:
         """Complete predictions of growing density, one after every sub-batch; the last is :meth:`predict`'s.
 
         Phases come in a dispersed order, so the pixels computed so far are spread evenly, and the others take
-        the prediction of the nearest one. Raises what :meth:`predict` raises.
+        the prediction of the nearest one. Raises what :meth:`predict` raises. After a reduction it begins anew.
         """
-        fill = NearestFill(self._grid.window)
-        for phases, merged in self._walk(image):
-            fill.add(phases)
-            yield self._refinement(merged, fill)
-
-    def _walk(self, image: NDArray[np.uint8]) -> Iterator[tuple[list[Phase], NDArray[Any]]]:
-        """The phases of each sub-batch and the padded result so far, after every sub-batch."""
         self._check(image)
-        grid = self._grid
-        planes: Any = self._infer(self._prepare, {"frame": np.ascontiguousarray(image)})["planes"]
-        merged = self._empty_result()
-        for phases in self._sub_batches:
-            feed: dict[str, NDArray[Any]] = {"windows": grid.cut(planes, phases)}
-            if grid.inner_windows:
-                feed["offsets"] = grid.inner_offsets(phases)
-            (predictions,) = self._infer(self._trunk, feed).values()
+        merged, fill = None, NearestFill((1, 1))
+        for step in self._walk(_Taken(image), ahead=False):
+            if step.merged is not merged:
+                merged, fill = step.merged, NearestFill(step.grid.window)
+            fill.add(step.phases)
+            yield _refinement(step, fill)
+
+    def _walk(self, taken: _Taken, *, ahead: bool, on_begun: Callable[[], None] | None = None) -> Iterator[_Step]:
+        """A step after every sub-batch. With ``ahead`` the next ones are under way meanwhile.
+
+        Where the executor is replaced for want of memory, here or in another thread, the walk begins anew.
+        ``on_begun`` is called when the first sub-batches are under way.
+        """
+        while True:
+            now = self._executors.current()
+            try:
+                yield from self._steps(now, taken.frame_on(now), ahead, on_begun)
+            except BackendError as error:
+                if not self._executors.replaced(now, error):
+                    raise
+            else:
+                return
+            finally:
+                taken.close()
+
+    def _steps(
+        self, now: OpenedExecutor, frame: LoadedFrame, ahead: bool, on_begun: Callable[[], None] | None
+    ) -> Iterator[_Step]:
+        grid = self._grid(now.schedule)
+        merged = self._empty_result(grid)
+        left = deque(grid.sub_batches(now.schedule.sub_batch))
+        pending: deque[tuple[list[Phase], PendingPhases]] = deque()
+        most = now.executor.in_flight if ahead else 1
+        while left or pending:
+            while left and len(pending) < most:
+                pending.append((left[0], frame.submit(left[0])))
+                left.popleft()
+            if on_begun is not None:
+                on_begun()
+                on_begun = None
+            phases, under_way = pending.popleft()
+            predictions = under_way.collect()
             if predictions.shape != (len(phases), *merged.shape[:-2], *grid.phase_size):
                 # numpy would spread a smaller result over the phase.
                 raise BackendError(f"the trunk gave {predictions.shape} for {len(phases)} phases of {grid.phase_size}")
             grid.place(predictions, phases, merged)
-            yield phases, merged
+            yield _Step(grid, phases, merged)
 
-    def _infer(self, runner: Runner, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        with self._lock:
-            if self._closed:
-                raise BackendError("the session is closed")
-            return runner.infer(feed)
+    def _taken(self, image: NDArray[np.uint8]) -> _Taken:
+        """An image whose frame is loaded ahead of its walk."""
+        taken, now = _Taken(image), self._executors.current()
+        try:
+            taken.frame_on(now)
+        except BackendError:
+            # The walk loads it again, and says what is wrong or goes on with a smaller schedule.
+            taken.close()
+        return taken
 
-    def _refinement(self, merged: NDArray[Any], fill: NearestFill) -> Refinement:
-        grid = self._grid
-        prediction = np.ascontiguousarray(grid.crop(fill.filled(merged)))
-        return Refinement(prediction, fill.computed(grid.frame_size), len(fill.done), len(grid.phases))
+    def _grid(self, schedule: Schedule) -> PhaseGrid:
+        return self.manifest.grid(self.manifest.trunk(schedule.levels, schedule.lowering))
 
     def close(self) -> None:
-        """Give the runtime's memory back; harmless on a closed session."""
-        with self._lock:
-            self._closed = True
-            self._runners.close()
+        """Give the runtime's memory back, after what is under way; harmless on a closed session."""
+        self._executors.close()
 
     def __enter__(self) -> Self:
         return self
@@ -201,13 +306,23 @@ class Session:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             received = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise FrameError(f"a frame is a uint8 array (H, W, 3), RGB; received {received}")
-        if image.shape[:2] != self._grid.frame_size:
-            (height, width), (have_height, have_width) = self._grid.frame_size, image.shape[:2]
+        wanted = self.manifest.input.size
+        if image.shape[:2] != wanted:
+            (height, width), (have_height, have_width) = wanted, image.shape[:2]
             raise FrameError(
                 f"the bundle takes frames of {height}x{width} (height x width); received {have_height}x{have_width}"
             )
 
-    def _empty_result(self) -> NDArray[Any]:
-        if self.manifest.outputs is OutputKind.LABELS:
-            return np.empty(self._grid.padded_size, np.uint8)
-        return np.empty((len(self.manifest.classes), *self._grid.padded_size), np.float32)
+    def _empty_result(self, grid: PhaseGrid) -> NDArray[Any]:
+        try:
+            if self.manifest.outputs is OutputKind.LABELS:
+                return np.empty(grid.padded_size, np.uint8)
+            return np.empty((len(self.manifest.classes), *grid.padded_size), np.float32)
+        except MemoryError as error:
+            raise OutOfMemory("the memory does not suffice for the merged result") from error
+
+
+def _refinement(step: _Step, fill: NearestFill) -> Refinement:
+    grid = step.grid
+    prediction = np.ascontiguousarray(grid.crop(fill.filled(step.merged)))
+    return Refinement(prediction, fill.computed(grid.frame_size), len(fill.done), len(grid.phases))

@@ -7,15 +7,17 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.backends import flavour_of
 from engines.backends.onnxruntime import import_onnxruntime
 from engines.backends.tensorrt.flavours import import_tensorrt
+from engines.executors.opening import engine_schedules
 from engines.gpus import gpus
 from engines.manifest import Flavour, Manifest, Precision
 from engines.schedules import Schedule, default_schedule
 
 
 @dataclass(frozen=True)
-class PreferredSchedule:
+class ChosenSchedule:
     """A schedule that nobody asked for by name, and why it is this one."""
 
     schedule: Schedule
@@ -23,26 +25,32 @@ class PreferredSchedule:
     tuned: bool
 
 
-def preferred_schedule(manifest: Manifest, backend: str, precision: Precision) -> PreferredSchedule:
+def chosen_schedule(manifest: Manifest, backend: str, precision: Precision) -> ChosenSchedule:
     """The fastest schedule where the bundle was tuned for this device, backend, precision and runtime.
 
-    Elsewhere :func:`engines.schedules.default_schedule`: a tuning of another machine is no better than a guess.
-    Raises :class:`MissingDependency` when the bundle has a tuning for the backend and its runtime is missing.
+    Elsewhere, for TensorRT, that of the bundle's engine where it has only one of this precision, and
+    :func:`engines.schedules.default_schedule` in all other cases: a tuning of another machine is no better than a
+    guess. Raises :class:`InputError` for an unknown backend, and :class:`MissingDependency` when the bundle has a
+    tuning for the backend and its runtime is missing.
     """
-    default = default_schedule(manifest)
+    default, kind = default_schedule(manifest), "default"
+    flavour = flavour_of(backend)
+    held_engines = engine_schedules(manifest, flavour, precision) if flavour is not None else []
+    if len(held_engines) == 1:
+        default, kind = held_engines[0], "one engine"
     near = [held for held in manifest.tunings if (held.backend, held.precision) == (backend, precision)]
     if not near:
-        reason = f"the bundle's default; it is not tuned for {backend}, {precision.value}"
-        return PreferredSchedule(default, reason, tuned=False)
+        reason = f"the bundle's {kind}; it is not tuned for {backend}, {precision.value}"
+        return ChosenSchedule(default, reason, tuned=False)
     device, runtime = device_of(backend), runtime_of(backend)
     for held in near:
         if (held.device, held.runtime) == (device, runtime):
             best = held.measurements[0]
             schedule = Schedule(best.levels, best.sub_batch, best.lowering)
-            return PreferredSchedule(schedule, f"tuned on this device: {device}, {runtime}", tuned=True)
+            return ChosenSchedule(schedule, f"tuned on this device: {device}, {runtime}", tuned=True)
     tuned_on = "; ".join(f"{held.device}, {held.runtime}" for held in near)
-    reason = f"the bundle's default; it is tuned for {tuned_on}, and this is {device}, {runtime}"
-    return PreferredSchedule(default, reason, tuned=False)
+    reason = f"the bundle's {kind}; it is tuned for {tuned_on}, and this is {device}, {runtime}"
+    return ChosenSchedule(default, reason, tuned=False)
 
 
 def device_of(backend: str) -> str:

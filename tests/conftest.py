@@ -1,5 +1,7 @@
 """Fixtures that several test folders share: one small bundle, real frames, ways to run the command line."""
 
+# ruff: noqa: E402 - the number of threads is read when torch is imported
+
 from __future__ import annotations
 
 import os
@@ -9,9 +11,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    # Workers share the cores, and so do the commands that they start.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from converters.export import ExportConfig, export_bundle
@@ -21,6 +29,25 @@ from tests.networks import with_statistics
 
 SIZE = (64, 96)
 WIDTH = 8
+LONGEST = ("test_docs.py", "test_package.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests go first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """What the first worker that needs it makes, whole or not at all, and all of them read."""
+    own = factory.getbasetemp()
+    target = (own.parent if WORKERS > 1 else own) / name
+    with FileLock(target.with_suffix(".lock")):
+        if not target.exists():
+            stage = target.with_suffix(".half")
+            shutil.rmtree(stage, ignore_errors=True)
+            make(stage)
+            stage.rename(target)
+    return target
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +67,10 @@ def checkpoint(small_network: torch.nn.Module, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def exported(small_network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small network's bundle at 64x96. Not to be changed: see ``bundle``."""
-    target = tmp_path_factory.mktemp("exported") / "bundle"
-    return export_bundle(small_network, ExportConfig(size=SIZE, source="smp-resnet18", width=WIDTH), target)
+    config = ExportConfig(size=SIZE, source="smp-resnet18", width=WIDTH)
+    return Bundle.open(
+        made_once(tmp_path_factory, "exported", lambda target: export_bundle(small_network, config, target))
+    )
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from converters.networks import network_from_arch
 from converters.reference import noise_frame
+from engines.manifest import SCHEMA_VERSION, manifest_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"]
@@ -94,6 +95,15 @@ def test_relative_links_and_pictures_exist(page: Path) -> None:
         linked = page.parent / target if target else page
         assert linked.exists(), f"{link}: no such file"
         assert not anchor or anchor in anchors(linked), f"{link}: no such heading"
+
+
+def test_the_page_of_the_bundle_names_every_field_of_the_manifest() -> None:
+    page = (ROOT / "docs" / "bundle-format.md").read_text(encoding="utf-8")
+    assert f"| `schema_version` | int | {SCHEMA_VERSION}. " in page
+    assert f'"schema_version": {SCHEMA_VERSION},' in page
+    fields = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    named = {name.partition(".")[0].removesuffix("[]") for row in fields for name in re.findall(r"`([^`]+)`", row)}
+    assert set(manifest_schema()["$defs"]["Manifest"]["properties"]) <= named
 
 
 def test_pictures_are_small() -> None:

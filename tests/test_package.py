@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Cli
+from tests.conftest import Cli, made_once
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,13 +60,22 @@ def test_the_wheel_holds_the_packages_and_nothing_else(site: Path) -> None:
         assert (site / package / "py.typed").exists()
 
 
-def test_the_demo_labels_a_road(cli: Cli, tmp_path: Path) -> None:
-    result = cli("demo", "-o", tmp_path / "demo")
-    assert result.returncode == 0, result.stderr
-    pictures = tmp_path / "demo" / "pictures"
+@pytest.fixture(scope="session")
+def demo(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``smp-deploy demo`` makes."""
+
+    def make(target: Path) -> None:
+        result = cli("demo", "-o", target)
+        assert result.returncode == 0, result.stderr
+
+    return made_once(tmp_path_factory, "demo", make)
+
+
+def test_the_demo_labels_a_road(demo: Path) -> None:
+    pictures = demo / "pictures"
     names = {"camvid-frame-labels.png", "camvid-frame-overlay.png", "camvid-frame-side-by-side.png"}
     assert {path.name for path in pictures.iterdir()} == names
-    summary = (tmp_path / "demo" / "summary.md").read_text(encoding="utf-8")
+    summary = (demo / "summary.md").read_text(encoding="utf-8")
     assert [line.split("|")[1].strip() for line in summary.splitlines()[2:]] == [
         "export",
         "validate",
@@ -82,15 +91,10 @@ def test_the_demo_labels_a_road(cli: Cli, tmp_path: Path) -> None:
     assert (labels[5:60, 220:300] == 0).mean() > 0.9
 
 
-def test_the_demos_labels_are_those_of_the_annotation(cli: Cli, data: Path, tmp_path: Path) -> None:
+def test_the_demos_labels_are_those_of_the_annotation(cli: Cli, demo: Path, data: Path, tmp_path: Path) -> None:
     """On real frames of the validation part, which the network has not seen: far better than chance."""
     frames = sorted((data / "camvid" / "val").glob("*.png"))[::50]
-    checkpoint = ROOT / "smp_deploy" / "data" / "camvid-smp18.safetensors"
-    exported = cli(
-        "export", checkpoint, "--arch", "smp-resnet18", "--size", "360x480", "--levels", 2, "-o", tmp_path / "bundle"
-    )
-    assert exported.returncode == 0, exported.stderr
-    result = cli("run", tmp_path / "bundle", *frames, "-o", tmp_path / "out")
+    result = cli("run", demo / "bundle", *frames, "-o", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     for frame in frames:
         with Image.open(tmp_path / "out" / f"{frame.stem}-labels.png") as image:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from engines.backends.base import Array, Runner, TensorSpec
-from engines.errors import BackendError, MissingDependency
+from engines.errors import BackendError, MissingDependency, OutOfMemory
 
 
 class Provider(enum.Enum):
@@ -50,7 +50,7 @@ class OnnxRuntimeRunner(Runner):
             session = ort.InferenceSession(graph, options, providers=[self._provider.value])
         except Exception as error:
             # ONNX Runtime's exceptions share no base but Exception.
-            raise BackendError(f"ONNX Runtime cannot load {self._shown()}: {_first_line(error)}") from error
+            raise _error("cannot load", self._shown(), error) from error
         if session.get_providers()[0] != self._provider.value:
             # ONNX Runtime falls back to the CPU without a word.
             raise BackendError(
@@ -69,7 +69,7 @@ class OnnxRuntimeRunner(Runner):
         try:
             results = self._session.run(names, dict(feed))
         except Exception as error:
-            raise BackendError(f"ONNX Runtime failed in {self._shown()}: {_first_line(error)}") from error
+            raise _error("failed in", self._shown(), error) from error
         return dict(zip(names, results, strict=True))
 
     def _shown(self) -> str:
@@ -105,6 +105,16 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 def _spec(value: Any) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     return TensorSpec(value.name, _DTYPES[value.type], shape)
+
+
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate memory", "out of memory", "cuda failure 2:")
+"""What ONNX Runtime's CPU and CUDA allocators say, in lower case."""
+
+
+def _error(what: str, where: str, error: Exception) -> BackendError:
+    said = f"ONNX Runtime {what} {where}: {_first_line(error)}"
+    short = isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+    return OutOfMemory(f"{said} (the memory does not suffice)") if short else BackendError(said)
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from engines.backends import BACKENDS
 from engines.bundle import Bundle
 from engines.errors import MachineError
 from engines.manifest import Precision
-from engines.tuning import PreferredSchedule, device_of, runtime_of
+from engines.tuning import ChosenSchedule, device_of, runtime_of
 from smp_deploy.cli.console import print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, images_option, json_option, precision_option, schedule_options
 from smp_deploy.cli.schedules import asked_schedule
@@ -132,7 +132,7 @@ def machine_of(backend: str) -> dict[str, str]:
 def _document(
     bundle: Path,
     session: Session,
-    choice: PreferredSchedule,
+    choice: ChosenSchedule,
     length: Length,
     summary: Summary,
     latencies_ms: list[float],
@@ -157,7 +157,7 @@ def _document(
     }
 
 
-def _memory(bundle: Path, choice: PreferredSchedule, precision: Precision, backend: str) -> dict[str, Any]:
+def _memory(bundle: Path, choice: ChosenSchedule, precision: Precision, backend: str) -> dict[str, Any]:
     from smp_deploy.peak_memory import session_peak
 
     try:

@@ -47,7 +47,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
 
 @contextmanager
 def progress(description: str) -> Iterator[Advance]:
-    """A progress bar with a time estimate on a terminal; elsewhere a line every few seconds, and one at the end."""
+    """A progress bar with a time estimate on a terminal; elsewhere a line every few seconds, and at both ends."""
     if sys.stderr.isatty():
         with _progress_bar(description) as advance:
             yield advance
@@ -86,9 +86,13 @@ def _progress_lines(description: str) -> Advance:
     def advance(done: int, total: int) -> None:
         nonlocal said
         now = time.monotonic()
-        if now - said >= _LINE_EVERY_S or done == total:
-            said = now
+        if now - said < _LINE_EVERY_S and 0 < done < total:
+            return
+        said = now
+        if done:
             left_s = (now - started) / done * (total - done)
             note(f"{description}: {done}/{total}, {now - started:.0f} s elapsed, about {left_s:.0f} s left")
+        else:
+            note(f"{description}: 0/{total}, {now - started:.0f} s elapsed")
 
     return advance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,10 +54,12 @@ def evaluate_command(**options: Any) -> int:
     )
 
     dataset = open_dataset(options["dataset"], options["root"], options["split"])
+    output: Path | None = options["output"]
     with _opened(options, dataset.info) as predictor:
+        if output is not None:
+            _make(output)
         with progress("evaluate") as advance:
             found = evaluate(predictor, dataset, extremes=options["pictures"], limit=options["limit"], advance=advance)
-        output: Path | None = options["output"]
         if output is not None:
             write_reports(found, output)
             write_extremes(found, predictor, dataset, output)
@@ -67,6 +70,20 @@ def evaluate_command(**options: Any) -> int:
         title = f"{found.frames} frames of {dataset.info.name} {options['split']}, {found.seconds:.1f} s of prediction"
         print_table(("class", "IoU, %", "boundary IoU, %"), table_from_evaluation(found), title=title)
     return 0
+
+
+def _make(output: Path) -> None:
+    """The directory for the results, before hours are spent on them."""
+    from engines.errors import OutputError
+
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file; -o names the folder for the results")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass  # it can be written to
+    except OSError as error:
+        raise OutputError(f"cannot write to {output}: {error.strerror}") from error
 
 
 @contextmanager

@@ -144,6 +144,8 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
     fits = frame.shape[:2] == wanted
     started = time.perf_counter()
     fitting = frame if fits else resized(frame, wanted)
+    # The first phase of a large frame may take a minute: something is to be seen before it.
+    advance(0, len(session.grid.phases))
     if options.deadline_ms is None:
         predictions, phases_done = session.predict(fitting, on_progress=advance), len(session.grid.phases)
     else:

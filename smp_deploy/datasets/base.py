@@ -156,7 +156,7 @@ def _opened(path: Path) -> Image.Image:
             return image
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DatasetError(f"{path}: not a readable image: {error}") from error
 
 

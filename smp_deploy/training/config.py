@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,7 +126,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("width", "epochs", "batch", "accumulate"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
+        _require(0 < self.learning_rate < math.inf, "learning_rate", "positive and finite", self.learning_rate)
         _require(self.weight_decay >= 0, "weight_decay", "not negative", self.weight_decay)
         _require(0 <= self.warmup < 1, "warmup", "in [0, 1)", self.warmup)
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive", self.clip_norm)

@@ -17,6 +17,7 @@ from engines.errors import BackendError, CheckFailed, InputError, OutputError
 from smp_deploy.datasets.base import Dataset
 from smp_deploy.training.batches import DataOrder, training_batches
 from smp_deploy.training.config import Optimizer, Precision, TrainingConfig, json_from_config
+from smp_deploy.training.limits import machine_limits
 from smp_deploy.training.losses import class_weights, training_loss
 from smp_deploy.training.metrics import Events, Measurement, write_csv, write_curves
 from smp_deploy.training.state import RunState, load_state, save_state
@@ -91,11 +92,13 @@ class Trainer:
         self._best: dict[str, Tensor] | None = None
         self._average: dict[str, Tensor] | None = None
 
+    @machine_limits()
     def fit(self, observer: Observer, *, resume: bool) -> Measurement:
-        """Train to the end, write the weights, and give the last measurement.
+        """Train to the end, write the weights, and give the measurement of the weights that are written.
 
-        Raises :class:`OutputError` when there is a run already and ``resume`` is not asked for, and
-        :class:`CheckFailed` when the loss is no longer a number.
+        Raises :class:`OutputError` when there is a run already and ``resume`` is not asked for,
+        :class:`CheckFailed` when the loss or the weights are no longer numbers, and :class:`MemoryError` when a
+        step needs more than there is.
         """
         state = self._start(observer, resume=resume)
         weights = self._class_weights(observer)
@@ -122,10 +125,15 @@ class Trainer:
         events.close()
         info = WeightsInfo(self.config.arch, self.config.width, self._info, self._config_json)
         save_weights(self.run.output, self._best or self._kept(), info)
-        return self._history[-1]
+        return self._history[-1] if self._best is None else max(self._history, key=lambda found: found.mean_iou)
 
     def _start(self, observer: Observer, *, resume: bool) -> RunState | None:
-        self.run.directory.mkdir(parents=True, exist_ok=True)
+        if self.run.output.is_dir():
+            raise OutputError(f"{self.run.output} is a directory; the weights are written to a file of that name")
+        try:
+            self.run.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.run.directory}: {error.strerror}") from error
         for torn in self.run.directory.glob(".*.partial"):
             torn.unlink()  # a state that was being written when the run was killed
         if self.run.state.exists():
@@ -254,6 +262,11 @@ class Trainer:
         return max(scores[-patience:]) <= max(scores[:-patience])
 
     def _save(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+        # A state that holds no numbers would be resumed for ever.
+        if not all(bool(value.isfinite().all()) for value in self.network.state_dict().values()):
+            raise CheckFailed(
+                f"the weights are no longer numbers after step {self._step}; lower --learning-rate or set --clip-norm"
+            )
         state = RunState(
             step=self._step,
             network=_on_cpu(self.network.state_dict()),

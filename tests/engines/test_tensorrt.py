@@ -17,6 +17,7 @@ import pytest
 import engines.backends.tensorrt.builder as builder_module
 from engines import Bundle, Flavour, Precision
 from engines.backends.tensorrt.builder import BuildConfig, BuildListener, engine_from_onnx
+from engines.backends.tensorrt.flavours import import_tensorrt
 from engines.backends.tensorrt.limits import tensors_at
 from engines.backends.tensorrt.logger import BuildLog, trt_logger
 from engines.backends.tensorrt.settings import MemoryPool, settings_from_config
@@ -234,6 +235,13 @@ def test_a_missing_flavour_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
     with pytest.raises(MissingDependency, match=r"tensorrt is not installed; .*smp-deploy\[tensorrt\]"):
         engine_from_onnx(tmp_path, BuildConfig(Precision.FP32, flavour=Flavour.TENSORRT))
+
+
+def test_no_tensorrt_at_all_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flavour in Flavour:
+        monkeypatch.setitem(sys.modules, flavour.value, None)
+    with pytest.raises(MissingDependency, match=r"TensorRT \(tensorrt or tensorrt_rtx\) is not installed; install it"):
+        import_tensorrt()
 
 
 # TensorRT's class of each variable in the package's sources, and of what methods give.

@@ -25,5 +25,5 @@ def import_tensorrt(flavour: Flavour | None = None) -> tuple[Flavour, Any]:
                 raise BackendError(f"{candidate.value} is installed but cannot be loaded: {error}") from error
         except (ImportError, OSError) as error:
             raise BackendError(f"{candidate.value} is installed but cannot be loaded: {error}") from error
-    names = " nor ".join(candidate.value for candidate in wanted)
-    raise MissingDependency(f"neither {names}" if flavour is None else names, _EXTRAS[wanted[-1]])
+    names = " or ".join(candidate.value for candidate in wanted)
+    raise MissingDependency(f"TensorRT ({names})" if flavour is None else names, _EXTRAS[wanted[-1]])

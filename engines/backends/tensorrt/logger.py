@@ -10,6 +10,9 @@ OnLog: TypeAlias = Callable[[str, str], None]
 
 _ERROR, _WARNING = 1, 2
 
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "cudaerror 2:", "bad_alloc")
+"""In lower case: of CUDA, of TensorRT's allocators, of C++."""
+
 _FIRST: dict[str, Any] = {}
 """By the module's name. TensorRT writes through the first logger of a process for good, so it may never go away."""
 
@@ -35,6 +38,14 @@ class BuildLog:
                 self._on_log(severity, message)
             except BaseException as error:  # noqa: BLE001 - raised again after the build
                 self.failure = error
+
+    def clear(self) -> None:
+        """Forget the errors so far: the next failure has its own."""
+        self.errors.clear()
+
+    def out_of_memory(self) -> bool:
+        """Whether the errors say that the memory did not suffice."""
+        return any(words in " ".join(self.errors).lower() for words in _OUT_OF_MEMORY)
 
     def why(self) -> str:
         """The errors so far, as the reason of a failure, with what to do where that is known."""

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from converters.networks import network_from_arch
 from engines import Bundle
+from engines.manifest import SCHEMA_VERSION
 from tests.conftest import Cli
 
 EXPORT = ("--arch", "smp-resnet18", "--size", "64x96")
@@ -153,7 +154,7 @@ def test_damaged_bundles(cli: Cli, bundle: Path, command: tuple[str, ...], tmp_p
     refused(say(tmp_path / "absent"), "is not a bundle")
     manifest = json.loads((bundle / "manifest.json").read_text())
     for change, part in (
-        ({"schema_version": 3}, "schema version 3"),
+        ({"schema_version": SCHEMA_VERSION + 1}, f"schema version {SCHEMA_VERSION + 1}"),
         ({"model": "../model.onnx"}, "does not list it"),
         ({"files": {**manifest["files"], "../../outside": {"sha256": "0" * 64, "size": 1}}}, "leaves the bundle"),
     ):
@@ -189,6 +190,19 @@ def test_a_full_disk(cli: Cli, work: Path) -> None:
     try:
         result = cli("export", "smp18.safetensors", *EXPORT, "-o", "disk/bundle", cwd=work)
         refused(result, "cannot write disk/bundle: No space left on device")
+        assert left(disk) == set()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_full_before_the_last_file(cli: Cli, tmp_path: Path) -> None:
+    """The graphs fit, PyTorch's logits do not."""
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef one():\n    return nn.Conv2d(3, 2, 1)\n")
+    disk = small_disk(tmp_path / "disk", "800k")
+    try:
+        result = cli("export", "--model", "nets:one", "--size", "256x512", "-o", "disk/bundle", cwd=tmp_path)
+        refused(result, "cannot write disk/bundle: No space left on device")
+        assert "reference outputs" in result.stderr
         assert left(disk) == set()
     finally:
         subprocess.run(["umount", str(disk)], check=True)

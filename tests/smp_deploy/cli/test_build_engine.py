@@ -35,7 +35,8 @@ def test_the_record_says_what_was_built_and_the_same_is_not_built_again(cli: Cli
                "--pool-limit", "workspace:1.5GiB", "--pool-limit", "tactic-shared-mem:48KiB", *RTX)  # fmt: skip
     first = cli("build-engine", bundle, *options, "--json")
     assert first.returncode == 0, first.stderr
-    assert [line.split(":")[0] for line in first.stderr.splitlines()] == [
+    # A slow build says its percents several times.
+    assert list(dict.fromkeys(line.split(":")[0] for line in first.stderr.splitlines())) == [
         "building trunk.fp16.onnx, percent",
         "building prepare.onnx, percent",
     ]

@@ -162,6 +162,15 @@ def test_mistakes_of_an_evaluation_are_answered(checkpoint, arguments, error, me
         _run(evaluate_command, checkpoint, "--dataset", "scenes", *arguments)
 
 
+def test_where_the_results_cannot_go_is_said_before_the_first_frame(checkpoint, tmp_path):
+    (tmp_path / "file").touch()
+    common = (evaluate_command, checkpoint, "--dataset", "scenes", "--limit", "1", "-o")
+    with pytest.raises(OutputError, match="file is a file; -o names the folder for the results"):
+        _run(*common, tmp_path / "file")
+    with pytest.raises(OutputError, match=r"cannot write to .*below: Not a directory"):
+        _run(*common, tmp_path / "file" / "below")
+
+
 def test_what_is_no_checkpoint(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="not a safetensors file"):

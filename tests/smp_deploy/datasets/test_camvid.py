@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -59,6 +61,17 @@ def test_an_unreadable_image_is_named(tmp_path):
     path = root / "val" / "0001TP_000000.png"
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DatasetError, match=r"val.0001TP_000000.png: not a readable image"):
+        CamVid(root, "val").load(0)
+
+
+def test_an_image_that_claims_to_be_too_large_is_named(tmp_path):
+    root = trees.camvid(tmp_path)
+    path = root / "val" / "0001TP_000000.png"
+    content = bytearray(path.read_bytes())
+    content[16:24] = (40000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"0001TP_000000.png: not a readable image: Image size .* exceeds limit"):
         CamVid(root, "val").load(0)
 
 

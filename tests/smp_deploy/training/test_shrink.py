@@ -48,8 +48,16 @@ def _restricted(full: Tensor, sampling: Sampling) -> Tensor:
     ("backbone", "offsets"), [*(("resnet18", offsets) for offsets in OFFSETS), ("resnet50", OFFSETS[1])]
 )
 def test_gradient_is_that_of_the_full_network_restricted_to_the_sampled_elements(backbone, offsets, dense_levels):
-    sampling = Sampling(offsets[: 5 - dense_levels])
-    network = _smp(backbone)
+    _assert_gradient_of_the_full_network(_smp(backbone), Sampling(offsets[: 5 - dense_levels]))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_gradient_is_that_of_the_full_network_at_random_offsets(seed):
+    sampling = draw_sampling(seed % 4, torch.Generator().manual_seed(seed))
+    _assert_gradient_of_the_full_network(_smp(), sampling)
+
+
+def _assert_gradient_of_the_full_network(network: SMP, sampling: Sampling) -> None:
     x = torch.randn(2, 3, 32, 64, dtype=torch.float64)
     labels = torch.randint(3, (2, 32, 64))
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,13 +10,24 @@ import torch
 from safetensors.torch import load_file
 
 from converters.networks import network_from_arch
-from engines.errors import CheckFailed, InputError
-from smp_deploy.datasets import Scenes
+from engines.errors import CheckFailed, DatasetError, InputError, MachineError, OutputError
+from smp_deploy.datasets import CamVid, Example, Scenes
 from smp_deploy.evaluation import NetworkPredictor, evaluate
-from smp_deploy.training import Augmentation, Observer, Run, Schedule, Trainer, TrainingConfig, Validation
+from smp_deploy.training import (
+    Augmentation,
+    Observer,
+    Run,
+    Schedule,
+    Trainer,
+    TrainingConfig,
+    Validation,
+    network_from_weights,
+)
 from smp_deploy.training.batches import DataOrder
 from smp_deploy.training.config import differences, json_from_config
+from smp_deploy.training.limits import machine_limits
 from smp_deploy.training.steps import label_counts, learning_rate_at, validate
+from tests.smp_deploy.datasets import trees
 
 TRAIN, VAL = Scenes("train", size=(32, 64), count=12), Scenes("val", size=(32, 64), count=2)
 
@@ -57,7 +70,7 @@ def test_the_average_is_what_is_kept(tmp_path):
     assert not torch.equal(kept["conv1.weight"], last["conv1.weight"])
 
 
-def test_patience_ends_a_run_and_keeps_the_best(tmp_path):
+def test_patience_ends_a_run(tmp_path):
     output = tmp_path / "a.safetensors"
     # A learning rate too small to change a label: the second and third look bring nothing better.
     validation = Validation(every_epochs=1, patience=2)
@@ -70,6 +83,87 @@ def test_patience_ends_a_run_and_keeps_the_best(tmp_path):
     trainer.fit(Observer(measured=measured.append), resume=False)
     assert len(measured) == 3
     assert output.exists()
+
+
+def test_with_patience_the_best_weights_are_kept_and_their_score_is_given(tmp_path):
+    output = tmp_path / "a.safetensors"
+    # A learning rate that leaps about, so that the last look is not the best one.
+    validation = Validation(every_epochs=1, patience=3)
+    config = _config(epochs=12, learning_rate=0.3, arch="fcn32s-resnet18", validation=validation, seed=1)
+    measured = []
+    given = Trainer(config, TRAIN, VAL, Run(output)).fit(Observer(measured=measured.append), resume=False)
+    best = max(measured, key=lambda measurement: measurement.mean_iou)
+    assert given == best
+    assert given != measured[-1]
+    kept = evaluate(NetworkPredictor(network_from_weights(output)[0]), VAL).confusion
+    assert kept.mean_iou == pytest.approx(best.mean_iou)
+
+
+def test_a_frame_that_cannot_be_read_is_one_line_whoever_prepares_batches(tmp_path):
+    root = trees.camvid(tmp_path / "camvid", frames=4)
+    (root / "train" / "0001TP_000001.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    train, val = CamVid(root, "train"), CamVid(root, "val")
+    for workers in (0, 1):
+        trainer = Trainer(_config(), train, val, Run(tmp_path / f"{workers}.safetensors", workers=workers))
+        with pytest.raises(DatasetError) as caught:
+            trainer.fit(Observer(), resume=False)
+        assert str(caught.value).startswith(f"{root}/train/0001TP_000001.png: not a readable image")
+        assert "\n" not in str(caught.value)
+
+
+class _Deadly:
+    """Frames whose reading ends a worker, as the kernel does when memory runs out."""
+
+    info = TRAIN.info
+
+    def __init__(self) -> None:
+        self._reader = os.getpid()
+
+    def __len__(self) -> int:
+        return len(TRAIN)
+
+    def load(self, index: int) -> Example:
+        if os.getpid() != self._reader:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return TRAIN.load(index)
+
+
+def test_a_worker_that_is_killed_is_named(tmp_path):
+    trainer = Trainer(_config(), _Deadly(), VAL, Run(tmp_path / "a.safetensors", workers=1))
+    with pytest.raises(MachineError, match="ended from outside, often for want of memory; use fewer --workers"):
+        trainer.fit(Observer(), resume=False)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_crop_that_no_memory_holds(tmp_path, workers):
+    config = _config(augmentation=Augmentation(crop=(32 * 10**6, 32 * 10**6)))
+    trainer = Trainer(config, TRAIN, VAL, Run(tmp_path / "a.safetensors", workers=workers))
+    with pytest.raises(MemoryError, match="training needs more than is free; use a smaller --batch"):
+        trainer.fit(Observer(), resume=False)
+
+
+def test_other_errors_of_torch_keep_their_words():
+    with pytest.raises(RuntimeError, match="something else"), machine_limits():
+        raise RuntimeError("something else")
+
+
+def test_an_output_that_cannot_be_written_is_named_before_the_first_step(tmp_path):
+    (tmp_path / "a.safetensors").mkdir()
+    with pytest.raises(OutputError, match=r"a.safetensors is a directory; the weights are written to a file"):
+        Trainer(_config(), TRAIN, VAL, Run(tmp_path / "a.safetensors")).fit(Observer(), resume=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write to .*file/a.run: Not a directory"):
+        Trainer(_config(), TRAIN, VAL, Run(tmp_path / "file" / "a.safetensors")).fit(Observer(), resume=False)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
+    run = Run(tmp_path / "a.safetensors")
+    trainer = Trainer(_config(epochs=1, batch=12), TRAIN, VAL, run)
+    trainer.network.head.bias.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(CheckFailed, match="the weights are no longer numbers after step 1; lower --learning-rate"):
+        trainer.fit(Observer(), resume=False)
+    assert not run.state.exists()
+    assert not run.output.exists()
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
@@ -131,7 +225,8 @@ def test_differences_name_nested_fields():
     ("changes", "message"),
     [
         ({"epochs": 0}, "epochs must be at least 1; received 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive; received 0.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive and finite; received 0.0"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive and finite; received inf"),
         ({"averaging": 1.0}, r"averaging must be in \[0, 1\); received 1.0"),
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
         ({"seed": -1}, "seed must be not negative"),

@@ -1,0 +1,84 @@
+"""From an engine of a bundle to an executor on the GPU."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import msgspec
+
+from engines.backends.tensorrt.engine import TensorRTEngine
+from engines.backends.tensorrt.flavours import import_tensorrt
+from engines.bundle import Bundle, record_of
+from engines.devices.base import Device
+from engines.devices.cuda import CudaDevice
+from engines.errors import BackendError, BundleError, OutOfMemory
+from engines.executors.base import Executor
+from engines.executors.device import DeviceExecutor
+from engines.gpus import gpus
+from engines.manifest import EngineRecord, Flavour
+
+
+def executor_from_engine(bundle: Bundle, engine: EngineRecord) -> Executor:
+    """Load an engine of the bundle and that of its ``prepare.onnx`` on the first GPU.
+
+    The very bytes that are deserialized are verified once more: deserializing runs code from them.
+
+    Raises:
+        MissingDependency: the engine's TensorRT or cuda-bindings is not installed.
+        BundleError: a file is not the one that was built.
+        BackendError: there is no driver or GPU, or TensorRT does not load the engine, with the likely reason.
+        OutOfMemory: the GPU has no room.
+    """
+    _, trt = import_tensorrt(engine.flavour)
+    device: Device = CudaDevice()
+    with ExitStack() as loading:
+        prepare = _loaded(trt, bundle, engine, engine.prepare)
+        loading.callback(prepare.close)
+        trunk = _loaded(trt, bundle, engine, engine.engine)
+        # The executor owns both from here on.
+        loading.pop_all()
+    grid = bundle.manifest.grid(bundle.manifest.trunk(engine.levels, engine.lowering))
+    return DeviceExecutor(device, prepare, trunk, grid, engine.sub_batch)
+
+
+def verified_plan(bundle: Bundle, name: str) -> bytes:
+    """The content of an engine file. Raises :class:`BundleError` unless its hash is the recorded one."""
+    path = bundle.file(name)
+    try:
+        plan = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}; build the engine again") from error
+    if record_of(plan) != bundle.manifest.files[name]:
+        raise BundleError(f"{path} is not the engine that was built (SHA-256 differs); build it again")
+    return plan
+
+
+def why_not_loaded(record: dict[str, Any], flavour: Flavour, version: str, gpu: tuple[str, str] | None) -> str:
+    """What differs between where an engine was built and here, as the likely reason why it does not load; or ``""``.
+
+    ``gpu`` is the name and the compute capability of the one at hand. A portable engine of TensorRT-RTX names none.
+    """
+    differences = []
+    if record.get("version") != version:
+        differences.append(f"it was built with {flavour.value} {record.get('version')}, here is {version}")
+    device = record.get("device")
+    built_for = (device.get("gpu"), device.get("compute_capability")) if isinstance(device, dict) else (None, None)
+    if built_for[0] is not None and gpu is not None and built_for != gpu:
+        differences.append(f"it was built on {built_for[0]} ({built_for[1]}), here is {gpu[0]} ({gpu[1]})")
+    if not differences:
+        return ""
+    return f" ({'; '.join(differences)}: build it on this machine with smp-deploy build-engine)"
+
+
+def _loaded(trt: Any, bundle: Bundle, engine: EngineRecord, name: str) -> TensorRTEngine:
+    plan = verified_plan(bundle, name)
+    try:
+        return TensorRTEngine(trt, plan, name)
+    except OutOfMemory:
+        raise
+    except BackendError as error:
+        record = msgspec.json.decode(bundle.file(engine.record).read_bytes())
+        found = gpus()
+        gpu = (found[0].name, found[0].compute_capability) if found else None
+        raise BackendError(f"{error}{why_not_loaded(record, engine.flavour, str(trt.__version__), gpu)}") from error

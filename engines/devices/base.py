@@ -1,0 +1,172 @@
+"""What a device is, as thin as a runtime for phases allows: everything above it runs on any implementation."""
+
+from __future__ import annotations
+
+import abc
+import ctypes
+import enum
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from engines.backends.base import TensorSpec
+
+Stream: TypeAlias = Any
+Event: TypeAlias = Any
+Graph: TypeAlias = Any
+"""Handles that only their device understands."""
+
+ALIGNMENT = 256
+"""Bytes: what TensorRT wants of an engine's memory, and every device's ``allocate`` gives."""
+
+
+class Copies(enum.Enum):
+    """From where to where a copy goes. Host memory is pinned memory, or the copy would not be asynchronous."""
+
+    TO_DEVICE = "to device"
+    TO_HOST = "to host"
+    ON_DEVICE = "on device"
+
+
+class Device(abc.ABC):
+    """One device. Addresses are integers; sizes are bytes.
+
+    Whoever allocates frees: :class:`engines.executors.device.DeviceExecutor` keeps everything on one stack. Every
+    call raises :class:`~engines.errors.BackendError` when the device refuses it, and
+    :class:`~engines.errors.OutOfMemory` when that is for want of memory. Calls from several threads are safe.
+    """
+
+    name: str
+
+    @abc.abstractmethod
+    def allocate(self, size: int) -> int:
+        """Device memory, aligned to :data:`ALIGNMENT`."""
+
+    @abc.abstractmethod
+    def free(self, address: int) -> None:
+        """Give device memory back."""
+
+    @abc.abstractmethod
+    def allocate_pinned(self, size: int) -> int:
+        """Host memory that copies reach while the host goes on."""
+
+    @abc.abstractmethod
+    def free_pinned(self, address: int) -> None:
+        """Give pinned memory back."""
+
+    @abc.abstractmethod
+    def free_bytes(self) -> int:
+        """Device memory that nobody has taken."""
+
+    @abc.abstractmethod
+    def copy(self, to: int, source: int, size: int, kind: Copies, stream: Stream) -> None:
+        """Queue a copy of ``size`` bytes."""
+
+    @abc.abstractmethod
+    def copy_2d(
+        self, to: int, to_pitch: int, source: int, source_pitch: int, size: tuple[int, int], stream: Stream
+    ) -> None:
+        """Queue a copy on the device of ``size`` (rows, bytes of a row), rows lying ``pitch`` bytes apart."""
+
+    @abc.abstractmethod
+    def create_stream(self) -> Stream:
+        """A queue of work: in order within itself, independent of other streams."""
+
+    @abc.abstractmethod
+    def destroy_stream(self, stream: Stream) -> None:
+        """Give a stream back."""
+
+    @abc.abstractmethod
+    def synchronize(self, stream: Stream) -> None:
+        """Wait until everything queued on the stream is done."""
+
+    @abc.abstractmethod
+    def create_event(self) -> Event:
+        """A mark in a stream. One that was never recorded counts as passed."""
+
+    @abc.abstractmethod
+    def destroy_event(self, event: Event) -> None:
+        """Give an event back."""
+
+    @abc.abstractmethod
+    def record(self, event: Event, stream: Stream) -> None:
+        """Put the mark behind everything queued on the stream so far."""
+
+    @abc.abstractmethod
+    def wait(self, event: Event) -> None:
+        """The calling thread waits until the mark is passed."""
+
+    @abc.abstractmethod
+    def stream_wait(self, stream: Stream, event: Event) -> None:
+        """What is queued on ``stream`` from now on waits until the mark is passed."""
+
+    @abc.abstractmethod
+    def elapsed_ms(self, start: Event, end: Event) -> float:
+        """Milliseconds between two marks that are passed."""
+
+    @abc.abstractmethod
+    def begin_capture(self, stream: Stream) -> None:
+        """From now on, what is queued on the stream is kept and not done."""
+
+    @abc.abstractmethod
+    def end_capture(self, stream: Stream) -> Graph:
+        """What was kept, ready to be launched as a whole; capturing ends, whether that succeeds or not."""
+
+    @abc.abstractmethod
+    def launch(self, graph: Graph, stream: Stream) -> None:
+        """Queue what was captured."""
+
+    @abc.abstractmethod
+    def destroy_graph(self, graph: Graph) -> None:
+        """Give a graph back."""
+
+
+class Execution(abc.ABC):
+    """An engine at fixed shapes. It uses memory that it is lent, never in parallel with others that use it."""
+
+    memory_size: int
+    """Bytes of device memory to lend."""
+    outputs: Mapping[str, tuple[int, ...]]
+    """Shapes by name."""
+
+    @abc.abstractmethod
+    def bind(self, addresses: Mapping[str, int], memory: int, memory_size: int) -> None:
+        """Say where inputs and outputs lie on the device, and which memory to use, once."""
+
+    @abc.abstractmethod
+    def enqueue(self, stream: Stream) -> None:
+        """Queue one run."""
+
+    @abc.abstractmethod
+    def uncapturable(self, stream: Stream) -> str:
+        """Why this must not be captured in a graph of the device; empty where it may be."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give it back; the engine must still be open."""
+
+
+class DeviceEngine(abc.ABC):
+    """A network on a device, which reads and writes device memory."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @abc.abstractmethod
+    def execution(self, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
+        """The engine at these shapes of its inputs. Raises :class:`~engines.errors.BackendError`."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give its memory back; harmless on a closed engine."""
+
+
+def pinned_array(address: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A view of pinned memory as an array; it must not be used after the memory is freed."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    content = (ctypes.c_uint8 * size).from_address(address)
+    view: NDArray[Any] = np.ctypeslib.as_array(content).view(dtype).reshape(shape)
+    return view

@@ -1,0 +1,135 @@
+"""CUDA's runtime through ``cuda.bindings.runtime``, of cuda-bindings 12 and 13. Only what NVIDIA's own calls do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engines.devices.base import Copies, Device, Event, Graph, Stream
+from engines.errors import BackendError, MissingDependency, OutOfMemory
+
+_OUT_OF_MEMORY, _NO_DRIVER, _NO_DEVICE = 2, 35, 100
+"""``cudaErrorMemoryAllocation``, ``cudaErrorInsufficientDriver``, ``cudaErrorNoDevice``."""
+
+
+def import_cuda_runtime() -> Any:
+    """The module ``cuda.bindings.runtime``. Raises :class:`MissingDependency`."""
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise MissingDependency("cuda-bindings", "tensorrt") from error
+    return runtime
+
+
+class CudaDevice(Device):
+    """The first GPU that CUDA shows; ``CUDA_VISIBLE_DEVICES`` chooses another one.
+
+    Raises :class:`BackendError` where there is no driver or no GPU, and :class:`MissingDependency` without
+    cuda-bindings.
+    """
+
+    def __init__(self) -> None:
+        self._cuda = import_cuda_runtime()
+        if not self._call("cudaGetDeviceCount"):
+            raise BackendError("there is no NVIDIA GPU on this machine")
+        name = self._call("cudaGetDeviceProperties", 0).name
+        self.name = name.decode(errors="replace").rstrip("\0") if isinstance(name, bytes) else str(name)
+        kinds = self._cuda.cudaMemcpyKind
+        self._kinds = {
+            Copies.TO_DEVICE: kinds.cudaMemcpyHostToDevice,
+            Copies.TO_HOST: kinds.cudaMemcpyDeviceToHost,
+            Copies.ON_DEVICE: kinds.cudaMemcpyDeviceToDevice,
+        }
+
+    def allocate(self, size: int) -> int:
+        return int(self._call("cudaMalloc", size, doing=f"{size} bytes of device memory"))
+
+    def free(self, address: int) -> None:
+        self._call("cudaFree", address)
+
+    def allocate_pinned(self, size: int) -> int:
+        flags = self._cuda.cudaHostAllocDefault
+        return int(self._call("cudaHostAlloc", size, flags, doing=f"{size} bytes of pinned host memory"))
+
+    def free_pinned(self, address: int) -> None:
+        self._call("cudaFreeHost", address)
+
+    def free_bytes(self) -> int:
+        free, _ = self._call("cudaMemGetInfo")
+        return int(free)
+
+    def copy(self, to: int, source: int, size: int, kind: Copies, stream: Stream) -> None:
+        self._call("cudaMemcpyAsync", to, source, size, self._kinds[kind], stream)
+
+    def copy_2d(
+        self, to: int, to_pitch: int, source: int, source_pitch: int, size: tuple[int, int], stream: Stream
+    ) -> None:
+        rows, width = size
+        kind = self._kinds[Copies.ON_DEVICE]
+        self._call("cudaMemcpy2DAsync", to, to_pitch, source, source_pitch, width, rows, kind, stream)
+
+    def create_stream(self) -> Stream:
+        # Without the flag it would wait for the legacy default stream, which other libraries use.
+        return self._call("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking)
+
+    def destroy_stream(self, stream: Stream) -> None:
+        self._call("cudaStreamDestroy", stream)
+
+    def synchronize(self, stream: Stream) -> None:
+        self._call("cudaStreamSynchronize", stream)
+
+    def create_event(self) -> Event:
+        return self._call("cudaEventCreate")
+
+    def destroy_event(self, event: Event) -> None:
+        self._call("cudaEventDestroy", event)
+
+    def record(self, event: Event, stream: Stream) -> None:
+        self._call("cudaEventRecord", event, stream)
+
+    def wait(self, event: Event) -> None:
+        self._call("cudaEventSynchronize", event)
+
+    def stream_wait(self, stream: Stream, event: Event) -> None:
+        self._call("cudaStreamWaitEvent", stream, event, 0)
+
+    def elapsed_ms(self, start: Event, end: Event) -> float:
+        return float(self._call("cudaEventElapsedTime", start, end))
+
+    def begin_capture(self, stream: Stream) -> None:
+        # Thread-local: allocations of other threads do not spoil the capture.
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", stream, mode)
+
+    def end_capture(self, stream: Stream) -> Graph:
+        captured = self._call("cudaStreamEndCapture", stream)
+        try:
+            return self._call("cudaGraphInstantiate", captured, 0)
+        finally:
+            self._call("cudaGraphDestroy", captured)
+
+    def launch(self, graph: Graph, stream: Stream) -> None:
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: Graph) -> None:
+        self._call("cudaGraphExecDestroy", graph)
+
+    def _call(self, name: str, *arguments: Any, doing: str = "") -> Any:
+        """Call the runtime and check its error code; its one result, or all of them."""
+        code, *results = getattr(self._cuda, name)(*arguments)
+        if int(code):
+            raise self._error(name, code, doing)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _error(self, name: str, code: Any, doing: str) -> BackendError:
+        number = int(code)
+        # Or the next library that asks for the last error finds this one.
+        self._cuda.cudaGetLastError()
+        if number == _NO_DRIVER:
+            return BackendError("there is no NVIDIA driver on this machine, or it is too old for this CUDA (error 35)")
+        if number == _NO_DEVICE:
+            return BackendError("there is no NVIDIA GPU on this machine (error 100)")
+        if number == _OUT_OF_MEMORY:
+            return OutOfMemory(f"the GPU has no room for {doing or f'what {name} needs'}")
+        _, text = self._cuda.cudaGetErrorString(code)
+        shown = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+        return BackendError(f"CUDA refuses {name}: {shown} (error {number})")

@@ -1,0 +1,344 @@
+"""A device in host memory that is as unkind as a GPU may be, with ONNX Runtime in place of engines.
+
+Work that is queued is done as late as possible: when the host waits for it, and then no more than must be. So whoever
+reads without waiting, or queues work on another stream without an event between, gets poison in place of data. With
+``eager`` it is done at once, which is the other end of what a GPU may do. What a GPU would take as undefined
+behaviour is an :class:`Misuse` here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from engines.backends.base import TensorSpec
+from engines.backends.onnxruntime import _spec
+from engines.devices.base import ALIGNMENT, Copies, Device, DeviceEngine, Event, Execution, Graph, Stream
+from engines.errors import BackendError, OutOfMemory
+
+POISON = 0xA5
+
+
+class Misuse(AssertionError):
+    """What a GPU would not forgive, or not even notice."""
+
+
+@dataclass(eq=False)
+class HostStream:
+    work: deque[Callable[[], None]] = field(default_factory=deque)
+    capturing: list[Callable[[], None]] | None = None
+
+
+@dataclass(eq=False)
+class Mark:
+    """Work that does nothing but being reached."""
+
+    stream: HostStream
+    reached: bool = False
+
+    def __call__(self) -> None:
+        self.reached = True
+
+
+@dataclass(eq=False)
+class HostEvent:
+    mark: Mark | None = None
+    """The latest; ``None`` before the first."""
+
+
+@dataclass(eq=False)
+class HostGraph:
+    work: list[Callable[[], None]]
+
+
+def _locked(method: Any) -> Any:
+    @wraps(method)
+    def locked(self: HostDevice, *arguments: Any, **options: Any) -> Any:
+        with self.lock:
+            return method(self, *arguments, **options)
+
+    return locked
+
+
+class HostDevice(Device):
+    """Counts what it gives, and takes it back once only. ``fail_at`` makes the n-th request for a resource fail."""
+
+    name = "host memory"
+
+    def __init__(self, *, eager: bool = False, fail_at: int | None = None, fail_runs: int = 0) -> None:
+        self.eager = eager
+        self.fail_at = fail_at
+        self.fail_runs = fail_runs
+        """So many runs of engines fail for want of memory."""
+        self.requests = 0
+        self.waits = 0
+        self.launches = 0
+        self.lock = threading.RLock()
+        self.blocks: dict[int, tuple[int, bool, Any]] = {}
+        """Size, whether pinned, and the memory itself, by address."""
+        self.handles: set[Any] = set()
+
+    @property
+    def leaked(self) -> int:
+        return len(self.blocks) + len(self.handles)
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(size for size, pinned, _ in self.blocks.values() if not pinned)
+
+    def request(self, what: str) -> None:
+        """Count a request; any may be the one that fails."""
+        self.requests += 1
+        if self.requests == self.fail_at:
+            raise OutOfMemory(f"the host device has no room for {what}")
+
+    def _new(self, size: int, *, pinned: bool) -> int:
+        self.request(f"{size} bytes of {'pinned ' if pinned else ''}memory")
+        memory = (ctypes.c_uint8 * (size + ALIGNMENT))()
+        address = -(-ctypes.addressof(memory) // ALIGNMENT) * ALIGNMENT
+        ctypes.memset(address, POISON, size)
+        self.blocks[address] = (size, pinned, memory)
+        return address
+
+    def _give_back(self, address: int, *, pinned: bool) -> None:
+        if address not in self.blocks or self.blocks[address][1] != pinned:
+            raise Misuse(f"{address} is not {'pinned ' if pinned else ''}memory that was given")
+        size = self.blocks[address][0]
+        ctypes.memset(address, POISON, size)
+        del self.blocks[address]
+
+    @_locked
+    def allocate(self, size: int) -> int:
+        if any(isinstance(handle, HostStream) and handle.capturing is not None for handle in self.handles):
+            raise Misuse("memory is allocated while work is captured")
+        return self._new(size, pinned=False)
+
+    @_locked
+    def free(self, address: int) -> None:
+        self._give_back(address, pinned=False)
+
+    @_locked
+    def allocate_pinned(self, size: int) -> int:
+        return self._new(size, pinned=True)
+
+    @_locked
+    def free_pinned(self, address: int) -> None:
+        self._give_back(address, pinned=True)
+
+    def free_bytes(self) -> int:
+        return 2**40 - self.device_bytes
+
+    def check_range(self, address: int, size: int, *, pinned: bool) -> None:
+        """All of it lies in one block of this kind."""
+        for start, (length, kind, _) in self.blocks.items():
+            if start <= address and address + size <= start + length:
+                if kind != pinned:
+                    raise Misuse(f"{address} is {'pinned' if kind else 'device'} memory")
+                return
+        raise Misuse(f"{size} bytes at {address} are not memory that was given")
+
+    @_locked
+    def copy(self, to: int, source: int, size: int, kind: Copies, stream: Stream) -> None:
+        def work() -> None:
+            self.check_range(to, size, pinned=kind is Copies.TO_HOST)
+            self.check_range(source, size, pinned=kind is Copies.TO_DEVICE)
+            ctypes.memmove(to, source, size)
+
+        self.queue(work, stream)
+
+    @_locked
+    def copy_2d(
+        self, to: int, to_pitch: int, source: int, source_pitch: int, size: tuple[int, int], stream: Stream
+    ) -> None:
+        rows, width = size
+        if width > min(to_pitch, source_pitch):
+            raise Misuse("rows overlap")
+
+        def work() -> None:
+            self.check_range(to, (rows - 1) * to_pitch + width, pinned=False)
+            self.check_range(source, (rows - 1) * source_pitch + width, pinned=False)
+            for row in range(rows):
+                ctypes.memmove(to + row * to_pitch, source + row * source_pitch, width)
+
+        self.queue(work, stream)
+
+    def queue(self, work: Callable[[], None], stream: HostStream) -> None:
+        """Work on a stream: kept while it captures, else done sooner or later."""
+        self._check(stream)
+        if stream.capturing is not None:
+            stream.capturing.append(work)
+        else:
+            stream.work.append(work)
+            if self.eager:
+                self._work_off(stream)
+
+    def _check(self, handle: Any) -> None:
+        if handle not in self.handles:
+            raise Misuse(f"{type(handle).__name__} is not one that was given")
+
+    def _handle(self, handle: Any) -> Any:
+        self.request(type(handle).__name__)
+        self.handles.add(handle)
+        return handle
+
+    @_locked
+    def _destroy(self, handle: Any) -> None:
+        self._check(handle)
+        if isinstance(handle, HostStream) and handle.work:
+            raise Misuse("a stream with work on it is destroyed")
+        self.handles.remove(handle)
+
+    @_locked
+    def create_stream(self) -> Stream:
+        return self._handle(HostStream())
+
+    destroy_stream = destroy_event = destroy_graph = _destroy
+
+    def _work_off(self, stream: HostStream) -> None:
+        while stream.work:
+            stream.work.popleft()()
+
+    @_locked
+    def synchronize(self, stream: Stream) -> None:
+        self._check(stream)
+        if stream.capturing is not None:
+            raise Misuse("the host waits for a stream that captures")
+        self._work_off(stream)
+
+    @_locked
+    def create_event(self) -> Event:
+        return self._handle(HostEvent())
+
+    @_locked
+    def record(self, event: Event, stream: Stream) -> None:
+        self._check(event)
+        event.mark = Mark(stream)
+        self.queue(event.mark, stream)
+
+    @_locked
+    def wait(self, event: Event) -> None:
+        self._check(event)
+        self.waits += 1
+        self._reach(event.mark)
+
+    @_locked
+    def stream_wait(self, stream: Stream, event: Event) -> None:
+        self._check(event)
+        # What is recorded by now counts, not what is recorded later.
+        mark = event.mark
+        self.queue(lambda: self._reach(mark), stream)
+
+    def _reach(self, mark: Mark | None) -> None:
+        while mark is not None and not mark.reached:
+            mark.stream.work.popleft()()
+
+    def elapsed_ms(self, start: Event, end: Event) -> float:
+        self._check(start)
+        self._check(end)
+        return 1.0
+
+    @_locked
+    def begin_capture(self, stream: Stream) -> None:
+        self._check(stream)
+        if stream.capturing is not None:
+            raise Misuse("the stream captures already")
+        stream.capturing = []
+
+    @_locked
+    def end_capture(self, stream: Stream) -> Graph:
+        self._check(stream)
+        if stream.capturing is None:
+            raise Misuse("the stream captures nothing")
+        work, stream.capturing = stream.capturing, None
+        return self._handle(HostGraph(work))
+
+    @_locked
+    def launch(self, graph: Graph, stream: Stream) -> None:
+        self._check(graph)
+        self.launches += 1
+        for work in graph.work:
+            self.queue(work, stream)
+
+
+class HostEngine(DeviceEngine):
+    """An ONNX graph that reads and writes addresses."""
+
+    def __init__(self, device: HostDevice, graph: Path, *, memory_size: int = 1000, capturable: bool = True) -> None:
+        device.request(graph.name)
+        self.device = device
+        self.memory_size = memory_size
+        self.capturable = capturable
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
+        device.handles.add(self)
+
+    def execution(self, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
+        return HostExecution(self, shapes)
+
+    def close(self) -> None:
+        self.device.handles.discard(self)
+
+
+class HostExecution(Execution):
+    def __init__(self, engine: HostEngine, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.engine, self.device, self.shapes = engine, engine.device, dict(shapes)
+        assert set(shapes) == {spec.name for spec in engine.inputs}
+        zeros = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in engine.inputs}
+        names = [spec.name for spec in engine.outputs]
+        self.outputs = {name: array.shape for name, array in zip(names, engine.session.run(names, zeros), strict=True)}
+        self.memory_size = engine.memory_size * max(shapes.get("windows", (1,))[0], 1)
+        self.runs = 0
+        self.device.request("an execution")
+        self.device.handles.add(self)
+
+    def bind(self, addresses: Mapping[str, int], memory: int, memory_size: int) -> None:
+        assert set(addresses) == {spec.name for spec in (*self.engine.inputs, *self.engine.outputs)}
+        assert memory_size >= self.memory_size
+        assert memory % ALIGNMENT == 0
+        self.addresses, self.memory, self.block = dict(addresses), memory, memory_size
+
+    def enqueue(self, stream: Stream) -> None:
+        if stream.capturing is not None and not self.runs:
+            raise Misuse("captured before it ran once")
+        if stream.capturing is not None and not self.engine.capturable:
+            raise BackendError("this engine cannot be captured")
+        if self.device.fail_runs and self.runs and stream.capturing is None:
+            self.device.fail_runs -= 1
+            raise OutOfMemory("the host device has no room for a run")
+        self.runs += 1
+        self.device.queue(self._run, stream)
+
+    def _run(self) -> None:
+        if self not in self.device.handles or self.engine not in self.device.handles:
+            raise Misuse("the engine runs after it was closed")
+        # Scratch memory is written from end to end, so sharing it with what is under way would show.
+        self.device.check_range(self.memory, self.block, pinned=False)
+        ctypes.memset(self.memory, POISON, self.block)
+        feed = {spec.name: self._array(spec, self.shapes[spec.name]).copy() for spec in self.engine.inputs}
+        names = [spec.name for spec in self.engine.outputs]
+        for spec, result in zip(self.engine.outputs, self.engine.session.run(names, feed), strict=True):
+            self._array(spec, self.outputs[spec.name])[...] = result
+
+    def _array(self, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+        size = int(np.prod(shape)) * spec.dtype.itemsize
+        address = self.addresses[spec.name]
+        self.device.check_range(address, size, pinned=False)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(spec.dtype).reshape(shape)
+
+    def uncapturable(self, stream: Stream) -> str:
+        return ""
+
+    def close(self) -> None:
+        self.device.handles.discard(self)
