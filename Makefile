@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format wheel clean
+.PHONY: demo test check format wheel gpu-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/smp-deploy demo --output build/demo
@@ -26,6 +26,9 @@ format: $(INSTALLED)
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir build/dist .
+
+gpu-check: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -47,7 +47,8 @@ class OnnxRuntimeRunner(Runner):
         options.enable_cpu_mem_arena = self._arena
         graph = self._graph if isinstance(self._graph, bytes) else str(self._graph)
         try:
-            session = ort.InferenceSession(graph, options, providers=[self._provider.value])
+            # Its fallback would try again with another provider, and print on stdout.
+            session = ort.InferenceSession(graph, options, providers=[self._provider.value], enable_fallback=0)
         except Exception as error:
             # ONNX Runtime's exceptions share no base but Exception.
             raise _error("cannot load", self._shown(), error) from error
@@ -107,8 +108,15 @@ def _spec(value: Any) -> TensorSpec:
     return TensorSpec(value.name, _DTYPES[value.type], shape)
 
 
-_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate memory", "out of memory", "cuda failure 2:")
-"""What ONNX Runtime's CPU and CUDA allocators say, in lower case."""
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "bad allocation",
+    "failed to allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "cuda failure 2:",
+)
+"""What ONNX Runtime's CPU and CUDA allocators and its threads say, in lower case."""
 
 
 def _error(what: str, where: str, error: Exception) -> BackendError:

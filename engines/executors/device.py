@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.devices.base import Copies, Device, DeviceEngine, Execution, Graph, pinned_array
+from engines.devices.base import Copies, Device, DeviceEngine, Execution, Graph, Stream, pinned_array
 from engines.errors import BackendError, OutOfMemory
 from engines.executors.base import Executor, LoadedFrame, PendingPhases, closed_error
 from engines.executors.places import FramePlace, PredictionPlace
@@ -69,6 +69,8 @@ class DeviceExecutor(Executor):
         self._waiting = 0
         self._clock = 0
         self._notes: list[str] = []
+        self.on_stage: Callable[[str, Stream], None] | None = None
+        """Called with the name of each stage when its work was queued, and with its stream: for measurements."""
         self._resources = Resources(device)
         try:
             for engine in (trunk, prepare):
@@ -112,15 +114,20 @@ class DeviceExecutor(Executor):
             assert frame.place is not None
             place = frame.place
             place.used = self._tick()
+            self._say("begin")
             self._prepare_once(place)
+            self._say("prepare")
             pending = PendingOnDevice(self, frame)
             output = self._take_prediction_place(pending)
             try:
                 self._cut(place, phases)
                 self._set_offsets(phases)
+                self._say("cut")
                 self._run_trunk(len(phases))
+                self._say("trunk")
                 size = output.size_of(len(phases))
                 self.device.copy(output.pinned, self._predictions, size, Copies.TO_HOST, self._compute)
+                self._say("download")
                 self.device.record(output.done, self._compute)
             except BaseException:
                 output.owner = None
@@ -169,6 +176,10 @@ class DeviceExecutor(Executor):
                 pending.give_up()
             self._waiting -= 1
             self._condition.notify_all()
+
+    def _say(self, stage: str) -> None:
+        if self.on_stage is not None:
+            self.on_stage(stage, self._compute)
 
     def _check_open(self) -> None:
         if self._closed:

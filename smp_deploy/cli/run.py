@@ -58,6 +58,11 @@ class _Options:
     metavar="MS",
     help="For each image, what is there by then: pixels not yet computed take the nearest one that is.",
 )
+@click.option(
+    "--allow-smaller",
+    is_flag=True,
+    help="When memory runs out, go on with the next smaller schedule of the bundle, and say so.",
+)
 @click.option("--resize", is_flag=True, help="Resize images to the bundle's size, and labels back.")
 @click.option("--side-by-side", is_flag=True, help="Also write frame, overlay and labels in one picture with a legend.")
 @json_option
@@ -71,6 +76,7 @@ def run_command(
     lowering: str | None,
     sub_batch: int,
     deadline_ms: float | None,
+    allow_smaller: bool,
     resize: bool,
     side_by_side: bool,
     as_json: bool,
@@ -99,17 +105,25 @@ def run_command(
     results = []
     options = _Options(resize, side_by_side, deadline_ms)
     with (
-        Session.open(opened, backend, precision=Precision(precision), schedule=choice.schedule) as session,
+        Session.open(
+            opened, backend, precision=Precision(precision), schedule=choice.schedule, allow_smaller=allow_smaller
+        ) as session,
         progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance,
     ):
         for index, path in enumerate(files):
             of_all = _share(advance, session, index, len(files))
             results.append(_label(session, path, output, options, of_all))
+    for reduction in session.reductions:
+        note(str(reduction))
     document = {
         "bundle": str(bundle),
         "backend": backend,
-        "schedule": str(choice.schedule),
+        "schedule": str(session.schedule),
         "schedule_reason": choice.reason,
+        "reductions": [
+            {"refused": str(reduction.refused), "tried": str(reduction.tried), "reason": reduction.reason}
+            for reduction in session.reductions
+        ],
         "images": results,
     }
     if as_json:

@@ -1,14 +1,15 @@
 """A device in host memory that is as unkind as a GPU may be, with ONNX Runtime in place of engines.
 
 Work that is queued is done as late as possible: when the host waits for it, and then no more than must be. So whoever
-reads without waiting, or queues work on another stream without an event between, gets poison in place of data. With
-``eager`` it is done at once, which is the other end of what a GPU may do. What a GPU would take as undefined
-behaviour is an :class:`Misuse` here.
+reads without waiting, or queues work on another stream without an event between, gets poison in place of data. Other
+paces do all work at once, or that of the first stream alone: a GPU may do either. What a GPU would take as undefined
+behaviour is a :class:`Misuse` here.
 """
 
 from __future__ import annotations
 
 import ctypes
+import enum
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -32,8 +33,17 @@ class Misuse(AssertionError):
     """What a GPU would not forgive, or not even notice."""
 
 
+class Pace(enum.Enum):
+    """When queued work is done, if nobody waits for it."""
+
+    LATE = "late"
+    EAGER = "eager"
+    FIRST_EAGER = "first stream eager"
+
+
 @dataclass(eq=False)
 class HostStream:
+    eager: bool
     work: deque[Callable[[], None]] = field(default_factory=deque)
     capturing: list[Callable[[], None]] | None = None
 
@@ -74,10 +84,13 @@ class HostDevice(Device):
 
     name = "host memory"
 
-    def __init__(self, *, eager: bool = False, fail_at: int | None = None, fail_runs: int = 0) -> None:
-        self.eager = eager
+    def __init__(self, pace: Pace = Pace.LATE, *, fail_at: int | None = None, capacity: int = 2**40) -> None:
+        self.pace = pace
+        self.streams = 0
         self.fail_at = fail_at
-        self.fail_runs = fail_runs
+        self.capacity = capacity
+        """Bytes of device memory."""
+        self.fail_runs = 0
         """So many runs of engines fail for want of memory."""
         self.requests = 0
         self.waits = 0
@@ -120,6 +133,8 @@ class HostDevice(Device):
     def allocate(self, size: int) -> int:
         if any(isinstance(handle, HostStream) and handle.capturing is not None for handle in self.handles):
             raise Misuse("memory is allocated while work is captured")
+        if size > self.free_bytes():
+            raise OutOfMemory(f"the host device has no room for {size} bytes")
         return self._new(size, pinned=False)
 
     @_locked
@@ -135,7 +150,7 @@ class HostDevice(Device):
         self._give_back(address, pinned=True)
 
     def free_bytes(self) -> int:
-        return 2**40 - self.device_bytes
+        return self.capacity - self.device_bytes
 
     def check_range(self, address: int, size: int, *, pinned: bool) -> None:
         """All of it lies in one block of this kind."""
@@ -178,7 +193,7 @@ class HostDevice(Device):
             stream.capturing.append(work)
         else:
             stream.work.append(work)
-            if self.eager:
+            if stream.eager:
                 self._work_off(stream)
 
     def _check(self, handle: Any) -> None:
@@ -199,7 +214,10 @@ class HostDevice(Device):
 
     @_locked
     def create_stream(self) -> Stream:
-        return self._handle(HostStream())
+        self.streams += 1
+        return self._handle(
+            HostStream(self.pace is Pace.EAGER or (self.pace is Pace.FIRST_EAGER and self.streams == 1))
+        )
 
     destroy_stream = destroy_event = destroy_graph = _destroy
 

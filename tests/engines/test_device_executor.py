@@ -12,7 +12,7 @@ from engines import Bundle, Lowering, Precision, Schedule, Session
 from engines.devices.base import Copies, pinned_array
 from engines.errors import BackendError, OutOfMemory
 from engines.executors.device import DeviceExecutor
-from tests.engines.host_device import HostDevice, HostEngine, Misuse
+from tests.engines.host_device import HostDevice, HostEngine, Misuse, Pace
 
 SCHEDULES = [
     Schedule(0),
@@ -66,14 +66,14 @@ def expected(exported: Bundle) -> Callable[[Schedule, int], list[np.ndarray]]:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "eager"),
-    [*((schedule, False) for schedule in SCHEDULES), (Schedule(2, 3), True), (Schedule(3, 5), True)],
+    ("schedule", "pace"),
+    [*((schedule, Pace.LATE) for schedule in SCHEDULES), (Schedule(2, 3), Pace.EAGER), (Schedule(3, 5), Pace.EAGER)],
     ids=str,
 )
 def test_predictions_are_those_of_the_runners(
-    exported: Bundle, expected: Callable, schedule: Schedule, eager: bool
+    exported: Bundle, expected: Callable, schedule: Schedule, pace: Pace
 ) -> None:
-    device = HostDevice(eager=eager)
+    device = HostDevice(pace)
     with session_on(device, exported, schedule) as session:
         for frame, labels in zip(frames(2), expected(schedule, 2), strict=True):
             np.testing.assert_array_equal(session.predict(frame), labels)
@@ -90,12 +90,12 @@ def test_refinements_end_at_the_prediction(exported: Bundle, expected: Callable)
     np.testing.assert_array_equal(refinements[-1].prediction, expected(Schedule(2), 1)[0])
 
 
-@pytest.mark.parametrize("eager", [False, True], ids=["late", "eager"])
+@pytest.mark.parametrize("pace", Pace, ids=lambda pace: pace.value)
 @pytest.mark.parametrize("schedule", [Schedule(0), Schedule(2, 3), Schedule(3, 16)], ids=str)
 def test_consecutive_frames_overlap_and_come_in_order(
-    exported: Bundle, expected: Callable, schedule: Schedule, eager: bool
+    exported: Bundle, expected: Callable, schedule: Schedule, pace: Pace
 ) -> None:
-    device, asked = HostDevice(eager=eager), []
+    device, asked = HostDevice(pace), []
 
     def source() -> list[np.ndarray]:
         for frame in frames(5):
@@ -142,9 +142,28 @@ def test_any_number_of_walks_may_be_half_done(exported: Bundle, expected: Callab
     assert device.leaked == 0
 
 
-@pytest.mark.parametrize("eager", [False, True], ids=["late", "eager"])
-def test_threads_get_their_own_results(exported: Bundle, expected: Callable, eager: bool) -> None:
-    device, schedule = HostDevice(eager=eager), Schedule(2, 4)
+@pytest.mark.parametrize("pace", Pace, ids=lambda pace: pace.value)
+def test_a_place_changes_hands_before_its_work_is_done(exported: Bundle, expected: Callable, pace: Pace) -> None:
+    device, schedule = HostDevice(pace), Schedule(1, 2)
+    with session_on(device, exported, schedule) as session:
+        groups = session.grid.sub_batches(2)
+        merged = [np.empty((64, 96), np.uint8) for _ in range(4)]
+        loaded, under_way = [], []
+        for index, frame in enumerate(frames(4)):
+            loaded.append(session.executor.load(frame))
+            under_way.append((loaded[-1].submit(groups[0]), groups[0], merged[index]))
+        for index, frame in enumerate(loaded):
+            under_way.append((frame.submit(groups[1]), groups[1], merged[index]))
+        for pending, group, into in under_way:
+            session.grid.place(pending.collect(), group, into)
+        for labels, result in zip(expected(schedule, 4), merged, strict=True):
+            np.testing.assert_array_equal(result, labels)
+    assert device.leaked == 0
+
+
+@pytest.mark.parametrize("pace", Pace, ids=lambda pace: pace.value)
+def test_threads_get_their_own_results(exported: Bundle, expected: Callable, pace: Pace) -> None:
+    device, schedule = HostDevice(pace), Schedule(2, 4)
     results: dict[int, list[np.ndarray]] = {}
     with session_on(device, exported, schedule) as session:
 

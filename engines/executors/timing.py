@@ -1,0 +1,37 @@
+"""What a sub-batch spends its time on, by the device's own clock."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.devices.base import Event, Stream
+from engines.executors.device import DeviceExecutor
+from engines.phases import Phase
+
+
+def stage_times_ms(executor: DeviceExecutor, image: NDArray[np.uint8], phases: list[Phase]) -> dict[str, float]:
+    """Milliseconds of ``prepare``, ``cut``, ``trunk`` and ``download`` for the first sub-batch of a frame.
+
+    For an executor that nobody else uses meanwhile. ``prepare`` includes the wait for the upload.
+    """
+    device, marks = executor.device, list[tuple[str, Event]]()
+    with ExitStack() as stack:
+
+        def mark(stage: str, stream: Stream) -> None:
+            event = device.create_event()
+            stack.callback(device.destroy_event, event)
+            device.record(event, stream)
+            marks.append((stage, event))
+
+        executor.on_stage = mark
+        try:
+            frame = executor.load(image)
+            stack.callback(frame.close)
+            frame.submit(phases).collect()
+        finally:
+            executor.on_stage = None
+        return {stage: device.elapsed_ms(before, after) for (_, before), (stage, after) in pairwise(marks)}
