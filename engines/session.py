@@ -23,7 +23,7 @@ from engines.executors.smaller import smaller_schedules
 from engines.manifest import Manifest, OutputKind, Precision
 from engines.phases import Phase, PhaseGrid
 from engines.schedules import Schedule, resolved_schedule
-from engines.tuning import preferred_schedule
+from engines.tuning import chosen_schedule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -96,7 +96,7 @@ class Session:
             backend: a name of :data:`engines.backends.BACKENDS`.
             precision: arithmetic of the trunk.
             schedule: which levels are walked, how many phases at a time, in which lowering; by default
-                :func:`engines.tuning.preferred_schedule`'s, the fastest where the bundle was tuned on this device. A
+                :func:`engines.tuning.chosen_schedule`'s, the fastest where the bundle was tuned on this device. A
                 sub-batch larger than the phases that can go together is one of all of them.
             allow_smaller: when memory runs out, here or in a later call, go on with the next smaller schedule that
                 the bundle has a trunk or an engine for; :attr:`reductions` tells.
@@ -110,7 +110,7 @@ class Session:
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle)
         opened = bundle
-        wanted = schedule or preferred_schedule(opened.manifest, backend, precision).schedule
+        wanted = schedule or chosen_schedule(opened.manifest, backend, precision).schedule
         chosen = resolved_schedule(opened.manifest, wanted.levels, wanted.sub_batch, wanted.lowering)
         smaller = smaller_schedules(opened, backend, precision, chosen) if allow_smaller else ()
         return cls(opened, lambda wanted: executor_from_bundle(opened, backend, precision, wanted), chosen, smaller)

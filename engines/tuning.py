@@ -17,7 +17,7 @@ from engines.schedules import Schedule, default_schedule
 
 
 @dataclass(frozen=True)
-class PreferredSchedule:
+class ChosenSchedule:
     """A schedule that nobody asked for by name, and why it is this one."""
 
     schedule: Schedule
@@ -25,7 +25,7 @@ class PreferredSchedule:
     tuned: bool
 
 
-def preferred_schedule(manifest: Manifest, backend: str, precision: Precision) -> PreferredSchedule:
+def chosen_schedule(manifest: Manifest, backend: str, precision: Precision) -> ChosenSchedule:
     """The fastest schedule where the bundle was tuned for this device, backend, precision and runtime.
 
     Elsewhere, for TensorRT, that of the bundle's engine where it has only one of this precision, and
@@ -41,16 +41,16 @@ def preferred_schedule(manifest: Manifest, backend: str, precision: Precision) -
     near = [held for held in manifest.tunings if (held.backend, held.precision) == (backend, precision)]
     if not near:
         reason = f"the bundle's {kind}; it is not tuned for {backend}, {precision.value}"
-        return PreferredSchedule(default, reason, tuned=False)
+        return ChosenSchedule(default, reason, tuned=False)
     device, runtime = device_of(backend), runtime_of(backend)
     for held in near:
         if (held.device, held.runtime) == (device, runtime):
             best = held.measurements[0]
             schedule = Schedule(best.levels, best.sub_batch, best.lowering)
-            return PreferredSchedule(schedule, f"tuned on this device: {device}, {runtime}", tuned=True)
+            return ChosenSchedule(schedule, f"tuned on this device: {device}, {runtime}", tuned=True)
     tuned_on = "; ".join(f"{held.device}, {held.runtime}" for held in near)
     reason = f"the bundle's {kind}; it is tuned for {tuned_on}, and this is {device}, {runtime}"
-    return PreferredSchedule(default, reason, tuned=False)
+    return ChosenSchedule(default, reason, tuned=False)
 
 
 def device_of(backend: str) -> str:

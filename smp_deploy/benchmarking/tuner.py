@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from engines.backends import flavour_of
 from engines.bundle import Bundle
 from engines.errors import InputError
-from engines.manifest import Flavour, Lowering, Manifest, Precision, TrunkRecord, TuningMeasurement, TuningRecord
+from engines.executors.opening import engine_schedules
+from engines.manifest import Lowering, Manifest, Precision, TrunkRecord, TuningMeasurement, TuningRecord
 from engines.schedules import Schedule, default_schedule
 from engines.session import Session
 from engines.tuning import device_of, runtime_of
@@ -62,8 +64,9 @@ def candidates(manifest: Manifest, config: TuningConfig) -> list[Schedule]:
         powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
         found += [Schedule(trunk.levels, size, trunk.lowering) for size in (*powers, largest)]
     default = default_schedule(manifest)
-    if not config.backend.startswith("onnxruntime"):
-        built = _built(manifest, config)
+    flavour = flavour_of(config.backend)
+    if flavour is not None:
+        built = engine_schedules(manifest, flavour, config.precision)
         found = [schedule for schedule in found if schedule in built]
         default = default if default in built else (found or [default])[0]
     found = [schedule for schedule in found if config.fits(schedule)]
@@ -73,15 +76,6 @@ def candidates(manifest: Manifest, config: TuningConfig) -> list[Schedule]:
             "fits into the memory"
         )
     return [default, *(schedule for schedule in found if schedule != default)]
-
-
-def _built(manifest: Manifest, config: TuningConfig) -> set[Schedule]:
-    flavour = Flavour(config.backend.replace("-", "_"))
-    return {
-        Schedule(engine.levels, engine.sub_batch, engine.lowering)
-        for engine in manifest.engines
-        if (engine.flavour, engine.precision) == (flavour, config.precision)
-    }
 
 
 def missing_trunks(manifest: Manifest, config: TuningConfig) -> list[Missing]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engines.backends import BACKENDS
+from engines.backends import BACKENDS, flavour_of
 from engines.bundle import Bundle
 from engines.errors import MachineError
 from engines.manifest import Precision
-from engines.tuning import PreferredSchedule, device_of, runtime_of
+from engines.tuning import ChosenSchedule, device_of, runtime_of
 from smp_deploy.cli.console import print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, images_option, json_option, precision_option, schedule_options
 from smp_deploy.cli.schedules import asked_schedule
@@ -95,10 +95,11 @@ def bench_command(bundle: Path, **options: Any) -> dict[str, Any]:
     with Session.open(opened, backend, precision=precision, schedule=choice.schedule) as session:
         with progress("frames") as advance:
             latencies_ms = frame_latencies(session, frames, length, advance)
-        moved_ms = rearrangement_ms(session)
+        # TensorRT's windows are cut and merged on the device, within the frame's work.
+        moved_ms = rearrangement_ms(session) if flavour_of(backend) is None else None
         summary = summary_of(latencies_ms, options["percentiles"])
         document = _document(bundle, session, choice, length, summary, latencies_ms)
-    document["rearrangement"] = {"ms": moved_ms, "share": moved_ms / summary.median}
+    document["rearrangement"] = None if moved_ms is None else {"ms": moved_ms, "share": moved_ms / summary.median}
     document["memory"] = _memory(bundle, choice, precision, backend)
     document["machine"] = machine_of(backend)
     if options["as_json"]:
@@ -132,7 +133,7 @@ def machine_of(backend: str) -> dict[str, str]:
 def _document(
     bundle: Path,
     session: Session,
-    choice: PreferredSchedule,
+    choice: ChosenSchedule,
     length: Length,
     summary: Summary,
     latencies_ms: list[float],
@@ -157,7 +158,7 @@ def _document(
     }
 
 
-def _memory(bundle: Path, choice: PreferredSchedule, precision: Precision, backend: str) -> dict[str, Any]:
+def _memory(bundle: Path, choice: ChosenSchedule, precision: Precision, backend: str) -> dict[str, Any]:
     from smp_deploy.peak_memory import session_peak
 
     try:
@@ -191,7 +192,12 @@ def _rows(document: dict[str, Any]) -> list[tuple[str, str]]:
             f"{throughput['frames_per_s']:.3g} frames/s, {throughput['megapixels_per_s']:.3g} megapixels/s",
         ),
         ("memory", shown),
-        ("cutting and merging", f"{moved['ms']:.2f} ms, {moved['share']:.2%} of the median"),
+        (
+            "cutting and merging",
+            f"{moved['ms']:.2f} ms, {moved['share']:.2%} of the median"
+            if moved
+            else "on the device, not measured here",
+        ),
         ("device", f"{machine['device']}; {machine['runtime']}"),
         ("machine", f"{machine['system']}, {machine['machine']}, {machine['memory']}, Python {machine['python']}"),
     ]

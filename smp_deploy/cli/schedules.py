@@ -7,15 +7,15 @@ import click
 from engines.bundle import Bundle
 from engines.manifest import Lowering, Precision
 from engines.schedules import resolved_schedule
-from engines.tuning import PreferredSchedule, preferred_schedule
+from engines.tuning import ChosenSchedule, chosen_schedule
 
 
 def asked_schedule(
     bundle: Bundle, backend: str, precision: Precision, levels: int | None, lowering: str | None, sub_batch: int
-) -> PreferredSchedule:
+) -> ChosenSchedule:
     """The schedule of ``--levels``, ``--lowering`` and ``--sub-batch``; without any of them the bundle's choice."""
     source = click.get_current_context().get_parameter_source("sub_batch")
     if levels is None and lowering is None and source is click.core.ParameterSource.DEFAULT:
-        return preferred_schedule(bundle.manifest, backend, precision)
+        return chosen_schedule(bundle.manifest, backend, precision)
     schedule = resolved_schedule(bundle.manifest, levels, sub_batch, Lowering(lowering) if lowering else None)
-    return PreferredSchedule(schedule, "asked for", tuned=False)
+    return ChosenSchedule(schedule, "asked for", tuned=False)

@@ -78,13 +78,15 @@ def test_what_is_no_bundle(path: str, tmp_path: Path) -> None:
 
 def test_a_newer_schema_asks_for_an_update(bundle: Path) -> None:
     edited(bundle, lambda m: m.update(schema_version=99, something_new=True))
-    refused(bundle, "schema version 99, this smp-deploy reads 3; update")
+    refused(bundle, f"schema version 99, this smp-deploy reads {SCHEMA_VERSION}; update")
 
 
 def test_names_with_control_characters_and_endless_nesting(bundle: Path) -> None:
     record = {"sha256": "0" * 64, "size": 1}
     refused(edited(bundle, lambda m: m["files"].update({"a\0b": record})), "not a valid manifest")
-    (bundle / "manifest.json").write_text('{"schema_version": 3, "x": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    (bundle / "manifest.json").write_text(
+        f'{{"schema_version": {SCHEMA_VERSION}, "x": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    )
     refused(bundle, "not a valid manifest")
 
 
@@ -116,7 +118,10 @@ def test_a_link_that_leaves_the_bundle_is_refused(bundle: Path) -> None:
         (lambda m: m["reference"][0].update(phase=[1, 0]), r"reference phase \(1, 0\) of a window of 1x1"),
         (lambda m: m["trunks"].append(m["trunks"][0]), "two trunks of the same levels"),
         (lambda m: m.update(trunks=[]), r"trunks"),
-        (lambda m: m.update(schema_version=2), "schema version 2, this smp-deploy reads 3; export again"),
+        (
+            lambda m: m.update(schema_version=1),
+            f"schema version 1, this smp-deploy reads {SCHEMA_VERSION}; export again",
+        ),
         (lambda m: m["files"]["model.onnx"].update(sha256="abc"), r"\$.files\[...\].sha256"),
         (lambda m: m["classes"][0].update(color=[0, 0, 256]), "color"),
         (lambda m: m.update(outputs="pictures"), "outputs"),

@@ -27,7 +27,7 @@ from engines.errors import BackendError, BundleError, InputError, MissingDepende
 from engines.executors.opening import held_engine
 from engines.executors.smaller import live_bytes, smaller_schedules
 from engines.gpus import gpus
-from engines.tuning import preferred_schedule
+from engines.tuning import chosen_schedule
 from tests.conftest import Cli
 
 needs_rtx = pytest.mark.skipif(
@@ -104,11 +104,11 @@ def test_a_missing_engine_names_the_command_that_builds_it(built: Bundle) -> Non
 def test_which_engine_and_which_schedule(built: Bundle, exported: Bundle) -> None:
     assert held_engine(built, RTX, Precision.FP16, Schedule(2, 4)) is built.manifest.engines[0]
     # With several engines the default is the bundle's; with one it is that one's.
-    assert preferred_schedule(built.manifest, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 1)
+    assert chosen_schedule(built.manifest, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 1)
     (first, _) = built.manifest.engines
     alone = Bundle(built.path, msgspec.structs.replace(built.manifest, engines=[first]))
-    assert preferred_schedule(alone.manifest, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 4)
-    assert preferred_schedule(alone.manifest, "tensorrt-rtx", Precision.FP32).schedule == Schedule(2, 1)
+    assert chosen_schedule(alone.manifest, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 4)
+    assert chosen_schedule(alone.manifest, "tensorrt-rtx", Precision.FP32).schedule == Schedule(2, 1)
     with Session.open(exported, schedule=Schedule(2, 100)) as session:
         assert session.schedule == Schedule(2, 16)
 

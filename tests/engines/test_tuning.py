@@ -15,7 +15,7 @@ import pytest
 from engines import Bundle, Lowering, Precision, Schedule, Session
 from engines.errors import BundleError, MissingDependency
 from engines.manifest import TuningMeasurement, TuningRecord
-from engines.tuning import device_of, preferred_schedule, processor_name, runtime_of
+from engines.tuning import chosen_schedule, device_of, processor_name, runtime_of
 
 BEST = Schedule(2, 4, Lowering.DILATED)
 
@@ -39,7 +39,7 @@ def tuning(best: Schedule = BEST, **changes: Any) -> TuningRecord:
 def test_sessions_use_the_tuning_of_this_machine(bundle: Path) -> None:
     tuned = Bundle.open(bundle).with_tuning(tuning())
     assert Bundle.open(bundle).manifest == tuned.manifest
-    choice = preferred_schedule(tuned.manifest, "onnxruntime", Precision.FP32)
+    choice = chosen_schedule(tuned.manifest, "onnxruntime", Precision.FP32)
     assert (choice.schedule, choice.tuned) == (BEST, True)
     assert choice.reason == f"tuned on this device: {device_of('onnxruntime')}, {runtime_of('onnxruntime')}"
     with Session.open(bundle) as session:
@@ -54,7 +54,7 @@ def test_sessions_use_the_tuning_of_this_machine(bundle: Path) -> None:
 @pytest.mark.parametrize("other", [{"device": "a GPU far away"}, {"runtime": "onnxruntime 0.1"}])
 def test_a_tuning_of_another_machine_is_not_used(bundle: Path, other: dict[str, str]) -> None:
     tuned = Bundle.open(bundle).with_tuning(tuning(**other))
-    choice = preferred_schedule(tuned.manifest, "onnxruntime", Precision.FP32)
+    choice = chosen_schedule(tuned.manifest, "onnxruntime", Precision.FP32)
     assert (choice.schedule, choice.tuned) == (Schedule(2, 1), False)
     assert "the bundle's default; it is tuned for" in choice.reason
     assert next(iter(other.values())) in choice.reason
@@ -62,7 +62,7 @@ def test_a_tuning_of_another_machine_is_not_used(bundle: Path, other: dict[str, 
 
 
 def test_without_a_tuning_the_default_is_taken(exported: Bundle) -> None:
-    choice = preferred_schedule(exported.manifest, "onnxruntime", Precision.FP32)
+    choice = chosen_schedule(exported.manifest, "onnxruntime", Precision.FP32)
     assert choice.schedule == Schedule(2, 1)
     assert choice.reason == "the bundle's default; it is not tuned for onnxruntime, fp32"
 
