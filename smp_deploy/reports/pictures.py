@@ -35,24 +35,28 @@ _TIE, _WRONG = (245, 190, 40), (230, 40, 60)
 
 def chain_figure(rows: Sequence[Mapping[str, Any]]) -> str:
     """Measured error against tolerance, a row for each hop: ``{"name", "measured", "tolerance"}``."""
-    with _figure(_WIDTH, 0.55 + 0.36 * len(rows)) as (figure, save):
+    with _figure(_WIDTH * 0.8, 0.6 + 0.52 * len(rows)) as (figure, save):
         axes = figure.subplots()
+        bar: dict[str, Any] = {"linewidth": 9, "solid_capstyle": "butt"}
         for place, row in enumerate(reversed(rows)):
             measured, tolerance = _finite(row["measured"]), row["tolerance"]
             color = _GOOD if measured <= tolerance else _BAD
-            axes.plot([_FLOOR, tolerance], [place, place], color=_FAINT, linewidth=9, solid_capstyle="butt")
-            axes.plot(
-                [_FLOOR, max(measured, _FLOOR * 1.3)], [place, place], color=color, linewidth=9, solid_capstyle="butt"
-            )
+            axes.plot([_FLOOR, tolerance], [place, place], color=_FAINT, **bar)
+            axes.plot([_FLOOR, max(measured, _FLOOR * 1.3)], [place, place], color=color, **bar)
             axes.plot([tolerance], [place], marker="|", markersize=15, markeredgewidth=2.2, color=_INK)
-        axes.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
+            # Above its bar, so that the figure stays readable on a narrow screen.
+            figures = "exact" if measured == 0 else f"{measured:.2g} of {tolerance:g}"
+            axes.annotate(
+                f"{row['name']}   {figures}", (_FLOOR, place), (0, 9), textcoords="offset points", fontsize=9.5
+            )
+        axes.set_yticks([])
         axes.set_xscale("log")
         largest = max([1e-1, *(2 * max(_finite(row["measured"]), row["tolerance"]) for row in rows)])
         axes.set_xlim(_FLOOR, min(largest, 1e6))
-        axes.set_ylim(-0.7, len(rows) - 0.3)
+        axes.set_ylim(-0.5, len(rows) - 0.3)
         axes.set_xlabel("error relative to the largest logit; the upright mark is the tolerance")
         _clean(axes)
-        return save()
+        return str(save())
 
 
 def layers_figure(layers: Sequence[Mapping[str, Any]], precision: str, tolerance: float) -> str:
@@ -72,7 +76,7 @@ def layers_figure(layers: Sequence[Mapping[str, Any]], precision: str, tolerance
         axes.set_xticks(places, [name for name, _ in shown], rotation=60, ha="right", fontsize=8)
         axes.set_ylabel("relative error")
         _clean(axes)
-        return save()
+        return str(save())
 
 
 def phases_figure(errors: Sequence[Sequence[Any]], agreement: Sequence[Sequence[float]]) -> str:
@@ -98,7 +102,7 @@ def phases_figure(errors: Sequence[Sequence[Any]], agreement: Sequence[Sequence[
                 side.set_visible(False)
             bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.04)
             bar.outline.set_visible(False)
-        return save()
+        return str(save())
 
 
 def overlay_png(
@@ -139,7 +143,7 @@ def _figure(width: float, height: float) -> Iterator[Any]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependency("matplotlib", "report") from error
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         # Names inside the file depend on it, and a report of the same record is the same file.
         "svg.hashsalt": "smp-deploy",
