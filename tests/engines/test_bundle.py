@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engines import Bundle, Flavour, Precision, Schedule
 from engines.errors import BundleError, OutputError
-from engines.manifest import json_from_manifest, manifest_from_json, manifest_schema
+from engines.manifest import SCHEMA_VERSION, json_from_manifest, manifest_from_json, manifest_schema
 
 
 def edited(bundle: Path, change: Callable[[dict[str, Any]], object]) -> Path:
