@@ -251,6 +251,8 @@ def _cut_at_logits(model: ir.Model) -> None:
     if not tail:
         return
     (value,) = logits
+    # A cast to float takes the name over, and the value gets that of its node.
+    value.name = "logits"
     graph.outputs.clear()
     graph.outputs.append(value)
     graph.remove(tail, safe=True)
