@@ -177,9 +177,7 @@ def main(**options: Any) -> None:
     results = [
         measure(family, seed, train, validation, options) for seed in range(options["seeds"]) for family in FAMILIES
     ]
-    settings = {
-        key: str(value) if isinstance(value, Path) else value for key, value in options.items() if key != "root"
-    }
+    settings = {key: value for key, value in options.items() if key not in ("root", "output")}
     document = {"settings": settings, "results": results}
     (options["output"] / "comparison.json").write_text(json.dumps(document, indent=2) + "\n")
     draw_curves(results, options["output"])

@@ -87,9 +87,9 @@ def test_patience_ends_a_run(tmp_path):
 
 def test_with_patience_the_best_weights_are_kept_and_their_score_is_given(tmp_path):
     output = tmp_path / "a.safetensors"
-    # A learning rate that leaps about, so that the last look is not the best one.
+    # A learning rate that leaps about, so that patience ends the run long before its epochs do.
     validation = Validation(every_epochs=1, patience=3)
-    config = _config(epochs=12, learning_rate=0.3, arch="fcn32s-resnet18", validation=validation, seed=1)
+    config = _config(epochs=60, learning_rate=0.3, arch="fcn32s-resnet18", validation=validation, seed=1)
     measured = []
     given = Trainer(config, TRAIN, VAL, Run(output)).fit(Observer(measured=measured.append), resume=False)
     best = max(measured, key=lambda measurement: measurement.mean_iou)
