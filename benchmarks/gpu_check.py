@@ -110,7 +110,7 @@ def _figures(bundle: Bundle, backend: str, precision: Precision, schedule: Sched
             group = session.grid.sub_batches(schedule.sub_batch)[0]
             runs = [stage_times_ms(executor, frame, group) for _ in range(repeats)]
             figures["stages_ms"] = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
-            plans = sum(_plan_bytes(bundle, schedule, precision))
+            plans = sum(_plan_bytes(bundle))
             figures["predicted_bytes"] = plans + sum(
                 size for purpose, size in executor.memory().items() if purpose != "pinned"
             )
@@ -119,11 +119,11 @@ def _figures(bundle: Bundle, backend: str, precision: Precision, schedule: Sched
     return figures
 
 
-def _plan_bytes(bundle: Bundle, schedule: Schedule, precision: Precision) -> Iterator[int]:
-    """Plans hold the weights, which are the part of them that the device keeps."""
-    for engine in bundle.manifest.engines[-1:]:
-        yield bundle.manifest.files[engine.engine].size
-        yield bundle.manifest.files[engine.prepare].size
+def _plan_bytes(bundle: Bundle) -> Iterator[int]:
+    """Of the engine built last. Plans hold the weights, which are the part of them that the device keeps."""
+    engine = bundle.manifest.engines[-1]
+    yield bundle.manifest.files[engine.engine].size
+    yield bundle.manifest.files[engine.prepare].size
 
 
 def _free_bytes() -> int | None:

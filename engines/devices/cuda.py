@@ -115,7 +115,11 @@ class CudaDevice(Device):
 
     def _call(self, name: str, *arguments: Any, doing: str = "") -> Any:
         """Call the runtime and check its error code; its one result, or all of them."""
-        code, *results = getattr(self._cuda, name)(*arguments)
+        try:
+            code, *results = getattr(self._cuda, name)(*arguments)
+        except RuntimeError as error:
+            # cuda-bindings 12 raises where there is no driver; 13 gives error 35.
+            raise BackendError(f"there is no NVIDIA driver on this machine: {error}") from error
         if int(code):
             raise self._error(name, code, doing)
         return results[0] if len(results) == 1 else tuple(results)

@@ -286,8 +286,12 @@ def used_attributes() -> set[tuple[str, str]]:
             owner = node.value
             if isinstance(owner, ast.Name) and owner.id in (*VARIABLES, "trt"):
                 used.add((VARIABLES.get(owner.id, "trt"), node.attr))
-            elif isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Name) and owner.value.id == "trt":
-                used.add((owner.attr, node.attr))
+            elif isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Name):
+                variable = owner.attr.lstrip("_")
+                if owner.value.id == "trt":
+                    used.add((owner.attr, node.attr))
+                elif owner.value.id == "self" and variable in (*VARIABLES, "trt"):
+                    used.add((VARIABLES.get(variable, "trt"), node.attr))
             elif isinstance(owner, ast.Call) and isinstance(owner.func, ast.Attribute) and owner.func.attr in RESULTS:
                 used.add((RESULTS[owner.func.attr], node.attr))
     return used

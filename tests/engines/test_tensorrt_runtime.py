@@ -9,6 +9,7 @@ import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -199,6 +200,18 @@ def test_each_call_without_a_driver_says_so() -> None:
     other = device._error("cudaMemcpyAsync", runtime.cudaError_t(1), "")
     assert str(other) == "CUDA refuses cudaMemcpyAsync: invalid argument (error 1)"
     assert "no NVIDIA GPU" in str(device._error("cudaMalloc", runtime.cudaError_t(100), ""))
+
+
+def test_bindings_that_raise_without_a_driver() -> None:
+    """As cuda-bindings 12.8 do, with these words; those of 13 give an error code."""
+
+    def refuse(size: int) -> None:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    device = CudaDevice.__new__(CudaDevice)
+    device._cuda = SimpleNamespace(cudaMalloc=refuse)
+    with pytest.raises(BackendError, match=r"there is no NVIDIA driver on this machine: Failed to dlopen libcuda"):
+        device.allocate(10)
 
 
 def test_missing_cuda_bindings_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:

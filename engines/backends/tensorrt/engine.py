@@ -95,39 +95,39 @@ class TensorRTEngine(DeviceEngine):
 class TensorRTExecution(Execution):
     """A context at fixed shapes."""
 
-    def __init__(self, engine: TensorRTEngine, context: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._engine = engine
+    def __init__(self, owner: TensorRTEngine, context: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._owner = owner
         self._context: Any = context
-        for spec in engine.inputs:
+        for spec in owner.inputs:
             if spec.name not in shapes:
                 raise BackendError(f"the engine takes an input {spec.name!r} that is not known here; build it again")
             if not context.set_input_shape(spec.name, shapes[spec.name]):
-                raise engine.error(f"does not take {spec.name!r} of {shapes[spec.name]} for")
+                raise owner.error(f"does not take {spec.name!r} of {shapes[spec.name]} for")
         insufficient = context.infer_shapes()
         if insufficient:
-            raise engine.error(f"does not know the shapes of {insufficient} for")
-        self.outputs = {spec.name: tuple(context.get_tensor_shape(spec.name)) for spec in engine.outputs}
+            raise owner.error(f"does not know the shapes of {insufficient} for")
+        self.outputs = {spec.name: tuple(context.get_tensor_shape(spec.name)) for spec in owner.outputs}
         # What these shapes need; the profile's largest would do for all, where TensorRT says nothing.
         size = int(context.update_device_memory_size_for_shapes())
-        self.memory_size = size if size > 0 else engine.memory_size()
+        self.memory_size = size if size > 0 else owner.memory_size()
 
     def bind(self, addresses: Mapping[str, int], memory: int, memory_size: int) -> None:
-        context, engine = self._context, self._engine
-        engine.log.clear()
+        context, owner = self._context, self._owner
+        owner.log.clear()
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
-                raise engine.error(f"does not take an address for {name!r} of")
+                raise owner.error(f"does not take an address for {name!r} of")
         if memory_size:
             context.set_device_memory(memory, memory_size)
 
     def enqueue(self, stream: Stream) -> None:
-        self._engine.log.clear()
+        self._owner.log.clear()
         if not self._context.execute_async_v3(int(stream)):
-            raise self._engine.error("failed in")
+            raise self._owner.error("failed in")
 
     def uncapturable(self, stream: Stream) -> str:
         context = self._context
-        if self._engine.captures_by_itself():
+        if self._owner.captures_by_itself():
             return "TensorRT-RTX captures by itself"
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(stream)):
             return "TensorRT says that it cannot be captured"
