@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from converters.onnx_graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
+from converters.onnx_graphs.precision import check_opset
 from converters.palettes import default_classes
 from converters.pooling import Window
+from converters.quantization import CalibrationConfig, CalibrationMethod, ranges_from_frames
+from converters.quantization.ranges import check_frames
 from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import noise_frame, outer_splits, phase_logits, reference_levels, reference_phase
 from converters.rewriting.batchnorm import fold_batch_norms
@@ -27,12 +30,13 @@ from converters.rewriting.levels import Levels, levels_from_graph, total_window
 from converters.rewriting.loops import most_levels
 from converters.rewriting.tracing import graph_from_network
 from converters.stages import Normalization, Prepare, WholeNetwork
-from converters.trunks import PlannedTrunk, TrunkChoice, planned_trunks, write_trunks
+from converters.trunks import PlannedTrunk, PrecisionPlan, TrunkChoice, kept_modules, planned_trunks, write_trunks
 from engines.bundle import Bundle, record_of_file
 from engines.errors import InputError, MissingDependency, NetworkError
 from engines.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    CalibrationRecord,
     ClassRecord,
     InputRecord,
     Manifest,
@@ -66,6 +70,10 @@ class ExportConfig:
     normalization: Normalization = field(default_factory=Normalization)
     precisions: tuple[Precision, ...] = (Precision.FP16,)
     """Trunks to write beside the fp32 ones, which every check needs."""
+    keep_fp32: Mapping[Precision, tuple[str, ...]] = field(default_factory=dict)
+    """By precision: patterns of modules that stay in fp32 in its trunks, ``layer4.*`` for example."""
+    calibration: CalibrationConfig | None = None
+    """For int8."""
     trunks: TrunkChoice = field(default_factory=TrunkChoice)
     """Levels and lowerings of the trunks."""
     classes: tuple[ClassRecord, ...] = ()
@@ -85,6 +93,7 @@ class _Plan:
     graph: fx.GraphModule
     windows: list[Window]
     trunks: list[PlannedTrunk]
+    kept: Mapping[Precision, frozenset[str]]
     frame: InputRecord
     classes: tuple[ClassRecord, ...]
 
@@ -111,6 +120,7 @@ def export_bundle(
         OutputError: ``target`` exists and ``replace`` is false, or cannot be written.
         MissingDependency: a package of the ``export`` extra is missing.
     """
+    _check_precisions(config)
     try:
         # The package imports onnx_ir, which imports onnx: one place tells that they are missing.
         from converters.onnx_graphs.weights import SharedWeights
@@ -120,7 +130,7 @@ def export_bundle(
         on_step("tracing the network, rewriting it for every schedule and proving each form")
         plan = _plan(network, config)
         with SharedWeights(stage / _WEIGHTS) as weights:
-            trunks = _write_graphs(plan, config, weights, stage, on_step)
+            trunks, ranges = _write_graphs(plan, config, weights, stage, on_step)
         on_step("computing reference outputs in PyTorch")
         reference = _write_reference(plan, config, stage)
         manifest = Manifest(
@@ -139,6 +149,8 @@ def export_bundle(
             prepare="prepare.onnx",
             weights=_WEIGHTS,
             trunks=trunks,
+            keep_fp32={precision: list(patterns) for precision, patterns in config.keep_fp32.items() if patterns},
+            calibration=_calibration_record(config, ranges),
             reference=reference,
             engines=[],
             tunings=[],
@@ -176,6 +188,7 @@ def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
     if config.outputs is OutputKind.LABELS and channels > _MAX_LABELS:
         raise NetworkError(f"labels are uint8; {channels} classes do not fit, choose --outputs logits or probabilities")
     fold_batch_norms(graph)
+    kept = kept_modules(graph, config.keep_fp32)
     trunks = list(planned_trunks(network, graph, config.trunks, multiple))
     record = InputRecord(
         size=config.size,
@@ -184,7 +197,7 @@ def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
         mean=config.normalization.mean,
         std=config.normalization.std,
     )
-    return _Plan(network, graph, levels.windows, trunks, record, classes)
+    return _Plan(network, graph, levels.windows, trunks, kept, record, classes)
 
 
 def _size_multiple(network: nn.Module, levels: Levels) -> Size:
@@ -216,7 +229,7 @@ def _classes_of(graph: fx.GraphModule, size: Size) -> int:
 
 def _write_graphs(
     plan: _Plan, config: ExportConfig, weights: SharedWeights, stage: Path, on_step: Step
-) -> list[TrunkRecord]:
+) -> tuple[list[TrunkRecord], dict[str, float]]:
     on_step("exporting model.onnx, the whole network")
     whole = WholeNetwork(config.normalization, plan.graph, plan.frame.size, plan.frame.padded_size)
     # A batch of two: one would be taken for a constant.
@@ -227,15 +240,58 @@ def _write_graphs(
     prepare = Prepare(config.normalization, _planes(plan.frame))
     model = onnx_from_torch(prepare.eval(), {"frame": frames[0]}, output_name="planes", opset=config.opset)
     weights.save_graph(model, stage / "prepare.onnx")
-    return write_trunks(
+    ranges = _ranges(plan, config, on_step)
+    trunks = write_trunks(
         plan.trunks,
         plan.frame,
         config.outputs,
-        config.precisions,
+        PrecisionPlan(config.precisions, plan.kept, ranges),
         opset=config.opset,
         weights=weights,
         stage=stage,
         on_step=on_step,
+    )
+    return trunks, ranges
+
+
+def _check_precisions(config: ExportConfig) -> None:
+    """What can be said before the minutes of work."""
+    for precision in config.precisions:
+        check_opset(precision, config.opset)
+    if (Precision.INT8 in config.precisions) != (config.calibration is not None):
+        raise InputError(
+            "int8 needs calibration frames, and they are for int8 alone: ask for both, with --precision int8 and "
+            "--calibration-images"
+        )
+    if config.calibration is not None:
+        check_frames(config.calibration.frames, config.size)
+    for precision in config.keep_fp32:
+        if precision not in config.precisions:
+            raise InputError(f"modules are to stay in fp32 in {precision.value} trunks, and none are to be written")
+
+
+def _ranges(plan: _Plan, config: ExportConfig, on_step: Step) -> dict[str, float]:
+    """The activation ranges for int8: measured once, and valid for every trunk."""
+    if config.calibration is None:
+        return {}
+    count = len(config.calibration.frames)
+    on_step(f"calibrating int8 on {count} frame{'s' if count > 1 else ''} ({config.calibration.method.value})")
+    default, frame = plan.trunks[0], plan.frame
+    grid = PhaseGrid(
+        frame.size, frame.padded_size, default.looped.cut_window, frame.border, default.looped.inner_windows
+    )
+    return ranges_from_frames(default.form.graph, grid, config.normalization, config.calibration)
+
+
+def _calibration_record(config: ExportConfig, ranges: dict[str, float]) -> CalibrationRecord | None:
+    calibration = config.calibration
+    if calibration is None:
+        return None
+    return CalibrationRecord(
+        method=calibration.method.value,
+        percentile=calibration.percentile if calibration.method is CalibrationMethod.PERCENTILE else None,
+        frames=len(calibration.frames),
+        ranges=ranges,
     )
 
 

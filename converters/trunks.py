@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from converters.flops import operations
 from converters.onnx_graphs.from_torch import onnx_from_torch
+from converters.onnx_graphs.modules import matching_modules
 from converters.rewriting.levels import levels_from_graph
 from converters.rewriting.loops import LoopedNetwork, cut_levels, looped_from_graph, most_levels
 from converters.rewriting.lowerings import LoweredNetwork, lowered
@@ -22,6 +23,8 @@ from engines.manifest import InputRecord, Lowering, OutputKind, Precision, Trunk
 from engines.phases import PhaseGrid, Size
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from converters.onnx_graphs.weights import SharedWeights
 
 
@@ -40,6 +43,38 @@ class PlannedTrunk:
     looped: LoopedNetwork
     form: LoweredNetwork
     lowering: Lowering
+
+
+@dataclass(frozen=True)
+class PrecisionPlan:
+    """In what the trunks compute."""
+
+    precisions: tuple[Precision, ...]
+    """Beside fp32, which every check needs."""
+    kept: Mapping[Precision, frozenset[str]]
+    """Modules that stay in fp32, by the precision of the trunk."""
+    ranges: Mapping[str, float]
+    """For int8, by module: the magnitude at its input that becomes 127."""
+
+    def converted(self, model: ir.Model, precision: Precision) -> ir.Model:
+        """A trunk in one of the precisions, from its fp32 graph, which stays as it is."""
+        from converters.onnx_graphs.precision import cast_network
+        from converters.quantization.graphs import quantize_network
+
+        if precision is Precision.FP32:
+            return model
+        model = model.clone()
+        if precision is Precision.INT8:
+            quantize_network(model, self.ranges, self.kept.get(precision, ()))
+        else:
+            cast_network(model, precision, self.kept.get(precision, ()))
+        return model
+
+
+def kept_modules(graph: fx.GraphModule, patterns: Mapping[Precision, Sequence[str]]) -> dict[Precision, frozenset[str]]:
+    """The layers of a traced network that patterns name. Raises :class:`NetworkError` for one that names none."""
+    modules = {str(node.target) for node in graph.graph.nodes if node.op == "call_module"}
+    return {precision: matching_modules(wanted, modules) for precision, wanted in patterns.items()}
 
 
 def planned_trunks(
@@ -92,7 +127,7 @@ def write_trunks(
     trunks: Sequence[PlannedTrunk],
     frame: InputRecord,
     outputs: OutputKind,
-    precisions: Sequence[Precision],
+    plan: PrecisionPlan,
     *,
     opset: int,
     weights: SharedWeights,
@@ -101,7 +136,7 @@ def write_trunks(
 ) -> list[TrunkRecord]:
     """Export every trunk in every precision into ``stage``; the first one is ``trunk.onnx``."""
     from converters.onnx_graphs.lifetimes import largest_tensor, live_bytes
-    from converters.onnx_graphs.precision import cast_network
+    from converters.quantization.graphs import convolution_counts
 
     records = []
     for index, trunk in enumerate(trunks):
@@ -115,13 +150,13 @@ def write_trunks(
             inputs["offsets"] = torch.zeros((len(looped.inner_windows), 2), dtype=torch.int64)
         module = Trunk(trunk.form.graph, trunk.form.merges, outputs).eval()
         model = onnx_from_torch(module, inputs, output_name=outputs.value, opset=opset, batch="phases")
-        graphs, live = {}, {}
-        # Single precision comes first: the others are made from it.
-        for precision in dict.fromkeys((Precision.FP32, *precisions)):
+        graphs, live, convolutions = {}, {}, {}
+        for precision in dict.fromkeys((Precision.FP32, *plan.precisions)):
             name = f"{stem}.onnx" if precision is Precision.FP32 else f"{stem}.{precision.value}.onnx"
-            cast_network(model, precision)
-            weights.save_graph(model, stage / name)
-            graphs[precision], live[precision] = name, live_bytes(model)
+            converted = plan.converted(model, precision)
+            weights.save_graph(converted, stage / name)
+            graphs[precision], live[precision] = name, live_bytes(converted)
+            convolutions[precision] = {Precision(kind): n for kind, n in convolution_counts(converted).items()}
         records.append(
             TrunkRecord(
                 levels=looped.levels,
@@ -129,6 +164,7 @@ def write_trunks(
                 cut_window=looped.cut_window,
                 inner_windows=list(looped.inner_windows),
                 graphs=graphs,
+                convolutions=convolutions,
                 operations=operations(trunk.form.graph, [inputs["windows"][:1], *list(inputs.values())[1:]]),
                 live_bytes=live,
                 largest_tensor=largest_tensor(model),

@@ -68,6 +68,7 @@ class Bundle:
             raise BundleError(
                 f"the bundle has no {precision.value} trunk (it has {held}); "
                 f"export it with --precision {precision.value}"
+                + (" and --calibration-images" if precision is Precision.INT8 else "")
             )
         return self.file(trunk.graphs[precision])
 

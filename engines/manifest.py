@@ -43,6 +43,9 @@ class Precision(enum.Enum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    """Convolutions of whole numbers, explicitly quantized; all else is single precision."""
 
 
 class Lowering(enum.Enum):
@@ -117,12 +120,25 @@ class TrunkRecord(_Record, frozen=True):
     inner_windows: list[_SizeField]
     """The windows of the further levels, whose offsets are an input of the trunk, outermost first."""
     graphs: dict[Precision, _FileName]
+    convolutions: dict[Precision, dict[Precision, _Positive]]
+    """Of each graph: how many compute in which precision."""
     operations: _NotNegative
     """Of one phase: two for a multiply-accumulate, one for a bias or a ReLU."""
     live_bytes: dict[Precision, _NotNegative]
     """Largest sum of tensors alive at once, for a sub-batch of one; it grows with the sub-batch."""
     largest_tensor: _NotNegative
     """Elements of the largest tensor, for a sub-batch of one."""
+
+
+class CalibrationRecord(_Record, frozen=True):
+    """How the activations of the int8 trunks were measured."""
+
+    method: Annotated[str, msgspec.Meta(min_length=1)]
+    frames: _Positive
+    ranges: dict[str, Annotated[float, msgspec.Meta(ge=0)]]
+    """By module: the magnitude at its input that becomes 127."""
+    percentile: Annotated[float, msgspec.Meta(gt=0, le=100)] | None = None
+    """Where the method has one."""
 
 
 class ReferenceRecord(_Record, frozen=True):
@@ -206,6 +222,10 @@ class Manifest(_Record, frozen=True):
     """External data of every graph."""
     trunks: Annotated[list[TrunkRecord], msgspec.Meta(min_length=1)]
     """The default first."""
+    keep_fp32: dict[Precision, list[str]]
+    """Patterns of the modules that stay in fp32 in the trunks of a precision."""
+    calibration: CalibrationRecord | None
+    """Where there are int8 trunks."""
     reference: list[ReferenceRecord]
     engines: list[EngineRecord]
     tunings: list[TuningRecord]
@@ -290,6 +310,8 @@ def _check_consistency(manifest: Manifest) -> None:
                     f"{MANIFEST_NAME} has a tuning of levels {held.levels}, {held.lowering.value}, but no such trunk"
                 )
     for trunk in manifest.trunks:
+        if trunk.convolutions.keys() != trunk.graphs.keys():
+            raise BundleError(f"{MANIFEST_NAME} counts the convolutions of other graphs than a trunk has")
         # Raises for a window that does not divide the frame.
         manifest.grid(trunk)
     for case in manifest.reference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,35 @@ class Tolerance:
     """What a precision may change. A change of layout may change nothing."""
 
     logits: float
-    """Largest absolute error of a logit, relative to the largest absolute logit."""
+    """Largest absolute error of a logit, relative to the largest absolute logit; infinite where it is only reported."""
     label_agreement: float
     """Share of pixels with the same label, ties aside."""
     ties: float
     """Share of pixels that may be ties: with more, the comparison says nothing."""
+    sub_batch: float = 1e-3
+    """As ``logits``, between sub-batches that hold the same phase."""
+    mean_iou: float = 0.1
+    """Change of the mean IoU on labelled frames, in points (hundredths)."""
+    absolute: float = 0.0
+    """Absolute error of a logit that is allowed on top of ``logits``."""
+
+    def of_logits(self, scale: float) -> float:
+        """The bound for a relative error of logits whose largest magnitude is ``scale``."""
+        return self.logits + (self.absolute / scale if scale > 0 else 0.0)
 
 
 TOLERANCES = {
-    Precision.FP32: Tolerance(logits=1e-5, label_agreement=0.9999, ties=0.01),
+    Precision.FP32: Tolerance(logits=1e-5, label_agreement=0.9999, ties=0.01, sub_batch=1e-6, mean_iou=0.01),
     Precision.FP16: Tolerance(logits=1e-2, label_agreement=0.999, ties=0.02),
+    # bfloat16 has 8 bits where float16 has 11: eight times the error.
+    Precision.BF16: Tolerance(logits=8e-2, label_agreement=0.99, ties=0.05),
+    Precision.INT8: Tolerance(logits=float("inf"), label_agreement=0.99, ties=0.0),
 }
+
+
+def tolerance_of(precision: Precision, overrides: Mapping[str, float] | None = None) -> Tolerance:
+    """The table's row for a precision, with single figures replaced; a precision without a row is held to fp16's."""
+    return replace(TOLERANCES.get(precision, TOLERANCES[Precision.FP16]), **(overrides or {}))
 
 
 class Status(enum.Enum):
@@ -38,6 +56,20 @@ class Status(enum.Enum):
     PASSED = "passed"
     FAILED = "failed"
     NOT_RUN = "not run"
+
+
+class Kind(enum.Enum):
+    """What a check is about."""
+
+    LAYOUT = "layout"
+    INPUT = "input"
+    PRECISION = "precision"
+    PROVENANCE = "provenance"
+    HOP = "hop"
+    MAGNITUDE = "magnitude"
+    SUB_BATCH = "sub-batch"
+    LABELS = "labels"
+    MEAN_IOU = "mean IoU"
 
 
 @dataclass(frozen=True)
@@ -51,21 +83,37 @@ class Check:
     measured: float | None
     tolerance: float
     detail: str = ""
+    location: str = ""
+    """Where a failure begins: a layer, a phase, or a file."""
+    kind: Kind = Kind.HOP
 
     @classmethod
-    def at_most(cls, name: str, subject: str, measured: float, tolerance: float, detail: str = "") -> Check:
+    def at_most(
+        cls, name: str, subject: str, measured: float, tolerance: float, detail: str = "", kind: Kind = Kind.HOP
+    ) -> Check:
         """A check that passes up to its tolerance; a figure that is no number fails."""
-        return cls(name, subject, _status(measured <= tolerance), measured, tolerance, detail)
+        return cls(name, subject, _status(measured <= tolerance), measured, tolerance, detail, kind=kind)
 
     @classmethod
-    def at_least(cls, name: str, subject: str, measured: float, tolerance: float, detail: str = "") -> Check:
+    def at_least(
+        cls, name: str, subject: str, measured: float, tolerance: float, detail: str = "", kind: Kind = Kind.HOP
+    ) -> Check:
         """A check that passes from its tolerance on; a figure that is no number fails."""
-        return cls(name, subject, _status(measured >= tolerance), measured, tolerance, detail)
+        return cls(name, subject, _status(measured >= tolerance), measured, tolerance, detail, kind=kind)
 
     @classmethod
-    def not_run(cls, name: str, subject: str, tolerance: float, reason: str) -> Check:
+    def not_run(cls, name: str, subject: str, tolerance: float, reason: str, kind: Kind = Kind.HOP) -> Check:
         """A check that this machine cannot make."""
-        return cls(name, subject, Status.NOT_RUN, None, tolerance, reason)
+        return cls(name, subject, Status.NOT_RUN, None, tolerance, reason, kind=kind)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ran and is outside its tolerance."""
+        return self.status is Status.FAILED
+
+    def located(self, location: str) -> Check:
+        """The same check, with the place where its failure begins."""
+        return replace(self, location=location)
 
 
 def relative_error(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
@@ -148,14 +196,22 @@ def label_agreement(labels: NDArray[np.uint8], logits: NDArray[np.floating], log
         raise LayoutError(f"labels of {labels.shape} and logits of {logits.shape} do not belong together")
     if not np.isfinite(logits).all():
         return LabelAgreement(0.0, 0.0)
+    differs = labels != logits.argmax(0)
+    tied = differs & ties(labels, logits, logit_tolerance)
+    return LabelAgreement(1 - float(differs.mean()), 1 - float((differs & ~tied).mean()))
+
+
+def ties(labels: NDArray[np.uint8], logits: NDArray[np.floating], logit_tolerance: float) -> NDArray[np.bool_]:
+    """Pixels whose label ``(H, W)`` is as good as the reference logits' own: see :func:`label_agreement`."""
+    if not np.isfinite(logit_tolerance):
+        # Without a tolerance of logits nothing is a tie.
+        logit_tolerance = 0.0
     logits = logits - logits.mean(0)
-    expected = logits.argmax(0)
-    differs = labels != expected
-    best = np.take_along_axis(logits, expected[None], 0)[0]
+    best = logits.max(0)
     known = np.minimum(labels, len(logits) - 1).astype(np.intp)
     other = np.take_along_axis(logits, known[None], 0)[0]
-    ties = differs & (labels < len(logits)) & (best - other <= 2 * logit_tolerance * np.abs(logits).max())
-    return LabelAgreement(1 - float(differs.mean()), 1 - float((differs & ~ties).mean()))
+    close: NDArray[np.bool_] = (labels < len(logits)) & (best - other <= 2 * logit_tolerance * np.abs(logits).max())
+    return close
 
 
 def _status(passed: bool) -> Status:

@@ -12,13 +12,10 @@ from collections import Counter
 
 import onnx_ir as ir
 
+from converters.onnx_graphs.modules import PREDICTIONS
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _ROOT = "network."
-_PREDICTIONS = "predictions"
-
-IN_NETWORK = "in_network"
-"""Key of a node's ``meta``, which is never written to a file: whether it belongs to the network of a trunk, and not
-to what is made of its logits."""
 
 
 def name_for_people(model: ir.Model) -> None:
@@ -27,7 +24,6 @@ def name_for_people(model: ir.Model) -> None:
     kept = {value.name for value in (*graph.inputs, *graph.outputs)}
     taken: Counter[str] = Counter()
     for node in graph:
-        node.meta[IN_NETWORK] = _module(node) != _PREDICTIONS
         node.name = _unique(f"{_scope(node)}{node.op_type}", taken)
         for index, output in enumerate(node.outputs):
             if output.name not in kept:
@@ -86,9 +82,10 @@ def _module(node: ir.Node) -> str:
 
 
 def _scope(node: ir.Node) -> str:
-    """``layer1.0.conv1/``, without the network's own name."""
-    path = f"{_module(node)}.".removeprefix(_ROOT).removesuffix(".")
-    return f"{path}/" if path else ""
+    """``layer1.0.conv1/``, without the network's own name unless a module would pass for the trunk's predictions."""
+    module = _module(node)
+    path = f"{module}.".removeprefix(_ROOT).removesuffix(".")
+    return f"{module if path == PREDICTIONS else path}/" if path else ""
 
 
 def _unique(name: str, taken: Counter[str]) -> str:

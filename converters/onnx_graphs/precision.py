@@ -1,28 +1,52 @@
 """Graphs in half precision between float casts.
 
-The network inside a graph computes in the target type; what comes in and goes out, and all that stands around the
-network, stays in float. Working on the exported graph means that one export serves every precision, and that
-weights folded in single precision are rounded once.
+The network inside a graph computes in the target type; what comes in and goes out, all that stands around the
+network, and the modules that are to be kept in single precision, stay in float. Working on the exported graph means
+that one export serves every precision, and that weights folded in single precision are rounded once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import numpy as np
 import onnx
 import onnx_ir as ir
 
-from converters.onnx_graphs.naming import IN_NETWORK
+from converters.onnx_graphs.modules import kept_nodes, network_nodes
+from engines.errors import NetworkError
 from engines.manifest import Precision
 
-_TYPES = {Precision.FP16: ir.DataType.FLOAT16}
+_TYPES = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
 _FLOAT = ir.DataType.FLOAT
 
+BF16_OPSET = 22
+"""The first opset whose convolutions take bfloat16."""
 
-def cast_network(model: ir.Model, precision: Precision) -> None:
-    """Make the network of a single-precision model compute in ``precision``, in place."""
-    if precision is Precision.FP32:
-        return
+
+def check_opset(precision: Precision, opset: int) -> None:
+    """Raise :class:`NetworkError` for a precision that ONNX does not have at this opset."""
+    if precision is Precision.BF16 and opset < BF16_OPSET:
+        raise NetworkError(
+            f"bf16 needs opset {BF16_OPSET} or later, with which ONNX's convolutions take it; received opset {opset}: "
+            f"export with --opset {BF16_OPSET}"
+        )
+
+
+def cast_network(model: ir.Model, precision: Precision, keep: Collection[str] = ()) -> None:
+    """Make the network of a single-precision model compute in FP16 or BF16, in place.
+
+    Args:
+        model: with nodes named after their modules.
+        precision: of the network.
+        keep: modules that stay in single precision, between casts. Sums and the like, which belong to no module, stay
+            with them where they take a result of theirs.
+    """
     target, opset = _TYPES[precision], model.opset_imports[""]
-    inside = [node for node in model.graph if node.meta.get(IN_NETWORK)]
+    check_opset(precision, opset)
+    network = network_nodes(model)
+    kept = kept_nodes(network, keep)
+    inside = [node for node in network if node not in kept]
     nodes = set(inside)
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     weights: dict[ir.Value, ir.Value] = {}
@@ -38,7 +62,8 @@ def cast_network(model: ir.Model, precision: Precision) -> None:
             node.attributes["to"] = ir.AttrInt64("to", target.value)
     outputs = [value for node in inside for value in node.outputs if value.dtype is _FLOAT]
     for value in outputs:
-        value.dtype = target
+        # Not its dtype: copies of a model share the objects of their types.
+        value.type = ir.TensorType(target)
     for value in outputs:
         _float_outside(model.graph, value, nodes, opset)
     for value in weights:
@@ -58,7 +83,9 @@ def _converted(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, known: dict
     if value not in known:
         assert value.const_value is not None
         name = f"{value.name}.{dtype.name.lower()}"
-        array = value.const_value.numpy().astype(dtype.numpy())
+        # A weight that is too large becomes infinite: checks find it in what the graph gives.
+        with np.errstate(over="ignore"):
+            array = value.const_value.numpy().astype(dtype.numpy())
         converted = ir.Value(
             name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=ir.Tensor(array, name=name)
         )

@@ -8,13 +8,13 @@ from pathlib import Path
 from engines.backends.base import Runner, TensorSpec
 from engines.backends.onnxruntime import OnnxRuntimeRunner, Provider
 from engines.errors import InputError
-from engines.manifest import Flavour
+from engines.manifest import Flavour, Precision
 
 __all__ = ["BACKENDS", "OnnxRuntimeRunner", "Provider", "Runner", "TensorSpec", "flavour_of", "runner_from_graph"]
 
-_RUNNERS: dict[str, Callable[[Path], Runner]] = {
-    "onnxruntime": lambda graph: OnnxRuntimeRunner(graph, Provider.CPU),
-    "onnxruntime-cuda": lambda graph: OnnxRuntimeRunner(graph, Provider.CUDA),
+_RUNNERS: dict[str, Callable[[Path, Precision], Runner]] = {
+    "onnxruntime": lambda graph, precision: OnnxRuntimeRunner(graph, Provider.CPU, precision),
+    "onnxruntime-cuda": lambda graph, precision: OnnxRuntimeRunner(graph, Provider.CUDA, precision),
 }
 _FLAVOURS = {"tensorrt": Flavour.TENSORRT, "tensorrt-rtx": Flavour.TENSORRT_RTX}
 
@@ -32,8 +32,11 @@ def flavour_of(backend: str) -> Flavour | None:
     return _FLAVOURS.get(backend)
 
 
-def runner_from_graph(graph: Path, backend: str) -> Runner:
-    """An inactive runner of ``graph`` on ``backend``, one that runs graphs. Raises :class:`InputError`."""
+def runner_from_graph(graph: Path, backend: str, precision: Precision = Precision.FP32) -> Runner:
+    """An inactive runner of ``graph``, whose network computes in ``precision``, on ``backend``, one that runs graphs.
+
+    Raises :class:`InputError`, and :class:`BackendError` for a precision that the backend has not.
+    """
     if flavour_of(backend) is not None:
         raise InputError(f"the backend {backend} runs engines, not graphs")
-    return _RUNNERS[backend](graph)
+    return _RUNNERS[backend](graph, precision)

@@ -13,6 +13,7 @@ import numpy as np
 
 from engines.backends.base import Array, Runner, TensorSpec
 from engines.errors import BackendError, MissingDependency, OutOfMemory
+from engines.manifest import Precision
 
 
 class Provider(enum.Enum):
@@ -22,18 +23,38 @@ class Provider(enum.Enum):
     CUDA = "CUDAExecutionProvider"
 
 
+NO_BF16 = "ONNX Runtime has no bf16 convolution on the CPU; run fp16 or fp32 here, and bf16 as an engine on a GPU"
+
+
 class OnnxRuntimeRunner(Runner):
-    """Runs an ONNX file, or the bytes of one without external data.
+    """Runs an ONNX file, or the bytes of one.
 
     Args:
         graph: path of the file, or its content.
         provider: what must do the work; another one is never used in its place.
+        precision: of the network in the graph. On the CPU an int8 graph runs as it is written, without ONNX Runtime's
+            optimizations: its integer kernels saturate on processors without VNNI, and then labels are wrong.
         arena: keep freed memory for the next tensors and runs; without it a run is slower and its peak lower.
+        weights: directory of the external data of a graph that is given as bytes.
+
+    Raises :class:`BackendError` for bf16 on the CPU, which has no such convolution.
     """
 
-    def __init__(self, graph: Path | bytes, provider: Provider = Provider.CPU, *, arena: bool = True) -> None:
+    def __init__(
+        self,
+        graph: Path | bytes,
+        provider: Provider = Provider.CPU,
+        precision: Precision = Precision.FP32,
+        *,
+        arena: bool = True,
+        weights: Path | None = None,
+    ) -> None:
         super().__init__()
+        if precision is Precision.BF16 and provider is Provider.CPU:
+            raise BackendError(NO_BF16)
+        self._as_written = precision is Precision.INT8 and provider is Provider.CPU
         self._graph = graph
+        self._weights = weights
         self._provider = provider
         self._arena = arena
         self._session: Any = None
@@ -45,6 +66,12 @@ class OnnxRuntimeRunner(Runner):
         # Errors come as exceptions, with the same words.
         options.log_severity_level = 4
         options.enable_cpu_mem_arena = self._arena
+        if self._as_written:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if self._weights is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(self._weights.resolve())
+            )
         graph = self._graph if isinstance(self._graph, bytes) else str(self._graph)
         try:
             # Its fallback would try again with another provider, and print on stdout.

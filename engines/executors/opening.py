@@ -25,7 +25,7 @@ def executor_from_bundle(bundle: Bundle, backend: str, precision: Precision, sch
         return executor_from_engine(bundle, held_engine(bundle, flavour, precision, schedule))
     graph = bundle.trunk_graph(trunk, precision)
     prepare = runner_from_graph(bundle.file(manifest.prepare), backend)
-    return RunnerExecutor(prepare, runner_from_graph(graph, backend), manifest.grid(trunk))
+    return RunnerExecutor(prepare, runner_from_graph(graph, backend, precision), manifest.grid(trunk))
 
 
 def engine_schedules(manifest: Manifest, flavour: Flavour, precision: Precision) -> list[Schedule]:

@@ -11,6 +11,7 @@ import click
 from smp_deploy import __version__
 from smp_deploy.cli.bench import bench_command
 from smp_deploy.cli.build_engine import build_engine_command
+from smp_deploy.cli.debug_precision import debug_precision_command
 from smp_deploy.cli.demo import demo_command
 from smp_deploy.cli.doctor import doctor_command
 from smp_deploy.cli.errors import BAD_INPUT, exit_code_of
@@ -18,6 +19,7 @@ from smp_deploy.cli.evaluate import evaluate_command
 from smp_deploy.cli.export import export_command
 from smp_deploy.cli.flops import flops_command
 from smp_deploy.cli.inspect import inspect_command
+from smp_deploy.cli.report import report_command
 from smp_deploy.cli.run import run_command
 from smp_deploy.cli.train import train_command
 from smp_deploy.cli.tune import tune_command
@@ -26,6 +28,8 @@ from smp_deploy.cli.validate import validate_command
 COMMANDS = (
     export_command,
     validate_command,
+    debug_precision_command,
+    report_command,
     build_engine_command,
     tune_command,
     run_command,

@@ -34,6 +34,8 @@ from smp_deploy.cli.options import MemoryType, bundle_argument, json_option, sch
     default=Precision.FP32.value,
     help="Build the single-precision trunk (the default).",
 )
+@click.option("--bf16", "precision", flag_value=Precision.BF16.value, help="Build the bfloat16 trunk.")
+@click.option("--int8", "precision", flag_value=Precision.INT8.value, help="Build the quantized trunk.")
 @schedule_options
 @click.option(
     "--target",
@@ -101,6 +103,7 @@ def build_engine_command(bundle: Path, **options: Any) -> dict[str, Any]:
     trunk_record = opened.manifest.trunk(schedule.levels, schedule.lowering)
     graph, grid = opened.trunk_graph(trunk_record, precision), opened.manifest.grid(trunk_record)
     inputs = BuildInputs(graph.relative_to(opened.path).as_posix(), opened.manifest.prepare, opened.manifest.weights)
+    config = replace(config, convolutions=trunk_record.convolutions[precision])
     trtexec = trtexec_lines(str(graph), "windows", (3, *grid.window_size), config)
 
     check_machine(target, machine, trtexec)
@@ -128,7 +131,7 @@ def build_engine_command(bundle: Path, **options: Any) -> dict[str, Any]:
             check_timing_cache(config.timing_cache)
     show = _build_verbosely if options["verbose"] else _build
     trunk = show(graph, config)
-    prepare = show(opened.file(inputs.prepare), replace(config, precision=None, sub_batch=1))
+    prepare = show(opened.file(inputs.prepare), replace(config, precision=None, convolutions=None, sub_batch=1))
     record = {"smp_deploy": __version__, **record_of_build(identity, config, target, trunk, prepare)}
     stored = opened.with_engine(flavour, precision, schedule, plan=trunk.plan, prepare=prepare.plan, record=record)
     engine = stored.manifest.engines[-1]

@@ -30,7 +30,9 @@ _ALL_PHASES = 16
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many frames.")
 @click.option("--phases", type=click.IntRange(1), help="How many phases are computed; of a checkpoint's there are 16.")
 @click.option("--backend", help="Bundle: the runtime; default onnxruntime.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="Bundle: which trunk; default fp32.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), help="Bundle: which trunk; default fp32."
+)
 @click.option("--levels", type=click.IntRange(min=0), help="Bundle: levels that the loop walks; default the bundle's.")
 @click.option(
     "--lowering", type=click.Choice(["reshape", "strided", "dilated"]), help="Bundle: form of the splits inside."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engines.errors import MissingDependency
+from engines.errors import FrameError, MissingDependency
 from engines.manifest import MANIFEST_NAME, Lowering, OutputKind, Precision
 from engines.phases import Size
 from engines.staging import check_target
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from converters.checkpoints import Checkpoint
+    from converters.quantization import CalibrationConfig
     from converters.stages import Normalization
 
 _Triple = tuple[float, float, float]
@@ -45,7 +46,32 @@ _Triple = tuple[float, float, float]
     multiple=True,
     default=[Precision.FP16.value],
     show_default=True,
-    help="Trunks to write beside the fp32 one, which the checks need; fp32 writes that one alone.",
+    help="Trunks to write beside the fp32 one, which the checks need; may be given several times. fp32 writes that "
+    "one alone, bf16 needs --opset 22, int8 needs --calibration-images.",
+)
+@click.option(
+    "--keep-fp32",
+    multiple=True,
+    metavar="[PRECISION:]PATTERN",
+    help="Modules that stay in fp32 in the other trunks, 'layer4.*' for example; with 'int8:' in front in those of "
+    "int8 alone. May be given several times.",
+)
+@click.option(
+    "--calibration-images",
+    multiple=True,
+    metavar="PATH",
+    help="Frames of --size that int8 measures its activations on: files, folders or patterns.",
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(["entropy", "percentile", "minmax"]),
+    help="How int8 chooses the range of an activation.  [default: entropy]",
+)
+@click.option(
+    "--calibration-percentile",
+    type=click.FloatRange(0, 100, min_open=True),
+    metavar="PERCENT",
+    help="Values that --calibration percentile does not cut off.  [default: 99.99]",
 )
 @click.option(
     "--levels",
@@ -89,6 +115,10 @@ def export_command(
     output: Path,
     outputs: str,
     precisions: tuple[str, ...],
+    keep_fp32: tuple[str, ...],
+    calibration_images: tuple[str, ...],
+    calibration: str | None,
+    calibration_percentile: float | None,
     levels: tuple[int, ...],
     lowerings: tuple[str, ...],
     classes: int | None,
@@ -113,6 +143,9 @@ def export_command(
         raise click.UsageError("--classes and --width are for --arch; the factory of --model decides them itself")
     if checkpoint is None and model is None:
         raise click.UsageError("a known network needs a CHECKPOINT")
+    wanted = tuple(Precision(precision) for precision in precisions)
+    kept = _kept(keep_fp32, wanted)
+    method = _calibration_method(wanted, calibration_images, calibration, calibration_percentile)
     # Said before the minutes of work, not after them.
     check_target(output, MANIFEST_NAME if force else None)
     try:
@@ -137,7 +170,9 @@ def export_command(
         outputs=OutputKind(outputs),
         opset=opset,
         normalization=_normalization(mean, std),
-        precisions=tuple(Precision(precision) for precision in precisions),
+        precisions=wanted,
+        keep_fp32=kept,
+        calibration=_calibration(calibration_images, method, calibration_percentile, size),
         trunks=TrunkChoice(levels or None, tuple(Lowering(lowering) for lowering in lowerings) or None),
         classes=tuple(classes_from_file(class_names)) if class_names else (),
         width=width if arch else None,
@@ -154,6 +189,66 @@ def export_command(
     else:
         print_table(("bundle", str(bundle.path)), bundle_rows(bundle))
     return document
+
+
+def _kept(patterns: tuple[str, ...], precisions: tuple[Precision, ...]) -> dict[Precision, tuple[str, ...]]:
+    """The patterns of each precision's trunks: ``int8:head`` is for int8 alone, ``head`` for all but fp32."""
+    reduced = [precision for precision in precisions if precision is not Precision.FP32]
+    kept: dict[Precision, tuple[str, ...]] = {}
+    for text in patterns:
+        prefix, colon, pattern = text.rpartition(":")
+        if colon and prefix not in [precision.value for precision in reduced]:
+            raise click.UsageError(f"--keep-fp32 {text!r} is for {prefix!r} trunks, and none are to be written")
+        if not reduced:
+            raise click.UsageError("--keep-fp32 is for the trunks of another --precision than fp32")
+        for precision in [Precision(prefix)] if colon else reduced:
+            kept[precision] = (*kept.get(precision, ()), pattern)
+    return kept
+
+
+def _calibration_method(
+    precisions: tuple[Precision, ...], images: tuple[str, ...], method: str | None, percentile: float | None
+) -> str | None:
+    """The name of the calibration, ``None`` without int8; options that would mean nothing are errors."""
+    if Precision.INT8 not in precisions:
+        for name, given in (("images", images), ("percentile", percentile)):
+            if given:
+                raise click.UsageError(f"--calibration-{name} is for --precision int8")
+        if method:
+            raise click.UsageError("--calibration is for --precision int8")
+        return None
+    if not images:
+        raise click.UsageError("--precision int8 needs --calibration-images: frames such as the network is meant for")
+    if percentile is not None and method != "percentile":
+        raise click.UsageError("--calibration-percentile is for --calibration percentile")
+    return method or "entropy"
+
+
+def _calibration(
+    images: tuple[str, ...], method: str | None, percentile: float | None, size: Size
+) -> CalibrationConfig | None:
+    """Read the calibration frames; each that cannot be used is named."""
+    from converters.quantization import CalibrationConfig, CalibrationMethod
+    from smp_deploy.images import frame_from_file, image_files
+
+    if method is None:
+        return None
+    frames = []
+    for path in image_files(images):
+        frame = frame_from_file(path)
+        if frame.shape[:2] != size:
+            raise FrameError(
+                f"{path} is {frame.shape[0]}x{frame.shape[1]} (height x width); calibration images are of --size, "
+                f"{size[0]}x{size[1]}"
+            )
+        if frame.min() == frame.max():
+            raise FrameError(
+                f"{path} has one value throughout, {frame.min()}: it says nothing of the activations on real frames"
+            )
+        frames.append(frame)
+    return CalibrationConfig(
+        tuple(frames), CalibrationMethod(method), CalibrationConfig.percentile if percentile is None else percentile
+    )
 
 
 def _network(

@@ -7,37 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.errors import LayoutError
+from engines.metrics import confusion_counts, ious
 from smp_deploy.datasets.base import DatasetInfo
 
-
-def confusion_counts(
-    prediction: NDArray[np.integer], truth: NDArray[np.integer], classes: int, ignore_id: int
-) -> NDArray[np.int64]:
-    """``(classes, classes)`` int64: how many pixels of true class ``row`` were predicted as class ``column``.
-
-    Pixels whose truth is ``ignore_id`` count for nothing. Raises :class:`LayoutError` when the shapes differ or a
-    prediction is no class number.
-    """
-    if prediction.shape != truth.shape:
-        raise LayoutError(f"a prediction of shape {prediction.shape} cannot be judged by labels of {truth.shape}")
-    valid = truth != ignore_id
-    predicted, true = prediction[valid].astype(np.int64), truth[valid].astype(np.int64)
-    for name, values in (("prediction", predicted), ("label", true)):
-        if values.size and not (values.min() >= 0 and values.max() < classes):
-            raise LayoutError(
-                f"a {name} lies outside the class numbers 0 to {classes - 1}: {values.min()} to {values.max()}"
-            )
-    return np.bincount(true * classes + predicted, minlength=classes * classes).reshape(classes, classes)
-
-
-def ious(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Intersection over union of each class, in [0, 1]; NaN for a class that neither truth nor prediction has."""
-    intersection = np.diag(counts).astype(np.float64)
-    union = counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
-    result = np.full(len(counts), np.nan)
-    np.divide(intersection, union, out=result, where=union > 0)
-    return result
+__all__ = ["ConfusionMatrix", "confusion_counts", "ious", "mean_of_defined"]
 
 
 def mean_of_defined(values: NDArray[np.float64]) -> float:

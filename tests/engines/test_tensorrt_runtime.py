@@ -24,9 +24,10 @@ from engines.backends.tensorrt.logger import BuildLog
 from engines.backends.tensorrt.opening import verified_plan, why_not_loaded
 from engines.devices.cuda import CudaDevice, import_cuda_runtime
 from engines.errors import BackendError, BundleError, InputError, MissingDependency, OutOfMemory
-from engines.executors.opening import chosen_schedule, held_engine
+from engines.executors.opening import held_engine
 from engines.executors.smaller import live_bytes, smaller_schedules
 from engines.gpus import gpus
+from engines.tuning import chosen_schedule
 from tests.conftest import Cli
 
 needs_rtx = pytest.mark.skipif(
@@ -103,12 +104,13 @@ def test_a_missing_engine_names_the_command_that_builds_it(built: Bundle) -> Non
 def test_which_engine_and_which_schedule(built: Bundle, exported: Bundle) -> None:
     assert held_engine(built, RTX, Precision.FP16, Schedule(2, 4)) is built.manifest.engines[0]
     # With several engines the default is the bundle's; with one it is that one's.
-    assert chosen_schedule(built, "tensorrt-rtx", Precision.FP16, None) == Schedule(2, 1)
+    assert chosen_schedule(built.manifest, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 1)
     (first, _) = built.manifest.engines
     alone = Bundle(built.path, msgspec.structs.replace(built.manifest, engines=[first]))
-    assert chosen_schedule(alone, "tensorrt-rtx", Precision.FP16, None) == Schedule(2, 4)
-    assert chosen_schedule(alone, "tensorrt-rtx", Precision.FP32, None) == Schedule(2, 1)
-    assert chosen_schedule(exported, "onnxruntime", Precision.FP32, Schedule(2, 100)) == Schedule(2, 16)
+    assert chosen_schedule(alone.manifest, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 4)
+    assert chosen_schedule(alone.manifest, "tensorrt-rtx", Precision.FP32).schedule == Schedule(2, 1)
+    with Session.open(exported, schedule=Schedule(2, 100)) as session:
+        assert session.schedule == Schedule(2, 16)
 
 
 def test_smaller_schedules_need_clearly_less_each(built: Bundle) -> None:

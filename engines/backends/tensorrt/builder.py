@@ -21,7 +21,7 @@ from engines.manifest import Flavour, Precision
 
 __all__ = ["BuildConfig", "BuildListener", "BuiltEngine", "engine_from_onnx"]
 
-_CONVOLUTION_TYPES = {Precision.FP32: "FLOAT", Precision.FP16: "HALF"}
+_TYPE_NAMES = {Precision.FP32: "FLOAT", Precision.FP16: "HALF", Precision.BF16: "BF16", Precision.INT8: "INT8"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class BuiltEngine:
     flavour: Flavour
     version: str
     precisions: dict[str, int]
-    """Convolutions by the type of their output, ``{"HALF": 21}``, as the builder was given them."""
+    """Convolutions by the type of their output, ``{"HALF": 21}``, as the builder was given them; ``INT8`` where their
+    input is dequantized."""
     effective: dict[str, int] | str
     """Convolutions by the type they compute in, read back from the engine, or ``"not read: ..."``."""
     input_shape: tuple[int, ...]
@@ -90,7 +91,7 @@ class _Build:
             raise BackendError(f"{name} cannot build here: {log.why()}") from error
         # The parser owns weights of the network: it lives as long.
         network, _parser = _parsed(trt, builder, logger, graph, name)
-        precisions = _checked_precisions(trt, network, graph, config.precision)
+        precisions = _checked_precisions(trt, network, graph, config)
         settings = settings_from_config(trt, builder, config, log)
         shape = _shape_with_profile(builder, network, settings, config, log)
         check_tensor_sizes(tensors_at(network, shape))
@@ -122,7 +123,7 @@ class _Build:
             return "not read: there is no GPU"
         effective = effective_types(self.trt, logger, self.log, plan, self.flavour, shape)
         if isinstance(effective, dict):
-            check_effective_precision(effective, self.config.precision)
+            check_effective_precision(effective, self.config.precision, _expected(self.config))
         return effective
 
 
@@ -136,14 +137,32 @@ def _parsed(trt: Any, builder: Any, logger: Any, graph: Path, name: str) -> tupl
     return network, parser
 
 
-def _checked_precisions(trt: Any, network: Any, graph: Path, wanted: Precision | None) -> dict[str, int]:
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    found = Counter(layer.get_output(0).dtype.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION)
-    if wanted is not None and set(found) != {_CONVOLUTION_TYPES[wanted]}:
+def _checked_precisions(trt: Any, network: Any, graph: Path, config: BuildConfig) -> dict[str, int]:
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    dequantized = {layer.get_output(0).name for layer in layers if layer.type == trt.LayerType.DEQUANTIZE}
+    found = Counter(
+        "INT8" if layer.get_input(0).name in dequantized else layer.get_output(0).dtype.name
+        for layer in layers
+        if layer.type == trt.LayerType.CONVOLUTION
+    )
+    if config.precision is None:
+        return dict(found)
+    expected = _expected(config)
+    right = set(found) == {_TYPE_NAMES[config.precision]} if expected is None else found == expected
+    if not right:
+        wanted = "" if expected is None else f" with {dict(expected)} convolutions"
         raise BackendError(
-            f"{graph.name} was to be {wanted.value}, but its convolutions are {dict(found)}; export it again"
+            f"{graph.name} was to be {config.precision.value}{wanted}, but its convolutions are {dict(found)}; "
+            "export it again"
         )
     return dict(found)
+
+
+def _expected(config: BuildConfig) -> Counter[str] | None:
+    """Convolutions by TensorRT's names of types, where their numbers are known."""
+    if config.convolutions is None:
+        return None
+    return Counter({_TYPE_NAMES[precision]: count for precision, count in config.convolutions.items()})
 
 
 def _shape_with_profile(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from engines.backends.tensorrt.logger import BuildLog
@@ -35,11 +36,19 @@ def convolution_types_from_inspection(document: str) -> dict[str, int]:
     return dict(Counter(_type_of(entry) for entry in layers if _is_convolution(entry)))
 
 
-def check_effective_precision(types: dict[str, int], precision: Precision) -> None:
-    """Raise :class:`BackendError` for an fp16 engine that computes convolutions in FP32."""
-    if precision is Precision.FP16 and types.get("FLOAT"):
+def check_effective_precision(
+    types: dict[str, int], precision: Precision, expected: Mapping[str, int] | None = None
+) -> None:
+    """Raise :class:`BackendError` for an engine that computes more convolutions in FP32 than its graph does.
+
+    Args:
+        types: convolutions of the engine by type.
+        precision: of the graph.
+        expected: convolutions of the graph by type; ``None`` for all of them in ``precision``.
+    """
+    if precision is not Precision.FP32 and types.get("FLOAT", 0) > (expected or {}).get("FLOAT", 0):
         shown = ", ".join(f"{count} {kind}" for kind, count in types.items())
-        raise BackendError(f"the engine was to be fp16, but its convolutions compute in: {shown}")
+        raise BackendError(f"the engine was to be {precision.value}, but its convolutions compute in: {shown}")
 
 
 def effective_types(

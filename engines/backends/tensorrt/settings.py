@@ -37,6 +37,8 @@ class BuildConfig:
     precision: Precision | None
     """The arithmetic that the graph must have: precision is in the graph, no builder flag changes it. ``None`` for
     a graph without convolutions, such as ``prepare.onnx``."""
+    convolutions: Mapping[Precision, int] | None = None
+    """How many convolutions the graph must have in which precision; ``None`` for all of them in ``precision``."""
     sub_batch: int = 1
     """The largest and best-tuned first axis; from 1 on all are accepted. Without meaning for a static graph."""
     flavour: Flavour | None = None

@@ -1,0 +1,44 @@
+"""What is not finite, and what half precision cannot hold, with the layer it begins in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from converters.verification.subject import Subject
+from engines.parity import Check, Kind
+
+LARGEST_FP16 = 65504.0
+"""The largest finite number of IEEE half precision."""
+
+
+def magnitude_checks(subject: Subject) -> Iterator[Check]:
+    """The largest value of every tensor of the default trunk, over all phases that the chain has run."""
+    layers, graphs = subject.findings.layers, subject.bundle.manifest.trunk().graphs
+    for precision, graph in graphs.items():
+        held = {
+            name: layer.magnitude if precision.value == "fp32" else layer.largest.get(precision.value, 0.0)
+            for name, layer in layers.items()
+        }
+        spoilt = [name for name, magnitude in held.items() if not math.isfinite(magnitude)]
+        check = Check.at_most(
+            f"NaN and Inf in {graph}", _on(subject), len(spoilt), 0, "tensors that are not finite", Kind.MAGNITUDE
+        )
+        yield check.located(f"{graph}: {spoilt[0].removesuffix('_output')}") if spoilt else check
+    if any(precision.value == "fp16" for precision in graphs):
+        largest = max((layer.magnitude for layer in layers.values()), default=0.0)
+        over = [name for name, layer in layers.items() if not layer.magnitude <= LARGEST_FP16]
+        at = over[0] if over else max(layers, key=lambda name: layers[name].magnitude, default="")
+        check = Check.at_most(
+            "overflow of fp16",
+            _on(subject),
+            largest,
+            LARGEST_FP16,
+            f"largest value in fp32, in {at.removesuffix('_output')}",
+            Kind.MAGNITUDE,
+        )
+        yield check.located(at.removesuffix("_output")) if over else check
+
+
+def _on(subject: Subject) -> str:
+    return f"{len(subject.frames)} frame{'s' if len(subject.frames) > 1 else ''}"

@@ -1,0 +1,43 @@
+"""Inputs and outputs in Polygraphy's JSON formats, for ``polygraphy run`` and ``polygraphy inspect data``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from converters.verification.subject import Findings
+from engines.bundle import Bundle
+from engines.errors import MissingDependency
+from engines.staging import write_file
+
+INPUTS = "inputs.json"
+"""Name of the feeds of the default trunk, one for each frame."""
+
+OUTPUTS = "outputs.json"
+"""Name of what the default trunk gave for them in ONNX Runtime, in every precision."""
+
+
+def write_polygraphy_files(findings: Findings, directory: Path) -> None:
+    """Write :data:`INPUTS` and :data:`OUTPUTS`. Raises :class:`MissingDependency` and :class:`OutputError`."""
+    try:
+        from polygraphy.comparator import RunResults
+        from polygraphy.json import to_json
+    except ImportError as error:
+        raise MissingDependency(str(error.name), "export") from error
+    results: Any = RunResults()
+    for precision, given in findings.outputs.items():
+        results.add(given, runner_name=f"smp-deploy-onnxruntime-{precision}")
+    write_file(directory / INPUTS, to_json(findings.feeds).encode())
+    write_file(directory / OUTPUTS, to_json(results).encode())
+
+
+def polygraphy_commands(bundle: Bundle) -> list[str]:
+    """What to type for a look of one's own: the data, and the default trunk against what was stored."""
+    graphs = bundle.manifest.trunk().graphs
+    reports, graph = bundle.path / "reports", bundle.file(list(graphs.values())[-1])
+    inputs, outputs = shlex.quote(str(reports / INPUTS)), shlex.quote(str(reports / OUTPUTS))
+    return [
+        f"polygraphy inspect data {inputs}",
+        f"polygraphy run {shlex.quote(str(graph))} --onnxrt --load-inputs {inputs} --load-outputs {outputs}",
+    ]

@@ -1,0 +1,185 @@
+"""Graphs with further outputs: what a layer gives, and how large it gets, without changing the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from engines.backends import OnnxRuntimeRunner
+from engines.manifest import Precision
+
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+_LAYOUT = {
+    *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Relu", "Reshape", "Slice", "Split"),
+    *("Squeeze", "Transpose", "Unsqueeze"),
+}
+"""Operators whose results are no larger than what they are given."""
+
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+class ProbedGraph:
+    """A graph of a bundle whose tensors can be asked for by name.
+
+    Args:
+        path: of the graph, beside its weights.
+        precision: of the network in it, which says how ONNX Runtime must run it.
+    """
+
+    def __init__(self, path: Path, precision: Precision = Precision.FP32) -> None:
+        self.path = path
+        self._precision = precision
+        self.model = onnx.load(path, load_external_data=False)
+        known = (*self.model.graph.value_info, *self.model.graph.output, *self.model.graph.input)
+        self.types = {value.name: value.type.tensor_type for value in known}
+
+    @property
+    def layers(self) -> list[str]:
+        """The outputs of convolutions and matrix products, in the order of the graph."""
+        return [node.output[0] for node in self.model.graph.node if node.op_type in _LAYERS]
+
+    @property
+    def layer_outputs(self) -> dict[str, str]:
+        """By layer, ``layer1.0.conv1``, the tensor that holds its whole output.
+
+        That of a strided split is the concatenation of a convolution for each phase.
+        """
+        concats = [node for node in self.model.graph.node if node.op_type == "Concat"]
+        joined = {name: node.output[0] for node in concats for name in node.input}
+        outputs: dict[str, str] = {}
+        for name in self.layers:
+            outputs.setdefault(name.removesuffix("_output").removesuffix("/Conv"), joined.get(name, name))
+        # The convolutions of the further phases lead to the same concatenation: the first gives it its name.
+        first = {name: layer for layer, name in reversed(outputs.items())}
+        return {layer: name for layer, name in outputs.items() if first[name] == layer}
+
+    @property
+    def arithmetic(self) -> list[str]:
+        """All float tensors that may be larger than those they are made from."""
+        return [
+            output
+            for node in self.model.graph.node
+            if node.op_type not in _LAYOUT
+            for output in node.output
+            if output in self.types and self.types[output].elem_type in FLOATS
+        ]
+
+    @property
+    def first_input(self) -> str:
+        """What the first layer reads."""
+        return str(next(node.input[0] for node in self.model.graph.node if node.op_type in _LAYERS))
+
+    def logits(self, output: str) -> str:
+        """The float tensor that labels or probabilities are made from; ``output`` itself where it is logits."""
+        made = [node for node in self.model.graph.node if node.op_type in ("ArgMax", "Softmax")]
+        return str(made[-1].input[0]) if made and output != "logits" else output
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """For a batch of one; ``16*phases`` is 16."""
+        return tuple(_extent(dim) for dim in self.types[name].shape.dim)
+
+    def runner(
+        self, tensors: Iterable[str] = (), magnitudes: Iterable[str] = (), samples: Mapping[str, Sample] | None = None
+    ) -> OnnxRuntimeRunner:
+        """A runner that also gives ``tensors`` as float32, and for each of ``magnitudes`` two scalars.
+
+        ``max:NAME`` is the largest absolute value, ``sum:NAME`` the sum of them, which no value that is not
+        finite leaves finite. ``samples`` cuts tensors down before they are given.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for name in self.arithmetic:
+            if (kind := self.types[name].elem_type) in _ROUNDING:
+                _round(model.graph, name, kind)
+        graph, taken = model.graph, {value.name for value in self.model.graph.output}
+        for name in dict.fromkeys((*tensors, *(samples or {}))):
+            if name in taken:
+                continue
+            source = (samples or {})[name].added(graph, name) if samples and name in samples else name
+            graph.node.append(helper.make_node("Cast", [source], [f"probe:{name}"], to=TensorProto.FLOAT))
+            graph.output.append(helper.make_tensor_value_info(f"probe:{name}", TensorProto.FLOAT, None))
+        for name in dict.fromkeys(magnitudes):
+            graph.node.append(helper.make_node("Cast", [name], [f"float:{name}"], to=TensorProto.FLOAT))
+            graph.node.append(helper.make_node("Abs", [f"float:{name}"], [f"abs:{name}"]))
+            for kind, operator in (("max", "ReduceMax"), ("sum", "ReduceSum")):
+                graph.node.append(helper.make_node(operator, [f"abs:{name}"], [f"{kind}:{name}"], keepdims=0))
+                graph.output.append(helper.make_tensor_value_info(f"{kind}:{name}", TensorProto.FLOAT, []))
+        return OnnxRuntimeRunner(
+            model.SerializeToString(), precision=self._precision, arena=False, weights=self.path.parent
+        )
+
+
+def _round(graph: Any, name: str, kind: Any) -> None:
+    """Round a tensor to its own type, in float32 arithmetic.
+
+    ONNX Runtime has no half-precision kernels on a CPU. It computes in float32 between casts, and drops every pair
+    of casts between two nodes: nothing is rounded, and nothing overflows. So the rounding is written out, after
+    Veltkamp: with ``c = x * (2**13 + 1)``, ``c - (c - x)`` is ``x`` with the 11 bits that half precision has.
+    """
+    factor, largest = _ROUNDING[kind]
+    place = next(index for index, node in enumerate(graph.node) if name in node.output)
+    producer = graph.node[place]
+    producer.output[list(producer.output).index(name)] = f"raw:{name}"
+    constants = {"factor": factor, "largest": largest, "zero": 0.0}
+    for key, value in constants.items():
+        graph.initializer.append(helper.make_tensor(f"{key}:{name}", TensorProto.FLOAT, [], [value]))
+    steps = [
+        helper.make_node("Cast", [f"raw:{name}"], [f"wide:{name}"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"wide:{name}", f"factor:{name}"], [f"scaled:{name}"]),
+        helper.make_node("Sub", [f"scaled:{name}", f"wide:{name}"], [f"rest:{name}"]),
+        helper.make_node("Sub", [f"scaled:{name}", f"rest:{name}"], [f"rounded:{name}"]),
+        helper.make_node("Abs", [f"rounded:{name}"], [f"size:{name}"]),
+        helper.make_node("LessOrEqual", [f"size:{name}", f"largest:{name}"], [f"fits:{name}"]),
+        helper.make_node("Div", [f"rounded:{name}", f"zero:{name}"], [f"infinite:{name}"]),
+        helper.make_node("Where", [f"fits:{name}", f"rounded:{name}", f"infinite:{name}"], [f"held:{name}"]),
+        helper.make_node("Cast", [f"held:{name}"], [name], to=kind),
+    ]
+    for offset, step in enumerate(steps, 1):
+        graph.node.insert(place + offset, step)
+
+
+_ROUNDING = {
+    TensorProto.FLOAT16: (2.0**13 + 1, 65504.0),
+    TensorProto.BFLOAT16: (2.0**16 + 1, float(np.finfo(np.float32).max)),
+}
+"""By type: the factor that splits off the bits it lacks, and its largest number."""
+
+
+class Sample:
+    """A part of a tensor ``(B, C, i, j)``: entries of the batch, and every so many rows and columns."""
+
+    def __init__(self, batch: tuple[int, int], offset: tuple[int, int], step: tuple[int, int]) -> None:
+        self.batch, self.offset, self.step = batch, offset, step
+
+    def added(self, graph: Any, name: str) -> str:
+        """Add the slice to a graph; its name."""
+        end = np.iinfo(np.int64).max
+        values = {
+            "starts": [self.batch[0], *self.offset],
+            "ends": [self.batch[1], end, end],
+            "axes": [0, 2, 3],
+            "steps": [1, *self.step],
+        }
+        for key, value in values.items():
+            graph.initializer.append(helper.make_tensor(f"{key}:{name}", TensorProto.INT64, [3], value))
+        graph.node.append(helper.make_node("Slice", [name, *(f"{key}:{name}" for key in values)], [f"sample:{name}"]))
+        return f"sample:{name}"
+
+
+def probed(results: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.float32]:
+    """A tensor that a probing runner gave, whether it is an output of the graph or was added."""
+    return np.asarray(results.get(f"probe:{name}", results.get(name)), np.float32)
+
+
+def _extent(dim: Any) -> int:
+    if dim.dim_value:
+        return int(dim.dim_value)
+    factor = str(dim.dim_param).partition("*")[0]
+    return int(factor) if factor.isdigit() else 1

@@ -1,0 +1,129 @@
+"""Running trunks and the whole graph so that their logits can be seen, whatever a bundle gives."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.verification.layers import placed
+from converters.verification.probes import ProbedGraph, probed
+from engines.backends import OnnxRuntimeRunner
+from engines.bundle import Bundle
+from engines.manifest import Lowering, Precision, TrunkRecord
+from engines.phases import Phase
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# ONNX Runtime held 6 times the largest tensor of SMP-18 when it ran the whole graph at 256x512 without an arena.
+_PEAK_PER_LARGEST_TENSOR = 8
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """What a trunk gave for one phase."""
+
+    output: NDArray[np.generic]
+    """Labels ``(i, j)``, or ``(classes, i, j)``."""
+    logits: NDArray[np.float32] | None
+    """``(classes, i, j)``; ``None`` where the graph's split batches could not be put in place."""
+    magnitudes: dict[str, float]
+    """Largest absolute value of every tensor; NaN or infinite where one is not finite."""
+
+
+class TrunkRun:
+    """A trunk in ONNX Runtime; a context manager."""
+
+    def __init__(self, bundle: Bundle, trunk: TrunkRecord, precision: Precision, *, measured: bool = False) -> None:
+        manifest = bundle.manifest
+        self.trunk, self.precision, self.grid = trunk, precision, manifest.grid(trunk)
+        self.graph = ProbedGraph(bundle.trunk_graph(trunk, precision), precision)
+        self._windows, self._output = manifest.windows, manifest.outputs.value
+        self._logits = self.graph.logits(self._output)
+        self._measured = self.graph.arithmetic if measured else []
+        self._runner = self.graph.runner([self._logits], self._measured)
+
+    @property
+    def name(self) -> str:
+        """The graph's file name."""
+        return self.graph.path.name
+
+    def feed(self, planes: NDArray[np.float32], phases: list[Phase]) -> dict[str, NDArray[np.generic]]:
+        """Inputs for one sub-batch."""
+        feed: dict[str, NDArray[np.generic]] = {"windows": self.grid.cut(planes, phases)}
+        if self.grid.inner_windows:
+            feed["offsets"] = self.grid.inner_offsets(phases[:1])
+        return feed
+
+    def at(self, planes: NDArray[np.float32], phase: Phase) -> PhaseResult:
+        """One phase of a frame's planes."""
+        results = self._runner.infer(self.feed(planes, [phase]))
+        logits = probed(results, self._logits)
+        put = placed(
+            logits, self.grid.padded_size, self._windows, phase, outermost=self.trunk.lowering is Lowering.STRIDED
+        )
+        fits = put is not None and put.window == self.grid.window
+        magnitudes = {}
+        for name in self._measured:
+            # Whatever is not finite shows in the sum; the largest value alone may hide a NaN.
+            largest, total = float(results[f"max:{name}"]), float(results[f"sum:{name}"])
+            magnitudes[name] = largest if np.isfinite(total) else total
+        return PhaseResult(results[self._output][0], put.values if put is not None and fits else None, magnitudes)
+
+    def raw(self, planes: NDArray[np.float32], phases: list[Phase]) -> NDArray[np.float32]:
+        """The logits of a sub-batch, ``(phases, ...)``: each entry's split batches one after the other.
+
+        Strided splits put the phase outermost, so the entries of the sub-batch are the innermost part there.
+        """
+        logits = probed(self._runner.infer(self.feed(planes, phases)), self._logits)
+        if self.trunk.lowering is Lowering.STRIDED:
+            return logits.reshape(-1, len(phases), *logits.shape[1:]).swapaxes(0, 1)
+        return logits.reshape(len(phases), -1, *logits.shape[1:])
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opening:
+            opening.enter_context(self._runner)
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+
+def planes_of(bundle: Bundle, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What ``prepare.onnx`` makes of a frame."""
+    with OnnxRuntimeRunner(bundle.file(bundle.manifest.prepare)) as prepare:
+        return np.asarray(prepare.infer({"frame": image})["planes"], np.float32)
+
+
+def lack_of_memory(bundle: Bundle) -> str | None:
+    """Why ``model.onnx`` cannot run here; ``None`` where it can."""
+    graph = ProbedGraph(bundle.file(bundle.manifest.model))
+    largest = max(4 * int(np.prod(graph.shape(name), dtype=np.int64)) for name in graph.types)
+    needed, available = _PEAK_PER_LARGEST_TENSOR * largest, _available_memory_bytes()
+    if available is None or needed <= available:
+        return None
+    return f"needs about {needed / 2**30:.0f} GiB of memory, {available / 2**30:.0f} GiB are free"
+
+
+def whole_logits(bundle: Bundle, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """``(classes, H, W)`` of ``model.onnx``."""
+    with OnnxRuntimeRunner(bundle.file(bundle.manifest.model), arena=False) as runner:
+        return np.asarray(runner.infer({"frames": image[None]})["logits"][0], np.float32)
+
+
+def _available_memory_bytes() -> int | None:
+    """What Linux says can be had without swapping; ``None`` elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -1,0 +1,40 @@
+"""Results must not depend on what else is in the sub-batch: a real class of faults, right for batch 1 only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from converters.verification.runs import TrunkRun, planes_of
+from converters.verification.subject import Subject, runnable
+from engines.parity import Check, Kind, relative_error
+
+
+def sub_batch_checks(subject: Subject) -> Iterator[Check]:
+    """The default trunk, in each precision that runs here: a phase alone, twice in a sub-batch, among others."""
+    trunk, planes = subject.bundle.manifest.trunk(), planes_of(subject.bundle, subject.frames[0].image)
+    for precision in runnable(trunk):
+        graph = trunk.graphs[precision]
+        tolerance = subject.tolerance(precision).sub_batch
+        with TrunkRun(subject.bundle, trunk, precision) as run:
+            group = run.grid.sub_batches(min(2, run.grid.largest_sub_batch))[0]
+            a, b = group[0], group[-1]
+            alone = run.raw(planes, [a])[0]
+            pair = run.raw(planes, [a, b])
+            three = run.raw(planes, [b, a, b])
+        compared = {
+            "alone against 2": (pair[0], alone),
+            "alone against 3": (three[1], alone),
+            "permuted": (three[0], pair[1]),
+            "identical": (three[2], three[0]),
+        }
+        errors = {words: relative_error(*arrays) for words, arrays in compared.items()}
+        check = Check.at_most(
+            f"sub-batches of {graph}",
+            f"{subject.frames[0].name}, sub-batches of 1, 2 and 3",
+            max(errors.values()),
+            tolerance,
+            "relative error of logits",
+            Kind.SUB_BATCH,
+        )
+        wrong = [words for words, error in errors.items() if not error <= tolerance]
+        yield check.located(f"{graph}: results depend on the sub-batch ({', '.join(wrong)})") if wrong else check

@@ -1,0 +1,133 @@
+"""``smp-deploy debug-precision``."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from engines.bundle import Bundle
+from engines.errors import CheckFailed, MissingDependency
+from engines.manifest import Precision
+from smp_deploy.cli.console import note, print_json, print_table, progress
+from smp_deploy.cli.options import bundle_argument, images_option, json_option
+from smp_deploy.cli.summaries import shown
+
+if TYPE_CHECKING:
+    from converters.precision_search import Figures, Search
+    from engines.manifest import Manifest
+
+
+@click.command("debug-precision", short_help="Find the modules that a lower precision hurts.")
+@bundle_argument
+@click.option(
+    "--precision",
+    type=click.Choice([precision.value for precision in Precision if precision is not Precision.FP32]),
+    default=Precision.FP16.value,
+    show_default=True,
+    help="What is compared with fp32.",
+)
+@images_option
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Modules to show; --json has all.")
+@json_option
+def debug_precision_command(
+    bundle: Path, precision: str, images: tuple[str, ...], top: int, as_json: bool
+) -> dict[str, Any]:
+    """Rank the modules of BUNDLE by the error they introduce in a lower precision, and propose what to keep in fp32.
+
+    Each module with weights computes in that precision alone once, in ONNX Runtime on one phase of each frame, and the
+    error is measured at the logits. The proposal is the shortest list found that is within tolerance; the graph that
+    keeps these modules in fp32 was made and run. Frames are those of --images, else the bundle's reference frames.
+    Exit code 1 where no list of modules suffices.
+    """
+    from smp_deploy.images import check_size, frame_from_file, image_files
+
+    opened, wanted = Bundle.open(bundle), Precision(precision)
+    try:
+        from converters.precision_search import searched_precision
+    except ImportError as error:
+        raise MissingDependency(str(error.name), "export") from error
+    frames = []
+    for path in image_files(images):
+        frames.append(frame_from_file(path))
+        check_size(path, frames[-1], opened.manifest.input.size)
+    frames = frames or [opened.reference_arrays(case)[0] for case in opened.manifest.reference]
+    with progress(f"{precision}, module by module") as advance:
+        search = searched_precision(opened, wanted, frames, advance)
+    command = _command(opened.manifest, wanted, search)
+    document = {"bundle": str(bundle), "precision": precision, "frames": len(frames), **_document(search, command)}
+    if as_json:
+        print_json(document)
+    else:
+        _print(search, wanted, command, top)
+    if search.proposal is None:
+        raise CheckFailed(f"{precision} is not within tolerance even if every module with weights stays in fp32")
+    return document
+
+
+def _command(manifest: Manifest, precision: Precision, search: Search) -> str | None:
+    """The export that keeps the proposed modules, with a placeholder for what a bundle does not know."""
+    if not search.proposal:
+        return None
+    source = manifest.network.source
+    kept = [*manifest.keep_fp32.get(precision, []), *search.proposal]
+    words = ["--model" if ":" in source else "--arch", source, "--size", shown(manifest.input.size)]
+    words += ["--precision", precision.value]
+    for module in kept:
+        words += ["--keep-fp32", f"{precision.value}:{module}"]
+    if precision is Precision.INT8 and manifest.calibration is not None:
+        words += ["--calibration", manifest.calibration.method]
+    frames = " --calibration-images FRAMES" if precision is Precision.INT8 else ""
+    checkpoint = "CHECKPOINT " if manifest.network.checkpoint_sha256 else ""
+    return f"smp-deploy export {checkpoint}{shlex.join(words)}{frames} -o NEW_BUNDLE"
+
+
+def _document(search: Search, command: str | None) -> dict[str, Any]:
+    return {
+        "kept": list(search.kept_before),
+        "before": _figures(search.before),
+        "overflow": search.overflow,
+        "modules": [
+            {"module": entry.module, **_figures(entry.figures), "largest": _number(entry.largest)}
+            for entry in search.ranked
+        ],
+        "proposal": None if search.proposal is None else list(search.proposal),
+        "after": None if search.after is None else _figures(search.after),
+        "graphs_run": search.runs,
+        "command": command,
+    }
+
+
+def _print(search: Search, precision: Precision, command: str | None, top: int) -> None:
+    rows = [
+        (entry.module, f"{entry.figures.error:.2e}", f"{entry.figures.agreement:.4%}", f"{entry.largest:.4g}")
+        for entry in search.ranked[:top]
+    ]
+    title = f"each module alone in {precision.value}, worst first"
+    print_table(("module", "error of logits", "equal labels", "largest value"), rows, title=title)
+    click.echo(f"all together: {_shown(search.before)}")
+    if search.overflow:
+        click.echo(f"not finite from {search.overflow} on: a value there is too large for {precision.value}")
+    if search.proposal:
+        assert search.after is not None
+        click.echo(f"keep in fp32: {', '.join(search.proposal)}")
+        click.echo(f"with these, verified by a graph that was run: {_shown(search.after)}")
+        click.echo(command)
+    elif search.before.passed:
+        note("within tolerance: nothing needs to stay in fp32")
+
+
+def _shown(figures: Figures) -> str:
+    verdict = "within tolerance" if figures.passed else "outside the tolerance"
+    return f"error of logits {figures.error:.2e}, equal labels {figures.agreement:.4%}, {verdict}"
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {"error": _number(figures.error), "label_agreement": figures.agreement, "passed": figures.passed}
+
+
+def _number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,38 @@
+"""``smp-deploy report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from engines.bundle import Bundle
+from engines.staging import write_file
+from smp_deploy.cli.console import note, print_json
+from smp_deploy.cli.options import bundle_argument, json_option
+
+
+@click.command("report", short_help="Make a page of the last validation.")
+@bundle_argument
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="HTML file; default BUNDLE/reports/report.html.")
+@json_option
+def report_command(bundle: Path, output: Path | None, as_json: bool) -> int:
+    """Make one self-contained HTML page of the last validation of BUNDLE, and print its summary.
+
+    The page needs no network and no other file. With --json the same content goes to stdout as one document, and a
+    page is written only where -o asks for it.
+    """
+    from smp_deploy.reports.documents import stored
+    from smp_deploy.reports.pages import page_of, text_of
+
+    opened = Bundle.open(bundle)
+    document = stored(opened)
+    if output is not None or not as_json:
+        target = output or opened.path / "reports" / "report.html"
+        write_file(target, page_of(opened, document).encode())
+        note(f"wrote {target}")
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(text_of(document))
+    return 0

@@ -1,0 +1,1 @@
+"""Reports: the record of a validation, and the page that is made of it."""

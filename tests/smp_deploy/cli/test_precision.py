@@ -1,0 +1,134 @@
+"""The options of lower precision and debug-precision, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from converters.reference import noise_frame
+from engines import Bundle, Precision, Session
+from tests.conftest import Cli
+
+NETWORK = """
+import torch
+from torch import nn
+from converters.pooling import MergePool2d, SplitPool2d
+
+def tiny():
+    torch.manual_seed(0)
+    split = SplitPool2d(2)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), split, nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+                         nn.Conv2d(8, 4, 1), MergePool2d(split))
+"""
+EXPORT = ("export", "--model", "nets:tiny", "--size", "32x48", "--levels", "1", "--opset", "22")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network's code, frames, and folders of what are none."""
+    path = tmp_path_factory.mktemp("work")
+    (path / "nets.py").write_text(NETWORK)
+    for folder in ("frames", "empty", "constant", "small", "text"):
+        (path / folder).mkdir()
+    for seed in range(2):
+        Image.fromarray(noise_frame((32, 48), seed)).save(path / "frames" / f"{seed}.png")
+    Image.new("RGB", (48, 32), (7, 7, 7)).save(path / "constant" / "black.png")
+    Image.new("RGB", (48, 30)).save(path / "small" / "small.png")
+    (path / "text" / "note.png").write_text("no image")
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(cli: Cli, work: Path) -> Path:
+    """All precisions, the last layer of int8 in fp32."""
+    options = [word for name in ("fp16", "bf16", "int8") for word in ("--precision", name)]
+    calibration = ("--calibration-images", "frames", "--calibration", "percentile", "--calibration-percentile", "99.9")
+    result = cli(*EXPORT, *options, *calibration, "--keep-fp32", "int8:5", "-o", "bundle", cwd=work)
+    assert result.returncode == 0, result.stderr
+    assert "calibrating int8 on 2 frames (percentile)" in result.stderr
+    return work / "bundle"
+
+
+def test_the_manifest_says_how_int8_was_made(bundle: Path) -> None:
+    manifest = Bundle.open(bundle).manifest
+    calibration = manifest.calibration
+    assert calibration is not None
+    assert (calibration.method, calibration.percentile, calibration.frames) == ("percentile", 99.9, 2)
+    assert set(calibration.ranges) == {"0", "3", "5"}
+    assert manifest.keep_fp32 == {Precision.INT8: ["5"]}
+    assert manifest.trunk().convolutions[Precision.INT8] == {Precision.INT8: 2, Precision.FP32: 1}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_run_in_every_precision_of_the_cpu(cli: Cli, bundle: Path, work: Path, tmp_path: Path, precision: str) -> None:
+    result = cli("run", bundle, work / "frames" / "0.png", "-o", tmp_path, "--precision", precision)
+    assert result.returncode == 0, result.stderr
+    with Session.open(bundle, precision=Precision(precision)) as session:
+        expected = session.predict(noise_frame((32, 48), 0))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "0-labels.png")), expected)
+
+
+def test_bf16_on_the_cpu_is_one_clear_message(cli: Cli, bundle: Path, work: Path, tmp_path: Path) -> None:
+    result = cli("run", bundle, work / "frames", "-o", tmp_path, "--precision", "bf16")
+    assert result.returncode == 3
+    assert result.stderr.splitlines()[-1] == (
+        "smp-deploy: ONNX Runtime has no bf16 convolution on the CPU; run fp16 or fp32 here, and bf16 as an engine on "
+        "a GPU"
+    )
+
+
+@pytest.mark.parametrize(("flag", "counts"), [("--bf16", {"BF16": 3}), ("--int8", {"INT8": 2, "FLOAT": 1})])
+def test_engines_of_the_new_precisions(cli: Cli, bundle: Path, flag: str, counts: dict[str, int]) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
+    result = cli("build-engine", bundle, flag, "--flavour", "tensorrt-rtx", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["convolutions"] == counts
+
+
+def test_debug_precision_prints_modules_and_verdict(cli: Cli, bundle: Path, work: Path) -> None:
+    result = cli("debug-precision", bundle, "--precision", "fp16", "--images", work / "frames", "--json")
+    assert result.returncode == 0, result.stderr
+    said = json.loads(result.stdout)
+    assert {entry["module"] for entry in said["modules"]} == {"0", "3", "5"}
+    assert (said["before"]["passed"], said["proposal"], said["command"]) == (True, [], None)
+    assert said["frames"] == 2
+    shown = cli("debug-precision", bundle, "--precision", "fp16")
+    assert "each module alone in fp16, worst first" in shown.stdout
+    assert "all together: error of logits" in shown.stdout
+    assert "nothing needs to stay in fp32" in shown.stderr
+
+
+INT8 = ("--precision", "int8")
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (INT8, "--precision int8 needs --calibration-images"),
+        ((*INT8, "--calibration-images", "empty"), "empty holds no image"),
+        ((*INT8, "--calibration-images", "absent"), "absent is no file, folder or pattern"),
+        ((*INT8, "--calibration-images", "text"), "note.png is no image that can be read"),
+        ((*INT8, "--calibration-images", "constant"), "black.png has one value throughout, 7"),
+        ((*INT8, "--calibration-images", "small"), "small.png is 30x48 (height x width); calibration images are of"),
+        (
+            (*INT8, "--calibration-images", "frames", "--calibration-percentile", "99"),
+            "--calibration-percentile is for --calibration percentile",
+        ),
+        (("--calibration-images", "frames"), "--calibration-images is for --precision int8"),
+        (("--calibration", "minmax"), "--calibration is for --precision int8"),
+        (("--precision", "bf16", "--opset", "18"), "bf16 needs opset 22 or later"),
+        (("--keep-fp32", "9.*"), "'9.*' names no module of the network; it has"),
+        (("--keep-fp32", "int8:3"), "--keep-fp32 'int8:3' is for 'int8' trunks, and none are to be written"),
+        (("--precision", "fp32", "--keep-fp32", "3"), "--keep-fp32 is for the trunks of another --precision than fp32"),
+    ],
+)
+def test_options_that_cannot_be_met(cli: Cli, work: Path, options: tuple[str, ...], part: str) -> None:
+    result = cli(*EXPORT, *options, "-o", "refused", cwd=work)
+    assert result.returncode == 2, result.stderr
+    assert part in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (work / "refused").exists()
