@@ -365,6 +365,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
         title=f"SMP-18, {result['size'][0]}x{result['size'][1]}, fp32, {result['machine']['device']}",
     )
     axes.set_xlim(left=0)
+    axes.set_ylim(bottom=lowest / 1.1)
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter("{x:g}")
     axes.grid(which="both", color="#eeeeee")
     axes.legend(loc="upper left")
     figure.savefig(path, dpi=110)
