@@ -185,7 +185,7 @@ def page(document: dict[str, Any]) -> str:
             for row in document["trained"]
         ),
         "",
-        f"Networks of full width with random weights and batch-norm statistics far from the identity, CamVid frames at "
+        "Networks of full width with random weights and batch-norm statistics far from the identity, CamVid frames at "
         f"{document['full_width_size']}, one phase of 2 frames, calibrated on 2 others:",
         "",
         "| network | trunk | error of logits | equal labels |",

@@ -83,7 +83,8 @@ def histograms_from_frames(
     prepare, recorder = Prepare(normalization, grid).eval(), _Recorder(network, histograms)
     with torch.inference_mode():
         for frame in frames:
-            planes = prepare(torch.from_numpy(frame)).numpy()
+            # A copy: PyTorch takes no array that is read-only.
+            planes = prepare(torch.from_numpy(frame.copy())).numpy()
             for phase in dispersed(grid.window)[:_PHASES_OF_A_FRAME]:
                 inputs = [torch.from_numpy(grid.cut(planes, [phase]))]
                 if grid.inner_windows:

@@ -17,6 +17,7 @@ from converters.reference import noise_frame
 from converters.trunks import TrunkChoice
 from engines import Bundle, Lowering, OutputKind, Precision, Session
 from engines.errors import BackendError, BundleError, InputError
+from engines.schedules import Schedule
 
 SIZE = (32, 48)
 FRAMES = (noise_frame(SIZE, 0), noise_frame(SIZE, 1))
@@ -102,9 +103,19 @@ def test_a_good_network_needs_nothing(tmp_path: Path) -> None:
     assert all(0 < entry.figures.error < 1e-2 for entry in search.ranked)
 
 
-def test_int8_is_searched_with_the_ranges_of_the_bundle(tmp_path: Path) -> None:
+def test_int8_is_the_same_in_every_schedule_and_searched_with_the_ranges_of_the_bundle(tmp_path: Path) -> None:
     calibration = CalibrationConfig(FRAMES)
-    bundle = bundle_of("good", tmp_path / "one", precisions=(Precision.INT8,), calibration=calibration)
+    trunks = TrunkChoice((0, 1), (Lowering.RESHAPE, Lowering.STRIDED))
+    bundle = bundle_of("good", tmp_path / "one", precisions=(Precision.INT8,), calibration=calibration, trunks=trunks)
+    results = []
+    for trunk in bundle.manifest.trunks:
+        for sub_batch in (1, 3):
+            schedule = Schedule(trunk.levels, sub_batch, trunk.lowering)
+            with Session.open(bundle, precision=Precision.INT8, schedule=schedule) as session:
+                results.append(session.predict(FRAMES[0]))
+    for result in results:
+        # Bit for bit: quantized convolutions are exact in single precision.
+        np.testing.assert_array_equal(result, results[0])
     search = searched_precision(bundle, Precision.INT8, FRAMES)
     # One phase is a part of the frame, so its error is no larger than the frame's and of its order.
     assert 0.2 * max(errors(bundle, Precision.INT8)) < search.before.error <= max(errors(bundle, Precision.INT8)) * 1.01
