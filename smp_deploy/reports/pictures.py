@@ -46,9 +46,8 @@ def chain_figure(rows: Sequence[Mapping[str, Any]]) -> str:
             axes.plot([tolerance], [place], marker="|", markersize=15, markeredgewidth=2.2, color=_INK)
             # Above its bar, so that the figure stays readable on a narrow screen.
             figures = "exact" if measured == 0 else f"{measured:.2g} of {tolerance:g}"
-            axes.annotate(
-                f"{row['name']}   {figures}", (_FLOOR, place), (0, 9), textcoords="offset points", fontsize=9.5
-            )
+            words = f"{row['name']}: {figures}"
+            axes.annotate(words, (_FLOOR, place), (0, 9), textcoords="offset points", fontsize=9.5)
         axes.set_yticks([])
         axes.set_xscale("log")
         largest = max([1e-1, *(2 * max(_finite(row["measured"]), row["tolerance"]) for row in rows)])
