@@ -17,6 +17,7 @@ from smp_deploy.cli.evaluate import evaluate_command
 from smp_deploy.cli.export import export_command
 from smp_deploy.cli.flops import flops_command
 from smp_deploy.cli.inspect import inspect_command
+from smp_deploy.cli.plan import plan_command
 from smp_deploy.cli.run import run_command
 from smp_deploy.cli.train import train_command
 from smp_deploy.cli.validate import validate_command
@@ -24,6 +25,7 @@ from smp_deploy.cli.validate import validate_command
 COMMANDS = (
     export_command,
     validate_command,
+    plan_command,
     build_engine_command,
     run_command,
     evaluate_command,

@@ -16,9 +16,9 @@ import click
 from engines.backends import BACKENDS
 from engines.bundle import Bundle
 from engines.errors import InputError, OutputError
-from engines.manifest import Lowering, OutputKind, Precision
-from engines.schedules import resolved_schedule
+from engines.manifest import OutputKind, Precision
 from engines.staging import write_file
+from smp_deploy.cli.budget import chosen_schedule
 from smp_deploy.cli.console import Advance, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, json_option, precision_option, schedule_options
 
@@ -69,7 +69,8 @@ def run_command(
     precision: str,
     levels: int | None,
     lowering: str | None,
-    sub_batch: int,
+    sub_batch: int | None,
+    memory: int | None,
     deadline_ms: float | None,
     resize: bool,
     side_by_side: bool,
@@ -90,7 +91,15 @@ def run_command(
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
-    schedule = resolved_schedule(opened.manifest, levels, sub_batch, Lowering(lowering) if lowering else None)
+    schedule = chosen_schedule(
+        opened.manifest,
+        levels=levels,
+        sub_batch=sub_batch,
+        lowering=lowering,
+        memory=memory,
+        precision=Precision(precision),
+        backend=backend,
+    )
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
