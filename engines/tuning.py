@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from engines.backends import flavour_of
 from engines.backends.onnxruntime import import_onnxruntime
@@ -51,6 +54,19 @@ def chosen_schedule(manifest: Manifest, backend: str, precision: Precision) -> C
     tuned_on = "; ".join(f"{held.device}, {held.runtime}" for held in near)
     reason = f"the bundle's {kind}; it is tuned for {tuned_on}, and this is {device}, {runtime}"
     return ChosenSchedule(default, reason, tuned=False)
+
+
+def measured_seconds(manifest: Manifest, backend: str, precision: Precision) -> Callable[[Schedule], float | None]:
+    """How long a frame took in a schedule, in seconds, where the bundle was tuned on this device; else ``None``."""
+    near = [held for held in manifest.tunings if (held.backend, held.precision) == (backend, precision)]
+    here = (device_of(backend), runtime_of(backend)) if near else None
+    known = {
+        Schedule(entry.levels, entry.sub_batch, entry.lowering): float(np.median(entry.frame_ms)) / 1000
+        for held in near
+        if (held.device, held.runtime) == here
+        for entry in held.measurements
+    }
+    return known.get
 
 
 def device_of(backend: str) -> str:

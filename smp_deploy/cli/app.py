@@ -19,6 +19,7 @@ from smp_deploy.cli.evaluate import evaluate_command
 from smp_deploy.cli.export import export_command
 from smp_deploy.cli.flops import flops_command
 from smp_deploy.cli.inspect import inspect_command
+from smp_deploy.cli.plan import plan_command
 from smp_deploy.cli.report import report_command
 from smp_deploy.cli.run import run_command
 from smp_deploy.cli.train import train_command
@@ -30,6 +31,7 @@ COMMANDS = (
     validate_command,
     debug_precision_command,
     report_command,
+    plan_command,
     build_engine_command,
     tune_command,
     run_command,

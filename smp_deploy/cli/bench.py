@@ -15,7 +15,7 @@ from engines.manifest import Precision
 from engines.tuning import ChosenSchedule, device_of, runtime_of
 from smp_deploy.cli.console import print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, images_option, json_option, precision_option, schedule_options
-from smp_deploy.cli.schedules import asked_schedule
+from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
 
 if TYPE_CHECKING:
     from engines.session import Session
@@ -89,7 +89,7 @@ def bench_command(bundle: Path, **options: Any) -> dict[str, Any]:
     from smp_deploy.benchmarking import Length, frame_latencies, rearrangement_ms, summary_of
 
     opened, precision, backend = Bundle.open(bundle), Precision(options["precision"]), options["backend"]
-    choice = asked_schedule(opened, backend, precision, options["levels"], options["lowering"], options["sub_batch"])
+    choice = session_schedule(opened, backend, precision, ScheduleOptions.of(options))
     length = Length(options["warm_up_ms"], options["duration_s"], options["iterations"])
     frames = frames_of(opened, options["images"])
     with Session.open(opened, backend, precision=precision, schedule=choice.schedule) as session:

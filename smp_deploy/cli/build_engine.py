@@ -17,11 +17,12 @@ from engines.backends.tensorrt.targets import Target, check_build, check_flavour
 from engines.backends.tensorrt.timing import check_timing_cache
 from engines.backends.tensorrt.trtexec import trtexec_lines
 from engines.bundle import Bundle
-from engines.manifest import Flavour, Lowering, Precision
-from engines.schedules import resolved_schedule
+from engines.manifest import Flavour, Precision
+from engines.schedules import default_schedule
 from smp_deploy import __version__
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import MemoryType, bundle_argument, json_option, schedule_options
+from smp_deploy.cli.schedules import ScheduleOptions, asked_schedule
 
 
 @click.command("build-engine", short_help="Build a TensorRT engine on this machine.")
@@ -93,8 +94,10 @@ def build_engine_command(bundle: Path, **options: Any) -> dict[str, Any]:
     config, target, machine = _config(options), Target(options["target"]), this_machine()
     precision = Precision(options["precision"])
     opened = Bundle.open(bundle)
-    lowering = Lowering(options["lowering"]) if options["lowering"] else None
-    schedule = resolved_schedule(opened.manifest, options["levels"], config.sub_batch, lowering)
+    asked = asked_schedule(opened, "tensorrt", precision, ScheduleOptions.of(options))
+    schedule = asked.schedule if asked is not None else default_schedule(opened.manifest)
+    if options["memory"] is not None:
+        config = replace(config, sub_batch=schedule.sub_batch)
     if config.sub_batch > schedule.sub_batch:
         raise click.UsageError(
             f"at levels {schedule.levels} at most {schedule.sub_batch} phases go together; "
@@ -142,7 +145,7 @@ def _config(options: dict[str, Any]) -> BuildConfig:
     flavour = options["flavour"]
     return BuildConfig(
         precision=Precision(options["precision"]),
-        sub_batch=options["sub_batch"],
+        sub_batch=options["sub_batch"] or 1,
         flavour=Flavour(flavour.replace("-", "_")) if flavour else None,
         optimization_level=options["optimization_level"],
         pool_limits=_pool_limits(options["pool_limits"]),

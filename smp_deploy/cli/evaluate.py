@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smp_deploy.cli.console import note, print_json, print_table, progress
-from smp_deploy.cli.options import json_option
+from smp_deploy.cli.options import json_option, memory_option
 
 if TYPE_CHECKING:
     from smp_deploy.datasets import DatasetInfo
@@ -38,6 +38,7 @@ _ALL_PHASES = 16
     "--lowering", type=click.Choice(["reshape", "strided", "dilated"]), help="Bundle: form of the splits inside."
 )
 @click.option("--sub-batch", type=click.IntRange(min=1), help="Bundle: phases at a time; default 1.")
+@memory_option
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Checkpoint: where it runs; default cpu.")
 @click.option("--threads", type=click.IntRange(min=1), help="Checkpoint: CPU threads; default: all cores.")
 @json_option
@@ -97,7 +98,7 @@ def _opened(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor
         with _bundle(options, info) as predictor:
             yield predictor
     else:
-        _refuse(options, ("backend", "precision", "levels", "lowering", "sub_batch"), "a bundle", source)
+        _refuse(options, ("backend", "precision", "levels", "lowering", "sub_batch", "memory"), "a bundle", source)
         yield _checkpoint(options, info)
 
 
@@ -105,16 +106,15 @@ def _opened(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor
 def _bundle(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor]:
     from engines.bundle import Bundle
     from engines.errors import InputError
-    from engines.manifest import Lowering, OutputKind, Precision
-    from engines.schedules import resolved_schedule
+    from engines.manifest import OutputKind, Precision
     from engines.session import Session
+    from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
     from smp_deploy.evaluation.predictors import BundlePredictor
 
     precision = Precision(options["precision"] or "fp32")
     backend = options["backend"] or "onnxruntime"
     bundle = Bundle.open(options["source"])
-    lowering = Lowering(options["lowering"]) if options["lowering"] else None
-    schedule = resolved_schedule(bundle.manifest, options["levels"], options["sub_batch"], lowering)
+    schedule = session_schedule(bundle, backend, precision, ScheduleOptions.of(options)).schedule
     with Session.open(bundle, backend, precision=precision, schedule=schedule) as session:
         if session.manifest.outputs is not OutputKind.LABELS:
             raise InputError(

@@ -109,8 +109,15 @@ def schedule_options(function: _Function) -> _Function:
     sub_batch = click.option(
         "--sub-batch",
         type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Phases at a time; more take more memory.",
+        help="Phases at a time; more take more memory.  [default: 1]",
     )
-    return levels(lowering(sub_batch(function)))
+    return levels(lowering(sub_batch(memory_option(function))))
+
+
+def memory_option(function: _Function) -> _Function:
+    """``--memory``."""
+    return click.option(
+        "--memory",
+        type=MemoryType(),
+        help="Choose the schedule: the least compute that fits; sizes carry KiB, MiB or GiB.",
+    )(function)

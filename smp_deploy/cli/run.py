@@ -20,7 +20,7 @@ from engines.manifest import OutputKind, Precision
 from engines.staging import write_file
 from smp_deploy.cli.console import Advance, note, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, json_option, precision_option, schedule_options
-from smp_deploy.cli.schedules import asked_schedule
+from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,8 @@ def run_command(
     precision: str,
     levels: int | None,
     lowering: str | None,
-    sub_batch: int,
+    sub_batch: int | None,
+    memory: int | None,
     deadline_ms: float | None,
     allow_smaller: bool,
     resize: bool,
@@ -96,7 +97,8 @@ def run_command(
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
-    choice = asked_schedule(opened, backend, Precision(precision), levels, lowering, sub_batch)
+    asked = ScheduleOptions.of({"levels": levels, "lowering": lowering, "sub_batch": sub_batch, "memory": memory})
+    choice = session_schedule(opened, backend, Precision(precision), asked)
     note(f"schedule: {choice.schedule} ({choice.reason})")
     try:
         output.mkdir(parents=True, exist_ok=True)

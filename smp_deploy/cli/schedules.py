@@ -1,21 +1,81 @@
-"""Which schedule a command takes: the one that its options name, else the bundle's fastest here."""
+"""Which schedule a command takes: the one that its options name, that a budget leaves, or the bundle's choice."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import click
 
+from engines.backends.onnxruntime import import_onnxruntime
 from engines.bundle import Bundle
+from engines.errors import InputError
 from engines.manifest import Lowering, Precision
+from engines.planner import plan, shown_bytes
 from engines.schedules import resolved_schedule
-from engines.tuning import ChosenSchedule, chosen_schedule
+from engines.tuning import ChosenSchedule, chosen_schedule, measured_seconds
+from smp_deploy.peak_memory import current_peak_bytes
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """What ``--levels``, ``--lowering``, ``--sub-batch`` and ``--memory`` say; ``None`` where one is not given."""
+
+    levels: int | None = None
+    lowering: Lowering | None = None
+    sub_batch: int | None = None
+    memory_bytes: int | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> ScheduleOptions:
+        """From the parameters of a command. Raises ``click.UsageError`` for a budget beside a named schedule."""
+        lowering = Lowering(options["lowering"]) if options["lowering"] else None
+        named = (options["levels"], lowering, options["sub_batch"])
+        if options["memory"] is not None and named != (None, None, None):
+            raise click.UsageError("--memory chooses the schedule; leave out --levels, --sub-batch and --lowering")
+        return cls(*named, options["memory"])
 
 
 def asked_schedule(
-    bundle: Bundle, backend: str, precision: Precision, levels: int | None, lowering: str | None, sub_batch: int
-) -> ChosenSchedule:
-    """The schedule of ``--levels``, ``--lowering`` and ``--sub-batch``; without any of them the bundle's choice."""
-    source = click.get_current_context().get_parameter_source("sub_batch")
-    if levels is None and lowering is None and source is click.core.ParameterSource.DEFAULT:
-        return chosen_schedule(bundle.manifest, backend, precision)
-    schedule = resolved_schedule(bundle.manifest, levels, sub_batch, Lowering(lowering) if lowering else None)
-    return ChosenSchedule(schedule, "asked for", tuned=False)
+    bundle: Bundle, backend: str, precision: Precision, options: ScheduleOptions
+) -> ChosenSchedule | None:
+    """The schedule that the options name in full or in part, or that fits their budget; ``None`` without any of them.
+
+    On the CPU a budget is that of the whole process: what it holds already is taken off. On a GPU it is device
+    memory. Raises what :func:`engines.planner.plan` raises.
+    """
+    if options == ScheduleOptions():
+        return None
+    if options.memory_bytes is None:
+        schedule = resolved_schedule(bundle.manifest, options.levels, options.sub_batch, options.lowering)
+        return ChosenSchedule(schedule, "asked for", tuned=False)
+    held = process_bytes() if backend == "onnxruntime" else 0
+    budget = shown_bytes(options.memory_bytes)
+    if options.memory_bytes <= held:
+        raise InputError(
+            f"the process itself holds {shown_bytes(held)}, and the budget is {budget}; give --memory more than that"
+        )
+    seconds = measured_seconds(bundle.manifest, backend, precision)
+    try:
+        planned = plan(
+            bundle.manifest, options.memory_bytes - held, precision=precision, backend=backend, seconds=seconds
+        )
+    except InputError as error:
+        besides = f" (--memory {budget}, of which the process holds {shown_bytes(held)})" if held else ""
+        raise InputError(f"{error}{besides}") from error
+    assert planned.choice is not None
+    peak = shown_bytes(held + planned.choice.peak_bytes)
+    reason = f"predicted peak {peak} of {budget}; {planned.reason}"
+    return ChosenSchedule(planned.choice.schedule, reason, seconds(planned.choice.schedule) is not None)
+
+
+def session_schedule(bundle: Bundle, backend: str, precision: Precision, options: ScheduleOptions) -> ChosenSchedule:
+    """As :func:`asked_schedule`; without options the schedule that a session takes by itself."""
+    return asked_schedule(bundle, backend, precision, options) or chosen_schedule(bundle.manifest, backend, precision)
+
+
+def process_bytes() -> int:
+    """What this process holds before it opens a bundle, ONNX Runtime imported."""
+    import_onnxruntime()
+    return current_peak_bytes()

@@ -1,0 +1,133 @@
+"""``smp-deploy plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engines.bundle import Bundle
+from engines.errors import MissingDependency
+from engines.manifest import Precision
+from engines.planner import CALIBRATIONS, Candidate, Plan, plan, shown_bytes
+from engines.staging import write_file
+from engines.tuning import measured_seconds
+from smp_deploy.cli.console import note, print_json, print_table
+from smp_deploy.cli.options import bundle_argument, json_option, memory_option, precision_option
+
+
+@click.command("plan", short_help="Show the schedules of a bundle, and what fits a memory budget.")
+@bundle_argument
+@memory_option
+@precision_option
+@click.option(
+    "--backend",
+    type=click.Choice(tuple(CALIBRATIONS)),
+    default="onnxruntime",
+    show_default=True,
+    help="Whose memory is predicted.",
+)
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw memory against compute.")
+@json_option
+def plan_command(
+    bundle: Path, memory: int | None, precision: str, backend: str, plot: Path | None, as_json: bool
+) -> dict[str, Any]:
+    """Show every schedule of BUNDLE: predicted peak, relative compute, what fits, and the choice with its reason.
+
+    The peak is above the empty process (Python with numpy and onnxruntime) on a CPU, device memory on a GPU.
+    """
+    opened = Bundle.open(bundle)
+    seconds = measured_seconds(opened.manifest, backend, Precision(precision))
+    planned = plan(opened.manifest, memory, precision=Precision(precision), backend=backend, seconds=seconds)
+    entries = [_entry(candidate, planned) for candidate in planned.candidates]
+    choice = _entry(planned.choice, planned) if planned.choice else None
+    document = {
+        "bundle": str(bundle),
+        "backend": backend,
+        "precision": precision,
+        "memory_bytes": memory,
+        "calibration": "measured" if planned.measured else "not measured",
+        "schedules": entries,
+        "choice": choice,
+        "reason": planned.reason,
+    }
+    if plot is not None:
+        write_file(plot, _picture(planned))
+        note(f"wrote {plot}")
+    if as_json:
+        print_json(document)
+        return document
+    print_table(
+        ("levels", "lowering", "sub-batch", "predicted peak", "compute", "fits", ""),
+        [
+            (
+                e["levels"],
+                e["lowering"],
+                e["sub_batch"],
+                shown_bytes(e["peak_bytes"]),
+                f"x{e['compute']:.2f}",
+                ("yes" if e["fits"] else "no") + (", a tensor is too large" if e["too_large"] else ""),
+                "<- choice" if e == choice else "",
+            )
+            for e in entries
+        ],
+    )
+    if not planned.measured:
+        click.echo(f"The calibration of {backend} is an assumption: it was not measured.")
+    click.echo(planned.reason)
+    if planned.choice is not None:
+        click.echo(_command(bundle, backend, precision, planned.choice))
+    return document
+
+
+def _entry(candidate: Candidate, planned: Plan) -> dict[str, Any]:
+    schedule = candidate.schedule
+    return {
+        "levels": schedule.levels,
+        "lowering": schedule.lowering.value,
+        "sub_batch": schedule.sub_batch,
+        "peak_bytes": candidate.peak_bytes,
+        "compute": round(candidate.compute, 4),
+        "fits": candidate.fits(planned.memory_bytes),
+        "too_large": candidate.too_large,
+    }
+
+
+def _command(bundle: Path, backend: str, precision: str, choice: Candidate) -> str:
+    """What to type next."""
+    schedule = choice.schedule
+    options = f"--levels {schedule.levels} --lowering {schedule.lowering.value} --sub-batch {schedule.sub_batch}"
+    if backend.startswith("tensorrt"):
+        return f"smp-deploy build-engine {bundle} --{precision} --flavour {backend} {options}"
+    return f"smp-deploy run {bundle} IMAGES -o DIR --backend {backend} --precision {precision} {options}"
+
+
+def _picture(planned: Plan) -> bytes:
+    """Memory against compute, a point for each schedule."""
+    from io import BytesIO
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependency("matplotlib", "report") from error
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for lowering, marker in (("reshape", "o"), ("strided", "s"), ("dilated", "^")):
+        points = [c for c in planned.candidates if c.schedule.lowering.value == lowering]
+        if points:
+            peaks = [c.peak_bytes / 2**20 for c in points]
+            axes.scatter(peaks, [c.compute for c in points], marker=marker, label=lowering, alpha=0.6)
+    if planned.memory_bytes is not None:
+        axes.axvline(planned.memory_bytes / 2**20, color="black", linestyle="--", linewidth=1, label="budget")
+    if planned.choice is not None:
+        x, y = planned.choice.peak_bytes / 2**20, planned.choice.compute
+        axes.scatter(
+            [x], [y], marker="o", s=160, facecolors="none", edgecolors="red", label=f"{planned.choice.schedule}"
+        )
+    axes.set(xscale="log", xlabel="predicted peak, MiB", ylabel="compute, relative to the whole network")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
