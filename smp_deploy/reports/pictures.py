@@ -172,6 +172,8 @@ def _inline(svg: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for color, name in _VARIABLES.items():
         svg = svg.replace(color, f"var(--{name})")
+    # Images are named after their content, so the bars of two maps share a name, which nothing refers to.
+    svg = re.sub(r' id="image[0-9a-f]+"', "", svg)
     # The same names in several figures of one page would collide.
     salt = "f" + hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'id="([^"]+)"', rf'id="{salt}-\1"', svg)
