@@ -72,7 +72,8 @@ def _quantize(
     if key not in known:
         scale = _constant(graph, f"{module}.input.scale", np.array(constants.input_scale))
         zero = _constant(graph, f"{module}.input.zero_point", np.array(0, np.int8))
-        stem = f"{module}/input"
+        # The strided lowering gives one module several inputs.
+        stem = _free_name(graph, f"{module}/input")
         whole = _insert(conv, "QuantizeLinear", [source, scale, zero], stem, ir.DataType.INT8)
         known[key] = _insert(conv, "DequantizeLinear", [whole, scale, zero], stem, ir.DataType.FLOAT)
     conv.replace_input_with(0, known[key])
@@ -88,6 +89,14 @@ def _quantize(
     conv.replace_input_with(1, known[key])
     if constants.bias is not None:
         conv.replace_input_with(2, _constant(graph, f"{module}.bias.int8", constants.bias))
+
+
+def _free_name(graph: ir.Graph, stem: str) -> str:
+    """``stem``, or ``stem_1`` and so on where nodes have it already."""
+    taken = {str(node.name).rpartition("/")[0] for node in graph}
+    return next(
+        name for name in (stem, *(f"{stem}_{index}" for index in range(1, len(taken) + 2))) if name not in taken
+    )
 
 
 def _insert(
