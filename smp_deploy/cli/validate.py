@@ -128,6 +128,9 @@ def _bundle_plan(bundle: Bundle, options: Mapping[str, Any], overrides: Mapping[
         if options[name] is not None:
             raise InputError(f"--{name.replace('_', '-')} goes with --backend; without it every trunk is checked")
     try:
+        # The record is written in its formats: said before the work, not after it.
+        import polygraphy  # noqa: F401
+
         from converters.verification import Subject, checks_of, reference_frames
         from converters.verification.polygraphy_files import polygraphy_commands
     except ImportError as error:
