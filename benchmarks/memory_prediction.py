@@ -52,9 +52,9 @@ def page(result: dict[str, Any]) -> str:
     lines = [
         "# Predicted and measured peaks",
         "",
-        f"{result['machine']}, ONNX Runtime {result['onnxruntime']}, fp32; `benchmarks/memory_prediction.py`. Peaks "
-        "are above the empty process, MiB. The measured one is the resident set of a fresh process that labels three",
-        f"sub-batches. {len(rows)} schedules were measured; {result['left_out']} predicted above "
+        f"{result['machine']}, ONNX Runtime {result['onnxruntime']}, fp32; `benchmarks/memory_prediction.py`.",
+        "Peaks are above the empty process, MiB. The measured one is the resident set of a fresh process that labels",
+        f"three sub-batches. {len(rows)} schedules were measured; {result['left_out']} predicted above "
         f"{result['largest_mib']} MiB were left out.",
         "",
         f"Largest error: {max(row['error'] for row in rows):+.1%} (too high), "

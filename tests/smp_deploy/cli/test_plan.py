@@ -1,0 +1,52 @@
+"""``smp-deploy plan``, and ``--memory`` of the commands that run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engines import Bundle
+
+
+def test_plan_shows_schedules_and_chooses(exported: Bundle, cli, tmp_path: Path) -> None:
+    picture = tmp_path / "plan.png"
+    result = cli("plan", exported.path, "--memory", "1GiB", "--plot", picture)
+    assert result.returncode == 0, result.stderr
+    assert "<- choice" in result.stdout
+    assert "--levels 2 --lowering reshape --sub-batch 1" in result.stdout
+    assert Image.open(picture).size == (840, 540)
+    document = json.loads(cli("plan", exported.path, "--backend", "tensorrt", "--json").stdout)
+    assert document["choice"] is None
+    assert document["calibration"] == "not measured"
+    assert len(document["schedules"]) == 34
+
+
+def test_a_budget_that_nothing_fits_says_the_smallest(exported: Bundle, cli) -> None:
+    result = cli("plan", exported.path, "--memory", "1MiB")
+    assert result.returncode == 2
+    assert "the smallest budget that would is" in result.stderr
+
+
+def test_run_chooses_by_memory(exported: Bundle, frame, cli, tmp_path: Path) -> None:
+    Image.fromarray(frame).save(tmp_path / "frame.png")
+    arguments = ("run", exported.path, tmp_path / "frame.png", "-o", tmp_path / "out", "--memory")
+    result = cli(*arguments, "1GiB")
+    assert result.returncode == 0, result.stderr
+    assert "schedule: levels 2, sub-batch 1, reshape; predicted peak" in result.stderr
+    result = cli(*arguments, "8MiB")
+    assert result.returncode == 2
+    assert "the process itself holds" in result.stderr
+    result = cli(*arguments, "1GiB", "--levels", "3")
+    assert result.returncode == 2
+    assert "--memory chooses the schedule; leave out --levels, --sub-batch and --lowering" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["evaluate", "build-engine"])
+def test_other_commands_take_memory(exported: Bundle, cli, command: str) -> None:
+    extra = ("--dataset", "scenes") if command == "evaluate" else ()
+    result = cli(command, exported.path, *extra, "--memory", "1MiB")
+    assert result.returncode == 2
+    assert "the process itself holds" in result.stderr or "the smallest budget that would is" in result.stderr
