@@ -13,7 +13,8 @@ from smp_deploy.peak_memory import current_bytes, current_peak_bytes, peak_of, s
 def test_the_peak_of_a_known_allocation() -> None:
     # The bytes are freed before the process is asked: a peak remembers them.
     peak = peak_of("builtins:exec", f"len(b'x' * {64 * MIB})")
-    assert 64 * MIB <= peak.work_bytes < 80 * MIB
+    # An interpreter has some pages of its own free, which they may take.
+    assert 63 * MIB <= peak.work_bytes < 80 * MIB
     assert peak.returned is None
     assert 0 < current_bytes() <= current_peak_bytes()
 

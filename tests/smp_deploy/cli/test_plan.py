@@ -17,7 +17,8 @@ def test_plan_shows_schedules_and_chooses(exported: Bundle, cli, tmp_path: Path)
     assert result.returncode == 0, result.stderr
     assert "<- choice" in result.stdout
     assert "--levels 2 --lowering reshape --sub-batch 1" in result.stdout
-    assert Image.open(picture).size == (840, 540)
+    with Image.open(picture) as opened:
+        assert opened.size == (840, 540)
     document = json.loads(cli("plan", exported.path, "--backend", "tensorrt", "--json").stdout)
     assert document["choice"] is None
     assert document["calibration"] == "not measured"
@@ -47,6 +48,6 @@ def test_run_chooses_by_memory(exported: Bundle, frame, cli, tmp_path: Path) -> 
 @pytest.mark.parametrize("command", ["evaluate", "build-engine"])
 def test_other_commands_take_memory(exported: Bundle, cli, command: str) -> None:
     extra = ("--dataset", "scenes") if command == "evaluate" else ()
-    result = cli(command, exported.path, *extra, "--memory", "1MiB")
+    result = cli(command, exported.path, *extra, "--memory", "1KiB")
     assert result.returncode == 2
     assert "the process itself holds" in result.stderr or "the smallest budget that would is" in result.stderr
