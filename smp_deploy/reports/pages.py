@@ -69,9 +69,8 @@ def text_of(document: Mapping[str, Any]) -> str:
     ]
     for check in document["checks"]:
         if check["status"] == "failed":
-            lines.append(
-                f"  failed: {check['name']}, {check['subject']}: {_figure(check)}; in {check['location'] or '?'}"
-            )
+            where = check["location"] or "a place that was not found"
+            lines.append(f"  failed: {check['name']}, {check['subject']}: {_figure(check)}; begins in {where}")
     hops = worst_hops(document)
     if hops:
         lines.append("error of each hop, the worst of all frames:")
