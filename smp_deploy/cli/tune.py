@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ import msgspec
 from engines.backends import BACKENDS
 from engines.bundle import Bundle
 from engines.manifest import Lowering, Precision, TuningRecord
+from engines.planner import plan
 from engines.schedules import Schedule, default_schedule
 from smp_deploy.cli.bench import frames_of, machine_of
 from smp_deploy.cli.console import note, print_json, print_table, progress
-from smp_deploy.cli.options import bundle_argument, images_option, json_option, precision_option
+from smp_deploy.cli.options import MemoryType, bundle_argument, images_option, json_option, precision_option
 
 if TYPE_CHECKING:
     from smp_deploy.benchmarking.tuner import Missing
@@ -49,14 +51,19 @@ if TYPE_CHECKING:
     metavar="S",
     help="Of one measurement; a frame that takes longer is cut short, and its time extrapolated.",
 )
+@click.option(
+    "--memory",
+    type=MemoryType(),
+    help="Compare only schedules with a predicted peak within this.  [default: half of what is free]",
+)
 @images_option
 @json_option
 def tune_command(bundle: Path, **options: Any) -> dict[str, Any]:
     """Measure the schedules of BUNDLE on this machine and record the fastest in it.
 
-    Every lowering and sub-batch of the levels that repeat no work is a candidate, unless its memory would be more
-    than half of what is free. Rounds are interleaved; what is hopeless after a round is dropped. From then on `run`,
-    `bench` and sessions use the winner on this device with this runtime.
+    Every lowering and sub-batch of the levels that repeat no work is a candidate, unless its predicted peak is more
+    than half of what is free, or than --memory. Rounds are interleaved; what is hopeless after a round is dropped.
+    From then on `run`, `bench` and sessions use the winner on this device with this runtime.
     """
     from smp_deploy.benchmarking import TuningConfig, missing_trunks, tune
 
@@ -70,7 +77,7 @@ def tune_command(bundle: Path, **options: Any) -> dict[str, Any]:
         seconds=options["duration_s"],
         levels=options["levels"],
         lowerings=tuple(Lowering(name) for name in options["lowerings"]),
-        fits=lambda schedule: _fits(opened, schedule, precision),
+        fits=_fits(opened, backend, precision, options["memory"]),
     )
     frame = frames_of(opened, options["images"])[0]
     with progress("measurements") as advance:
@@ -90,13 +97,16 @@ def tune_command(bundle: Path, **options: Any) -> dict[str, Any]:
     return document
 
 
-def _fits(bundle: Bundle, schedule: Schedule, precision: Precision) -> bool:
-    """Whether a schedule may be tried: runtimes take up to about twice what the tensors alone need."""
-    from smp_deploy.benchmarking.tuner import working_bytes
+def _fits(bundle: Bundle, backend: str, precision: Precision, budget_bytes: int | None) -> Callable[[Schedule], bool]:
+    """Whether a schedule may be tried: by its predicted peak, and within half of what is free without a budget."""
     from smp_deploy.machine import available_bytes
 
-    free = available_bytes()
-    return free is None or 2 * working_bytes(bundle.manifest, schedule, precision) <= free / 2
+    candidates = plan(bundle.manifest, precision=precision, backend=backend).candidates
+    peaks = {candidate.schedule: candidate.peak_bytes for candidate in candidates}
+    free = available_bytes() if backend == "onnxruntime" else None
+    limit = budget_bytes if budget_bytes is not None else None if free is None else free // 2
+    # A built engine may have a sub-batch that is no candidate of the planner; it is there to be tried.
+    return lambda schedule: limit is None or peaks.get(schedule, 0) <= limit
 
 
 def _print(bundle: Bundle, tuning: TuningRecord, missing: list[Missing]) -> None:
