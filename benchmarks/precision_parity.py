@@ -30,6 +30,7 @@ from torch import nn
 from converters.checkpoints import checkpoint_from_file, load_checkpoint
 from converters.export import ExportConfig, export_bundle
 from converters.networks import network_from_arch
+from converters.onnx_graphs.rounding import write_rounding
 from converters.quantization import CalibrationMethod, Histogram
 from converters.quantization.ranges import histograms_from_frames
 from converters.rewriting.batchnorm import fold_batch_norms
@@ -87,11 +88,13 @@ class Subject:
         ranges: Mapping[str, float] | None = None,
     ) -> list[NDArray[np.float32]]:
         plan = PrecisionPlan((precision,), {precision: frozenset(keep)}, ranges or {})
-        content = ir.to_proto(plan.converted(self._model, precision)).SerializeToString()
+        content = ir.to_proto(plan.converted(self._model, precision))
+        # Without it ONNX Runtime would round nothing on a CPU.
+        write_rounding(content)
         found = []
         with (
             OnnxRuntimeRunner(self.bundle.file(self.bundle.manifest.prepare)) as prepare,
-            OnnxRuntimeRunner(content, precision=precision) as trunk,
+            OnnxRuntimeRunner(content.SerializeToString(), precision=precision) as trunk,
         ):
             for index, frame in enumerate(frames):
                 planes = np.asarray(prepare.infer({"frame": frame})["planes"], np.float32)

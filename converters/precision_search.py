@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.onnx_graphs.modules import PREDICTIONS, has_weights, module_of, modules_named, network_nodes
+from converters.onnx_graphs.rounding import write_rounding
 from converters.trunks import PrecisionPlan
 from engines import Bundle
 from engines.backends import OnnxRuntimeRunner
@@ -196,7 +197,9 @@ class _Probe:
         """For each frame the outputs of a graph, in their order."""
         self.runs += 1
         names = [str(output.name) for output in model.graph.outputs]
-        with OnnxRuntimeRunner(ir.to_proto(model).SerializeToString(), precision=precision) as runner:
+        content = ir.to_proto(model)
+        write_rounding(content)
+        with OnnxRuntimeRunner(content.SerializeToString(), precision=precision) as runner:
             results = [runner.infer(feed) for feed in self._feeds]
         return [[np.asarray(result[name], np.float32) for name in names] for result in results]
 

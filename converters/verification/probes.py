@@ -11,16 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from converters.onnx_graphs.rounding import arithmetic_outputs, write_rounding
 from engines.backends import OnnxRuntimeRunner
 from engines.manifest import Precision
-
-FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
-
-_LAYOUT = {
-    *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Relu", "Reshape", "Slice", "Split"),
-    *("Squeeze", "Transpose", "Unsqueeze"),
-}
-"""Operators whose results are no larger than what they are given."""
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -63,13 +56,7 @@ class ProbedGraph:
     @property
     def arithmetic(self) -> list[str]:
         """All float tensors that may be larger than those they are made from."""
-        return [
-            output
-            for node in self.model.graph.node
-            if node.op_type not in _LAYOUT
-            for output in node.output
-            if output in self.types and self.types[output].elem_type in FLOATS
-        ]
+        return arithmetic_outputs(self.model)
 
     @property
     def first_input(self) -> str:
@@ -95,9 +82,7 @@ class ProbedGraph:
         """
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        for name in self.arithmetic:
-            if (kind := self.types[name].elem_type) in _ROUNDING:
-                _round(model.graph, name, kind)
+        write_rounding(model)
         graph, taken = model.graph, {value.name for value in self.model.graph.output}
         for name in dict.fromkeys((*tensors, *(samples or {}))):
             if name in taken:
@@ -114,42 +99,6 @@ class ProbedGraph:
         return OnnxRuntimeRunner(
             model.SerializeToString(), precision=self._precision, arena=False, weights=self.path.parent
         )
-
-
-def _round(graph: Any, name: str, kind: Any) -> None:
-    """Round a tensor to its own type, in float32 arithmetic.
-
-    ONNX Runtime has no half-precision kernels on a CPU. It computes in float32 between casts, and drops every pair
-    of casts between two nodes: nothing is rounded, and nothing overflows. So the rounding is written out, after
-    Veltkamp: with ``c = x * (2**13 + 1)``, ``c - (c - x)`` is ``x`` with the 11 bits that half precision has.
-    """
-    factor, largest = _ROUNDING[kind]
-    place = next(index for index, node in enumerate(graph.node) if name in node.output)
-    producer = graph.node[place]
-    producer.output[list(producer.output).index(name)] = f"raw:{name}"
-    constants = {"factor": factor, "largest": largest, "zero": 0.0}
-    for key, value in constants.items():
-        graph.initializer.append(helper.make_tensor(f"{key}:{name}", TensorProto.FLOAT, [], [value]))
-    steps = [
-        helper.make_node("Cast", [f"raw:{name}"], [f"wide:{name}"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [f"wide:{name}", f"factor:{name}"], [f"scaled:{name}"]),
-        helper.make_node("Sub", [f"scaled:{name}", f"wide:{name}"], [f"rest:{name}"]),
-        helper.make_node("Sub", [f"scaled:{name}", f"rest:{name}"], [f"rounded:{name}"]),
-        helper.make_node("Abs", [f"rounded:{name}"], [f"size:{name}"]),
-        helper.make_node("LessOrEqual", [f"size:{name}", f"largest:{name}"], [f"fits:{name}"]),
-        helper.make_node("Div", [f"rounded:{name}", f"zero:{name}"], [f"infinite:{name}"]),
-        helper.make_node("Where", [f"fits:{name}", f"rounded:{name}", f"infinite:{name}"], [f"held:{name}"]),
-        helper.make_node("Cast", [f"held:{name}"], [name], to=kind),
-    ]
-    for offset, step in enumerate(steps, 1):
-        graph.node.insert(place + offset, step)
-
-
-_ROUNDING = {
-    TensorProto.FLOAT16: (2.0**13 + 1, 65504.0),
-    TensorProto.BFLOAT16: (2.0**16 + 1, float(np.finfo(np.float32).max)),
-}
-"""By type: the factor that splits off the bits it lacks, and its largest number."""
 
 
 class Sample:
