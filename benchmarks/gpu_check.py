@@ -98,7 +98,7 @@ def _figures(bundle: Bundle, backend: str, precision: Precision, schedule: Sched
         (row, column), (h, w) = case.phase, case.window
         at_phase = labels[row::h, column::w]
         known = logits[:, : at_phase.shape[0], : at_phase.shape[1]]
-        agreement = label_agreement(at_phase, known, TOLERANCES[precision].logits)
+        agreement = label_agreement(at_phase, known, TOLERANCES[precision].of_ties)
         figures: dict[str, Any] = {
             "agreement": agreement.judged(TOLERANCES[precision]),
             "latency_ms": _median_ms(lambda: session.predict(frame), repeats),

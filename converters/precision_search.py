@@ -186,7 +186,7 @@ class _Probe:
             error = max(error, relative_error(actual, expected))
             labels = np.nan_to_num(actual).argmax(1).astype(np.uint8)
             for one, logits in zip(labels, expected, strict=True):
-                agreement = min(agreement, label_agreement(one, logits, tolerance.logits).judged(tolerance))
+                agreement = min(agreement, label_agreement(one, logits, tolerance.of_ties).judged(tolerance))
         return Figures(error, agreement, error <= tolerance.logits and agreement >= tolerance.label_agreement)
 
     def _converted(self, kept: frozenset[str]) -> ir.Model:

@@ -19,7 +19,7 @@ class Tolerance:
     """What a precision may change. A change of layout may change nothing."""
 
     logits: float
-    """Largest absolute error of a logit, relative to the largest absolute logit; infinite where it is only reported."""
+    """Largest absolute error of a logit, relative to the largest absolute logit."""
     label_agreement: float
     """Share of pixels with the same label, ties aside."""
     ties: float
@@ -31,6 +31,11 @@ class Tolerance:
     absolute: float = 0.0
     """Absolute error of a logit that is allowed on top of ``logits``."""
 
+    @property
+    def of_ties(self) -> float:
+        """The ``logit_tolerance`` of :func:`label_agreement`: nothing is a tie where none is forgiven."""
+        return self.logits if self.ties else 0.0
+
     def of_logits(self, scale: float) -> float:
         """The bound for a relative error of logits whose largest magnitude is ``scale``."""
         return self.logits + (self.absolute / scale if scale > 0 else 0.0)
@@ -41,7 +46,8 @@ TOLERANCES = {
     Precision.FP16: Tolerance(logits=1e-2, label_agreement=0.999, ties=0.02),
     # bfloat16 has 8 bits where float16 has 11: eight times the error.
     Precision.BF16: Tolerance(logits=8e-2, label_agreement=0.99, ties=0.05),
-    Precision.INT8: Tolerance(logits=float("inf"), label_agreement=0.99, ties=0.0),
+    # Labels decide: the error of the logits is reported, and fails only where nothing is left of them.
+    Precision.INT8: Tolerance(logits=1.0, label_agreement=0.99, ties=0.0),
 }
 
 
@@ -203,9 +209,6 @@ def label_agreement(labels: NDArray[np.uint8], logits: NDArray[np.floating], log
 
 def ties(labels: NDArray[np.uint8], logits: NDArray[np.floating], logit_tolerance: float) -> NDArray[np.bool_]:
     """Pixels whose label ``(H, W)`` is as good as the reference logits' own: see :func:`label_agreement`."""
-    if not np.isfinite(logit_tolerance):
-        # Without a tolerance of logits nothing is a tie.
-        logit_tolerance = 0.0
     logits = logits - logits.mean(0)
     best = logits.max(0)
     known = np.minimum(labels, len(logits) - 1).astype(np.intp)

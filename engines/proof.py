@@ -72,7 +72,7 @@ def backend_checks(
                 error = relative_error(np.asarray(actual, np.float32), wanted)
                 yield Check.at_most(name, where, error, tolerance.logits, f"relative error of {kind.value}")
                 continue
-            agreement = label_agreement(actual, expected, tolerance.logits)
+            agreement = label_agreement(actual, expected, tolerance.of_ties)
             check = Check.at_least(
                 name, where, agreement.judged(tolerance), tolerance.label_agreement, f"label agreement: {agreement}"
             )

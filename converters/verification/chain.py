@@ -292,7 +292,7 @@ def _count_labels(
     expected = expected_logits.argmax(0).astype(np.uint8)
     actual_logits = _sparse(grid, results, step)
     actual = _labels(grid, results, step, actual_logits)
-    tied = ties(actual, expected_logits, tolerance.logits)
+    tied = ties(actual, expected_logits, tolerance.of_ties)
     height, width = grid.frame_size
     pixels = frame.image[:: step[0], :: step[1]]
     agreement = subject.findings.agreements.setdefault(precision.value, Agreement(classes))
