@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from converters.verification.subject import Subject
+from converters.verification.subject import Subject, runnable
+from engines.backends.onnxruntime import NO_BF16
 from engines.parity import Check, Kind
 
 LARGEST_FP16 = 65504.0
@@ -15,7 +16,11 @@ LARGEST_FP16 = 65504.0
 def magnitude_checks(subject: Subject) -> Iterator[Check]:
     """The largest value of every tensor of the default trunk, over all phases that the chain has run."""
     layers, graphs = subject.findings.layers, subject.bundle.manifest.trunk().graphs
+    runs = runnable(subject.bundle.manifest.trunk())
     for precision, graph in graphs.items():
+        if precision not in runs:
+            yield Check.not_run(f"NaN and Inf in {graph}", _on(subject), 0, NO_BF16, Kind.MAGNITUDE)
+            continue
         held = {
             name: layer.magnitude if precision.value == "fp32" else layer.largest.get(precision.value, 0.0)
             for name, layer in layers.items()

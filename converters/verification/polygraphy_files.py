@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from converters.verification.subject import Findings
+from converters.verification.subject import Findings, runnable
 from engines.bundle import Bundle
 from engines.errors import MissingDependency
 from engines.staging import write_file
@@ -34,8 +34,8 @@ def write_polygraphy_files(findings: Findings, directory: Path) -> None:
 
 def polygraphy_commands(bundle: Bundle) -> list[str]:
     """What to type for a look of one's own: the data, and the default trunk against what was stored."""
-    graphs = bundle.manifest.trunk().graphs
-    reports, graph = bundle.path / "reports", bundle.file(list(graphs.values())[-1])
+    trunk = bundle.manifest.trunk()
+    reports, graph = bundle.path / "reports", bundle.trunk_graph(trunk, runnable(trunk)[-1])
     inputs, outputs = shlex.quote(str(reports / INPUTS)), shlex.quote(str(reports / OUTPUTS))
     return [
         f"polygraphy inspect data {inputs}",
