@@ -80,8 +80,15 @@ def _with_engine(bundle: Bundle, backend: str, precision: Precision, schedule: S
     from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
     from engines.backends.tensorrt.machine import this_machine
 
-    graph = bundle.trunk_graph(bundle.manifest.trunk(schedule.levels, schedule.lowering), precision)
-    trunk = engine_from_onnx(graph, BuildConfig(precision, schedule.sub_batch, flavour, max_aux_streams=0))
+    held = bundle.manifest.trunk(schedule.levels, schedule.lowering)
+    config = BuildConfig(
+        precision,
+        convolutions=held.convolutions[precision],
+        sub_batch=schedule.sub_batch,
+        flavour=flavour,
+        max_aux_streams=0,
+    )
+    trunk = engine_from_onnx(bundle.trunk_graph(held, precision), config)
     prepare = engine_from_onnx(bundle.file(bundle.manifest.prepare), BuildConfig(None, flavour=flavour))
     record = {"version": trunk.version, "device": this_machine().record(), "effective_precision": trunk.effective}
     return bundle.with_engine(flavour, precision, schedule, plan=trunk.plan, prepare=prepare.plan, record=record)

@@ -51,7 +51,7 @@ def chain_checks(subject: Subject) -> Iterator[Check]:
         }
         for index, frame in enumerate(subject.frames):
             planes = planes_of(bundle, frame.image)
-            phases = _phases(runs[Precision.FP32].grid, frame, whole=index == 0 or frame.truth is not None)
+            phases = _phases(subject, runs[Precision.FP32].grid, frame, whole=index == 0 or frame.truth is not None)
             found = {precision: {phase: run.at(planes, phase) for phase in phases} for precision, run in runs.items()}
             _keep_feed(subject, runs, planes, phases[0], found)
             yield from _frame_checks(subject, trunk, frame, found)
@@ -62,11 +62,17 @@ def chain_checks(subject: Subject) -> Iterator[Check]:
     locating.measure_layers(subject)
 
 
-def _phases(grid: PhaseGrid, frame: Frame, *, whole: bool) -> list[Phase]:
+def _phases(subject: Subject, grid: PhaseGrid, frame: Frame, *, whole: bool) -> list[Phase]:
     walked = [phases[0] for phases in grid.sub_batches(1)]
     if whole:
         return walked
-    needed = phases_at(grid.window, frame.case.phase, frame.case.window) if frame.case is not None else []
+    needed: list[Phase] = []
+    if frame.case is not None:
+        needed = phases_at(grid.window, frame.case.phase, frame.case.window)
+    elif subject.network is not None:
+        # PyTorch is run anew at a phase like the first case's: one that both have is enough.
+        case = subject.bundle.manifest.reference[0]
+        needed = phases_at(grid.window, case.phase, case.window)[:1]
     return list(dict.fromkeys((*walked[: -(-len(walked) // _SHARE)], *needed)))
 
 
@@ -108,13 +114,15 @@ def _at_common_pixels(
     assert frame.case is not None
     assert frame.logits is not None
     (row, column), (h, w) = frame.case.phase, frame.case.window
-    if set(phases_at(window, frame.case.phase, frame.case.window)) <= set(logits):
+    shared = phases_at(window, frame.case.phase, frame.case.window)
+    if set(shared) <= set(logits):
         whole = assembled_at(logits, window, frame.case.phase, frame.case.window)
         return np.asarray(whole, np.float32), frame.logits
+    known = [phase for phase in shared if phase in logits]
     expected = [
-        frame.logits[:, (r - row) // h :: window[0] // h, (c - column) // w :: window[1] // w] for r, c in logits
+        frame.logits[:, (r - row) // h :: window[0] // h, (c - column) // w :: window[1] // w] for r, c in known
     ]
-    return np.stack(list(logits.values())), np.stack(expected)
+    return np.stack([logits[phase] for phase in known]), np.stack(expected)
 
 
 def _output_hop(subject: Subject, trunk: TrunkRecord, precision: Precision, frame: Frame, results: Results) -> Check:

@@ -82,7 +82,8 @@ def test_run_resizes_only_when_asked(cli: Cli, exported: Bundle, tmp_path: Path)
 
 def test_run_tells_progress_in_plain_lines_off_a_terminal(cli: Cli, exported: Bundle, image: Path, tmp_path) -> None:
     result = cli("run", exported.path, image, "-o", tmp_path / "out", "--sub-batch", 16)
-    first, last = result.stderr.splitlines()
+    schedule, first, last = result.stderr.splitlines()
+    assert schedule == "schedule: levels 2, sub-batch 16, reshape (asked for)"
     assert first.startswith("1 image, phases: 0/16, ")
     assert last.startswith("1 image, phases: 16/16, ")
     assert last.endswith(" s elapsed, about 0 s left")
@@ -99,8 +100,8 @@ def test_inspect(cli: Cli, exported: Bundle) -> None:
         assert part in shown
 
 
-def test_validate_passes_on_a_good_bundle(cli: Cli, exported: Bundle, checkpoint: Path, image: Path) -> None:
-    said = document(cli("validate", exported.path, "--checkpoint", checkpoint, "--images", image, "--json"))
+def test_validate_passes_on_a_good_bundle(cli: Cli, bundle: Path, checkpoint: Path, image: Path) -> None:
+    said = document(cli("validate", bundle, "--checkpoint", checkpoint, "--images", image, "--json"))
     checks = {(check["name"], check["subject"]): check for check in said["checks"]}
     missing = {check["name"] for check in checks.values() if check["status"] == "not run"}
     assert missing == {"mean IoU of fp32 -> fp16", "fp16 graph -> engine"}
