@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 from safetensors.torch import save_file
 
 from converters.export import ExportConfig, export_bundle
@@ -86,6 +89,14 @@ def frame() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 
+@pytest.fixture
+def image(frame: np.ndarray, tmp_path: Path) -> Path:
+    """The frame in a file."""
+    path = tmp_path / "road.png"
+    Image.fromarray(frame).save(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real frames."""
@@ -95,6 +106,12 @@ def data() -> Path:
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def document(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What a command with ``--json`` printed."""
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")

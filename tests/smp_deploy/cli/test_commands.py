@@ -10,21 +10,9 @@ import pytest
 from PIL import Image
 
 from engines import Bundle, Session
-from tests.conftest import Cli
+from tests.conftest import Cli, document
 
 EXPORT = ("--arch", "smp-resnet18", "--size", "64x96")
-
-
-@pytest.fixture
-def image(frame: np.ndarray, tmp_path: Path) -> Path:
-    path = tmp_path / "road.png"
-    Image.fromarray(frame).save(path)
-    return path
-
-
-def document(result) -> dict:
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 def test_export_reads_classes_and_width_off_the_checkpoint(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:

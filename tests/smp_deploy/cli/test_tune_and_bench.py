@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +10,9 @@ from PIL import Image
 
 from engines import Bundle, Session
 from engines.tuning import device_of, runtime_of
-from tests.conftest import Cli
+from tests.conftest import Cli, document
 
 CHOICE = ("--levels", 2, "--lowering", "dilated", "--rounds", 2, "--duration", 0.02)
-
-
-@pytest.fixture
-def image(frame: np.ndarray, tmp_path: Path) -> Path:
-    path = tmp_path / "road.png"
-    Image.fromarray(frame).save(path)
-    return path
-
-
-def document(result) -> dict:
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 def test_run_bench_and_inspect_follow_the_tuning(cli: Cli, bundle: Path, image: Path, tmp_path: Path) -> None:
