@@ -15,7 +15,7 @@ from engines.backends.onnxruntime import import_onnxruntime
 from engines.backends.tensorrt.flavours import import_tensorrt
 from engines.executors.opening import engine_schedules
 from engines.gpus import gpus
-from engines.manifest import Flavour, Manifest, Precision
+from engines.manifest import Flavour, Manifest, Precision, TuningRecord
 from engines.schedules import Schedule, default_schedule
 
 
@@ -41,7 +41,7 @@ def chosen_schedule(manifest: Manifest, backend: str, precision: Precision) -> C
     held_engines = engine_schedules(manifest, flavour, precision) if flavour is not None else []
     if len(held_engines) == 1:
         default, kind = held_engines[0], "one engine"
-    near = [held for held in manifest.tunings if (held.backend, held.precision) == (backend, precision)]
+    near = _tunings(manifest, backend, precision)
     if not near:
         reason = f"the bundle's {kind}; it is not tuned for {backend}, {precision.value}"
         return ChosenSchedule(default, reason, tuned=False)
@@ -58,7 +58,7 @@ def chosen_schedule(manifest: Manifest, backend: str, precision: Precision) -> C
 
 def measured_seconds(manifest: Manifest, backend: str, precision: Precision) -> Callable[[Schedule], float | None]:
     """How long a frame took in a schedule, in seconds, where the bundle was tuned on this device; else ``None``."""
-    near = [held for held in manifest.tunings if (held.backend, held.precision) == (backend, precision)]
+    near = _tunings(manifest, backend, precision)
     here = (device_of(backend), runtime_of(backend)) if near else None
     known = {
         Schedule(entry.levels, entry.sub_batch, entry.lowering): float(np.median(entry.frame_ms)) / 1000
@@ -67,6 +67,11 @@ def measured_seconds(manifest: Manifest, backend: str, precision: Precision) -> 
         for entry in held.measurements
     }
     return known.get
+
+
+def _tunings(manifest: Manifest, backend: str, precision: Precision) -> list[TuningRecord]:
+    """Of every device and runtime."""
+    return [held for held in manifest.tunings if (held.backend, held.precision) == (backend, precision)]
 
 
 def device_of(backend: str) -> str:

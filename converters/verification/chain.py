@@ -17,7 +17,8 @@ from converters.reference import outer_splits, phase_logits
 from converters.rewriting.tracing import graph_from_network
 from converters.stages import Normalization
 from converters.verification import locating
-from converters.verification.runs import PhaseResult, TrunkRun, lack_of_memory, planes_of, whole_logits
+from converters.verification.probes import planes_of
+from converters.verification.runs import PhaseResult, TrunkRun, lack_of_memory, whole_logits
 from converters.verification.subject import Agreement, Frame, Layer, Overlay, Subject, runnable
 from engines.backends.onnxruntime import NO_BF16
 from engines.manifest import OutputKind, Precision, TrunkRecord

@@ -8,9 +8,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converters.verification.probes import ProbedGraph, probed
+from converters.verification.probes import ProbedGraph, planes_of, probed
 from converters.verification.subject import Subject
-from engines.backends import OnnxRuntimeRunner
 from engines.manifest import InputRecord, Precision
 from engines.parity import Check, Kind, relative_error
 
@@ -20,8 +19,7 @@ def input_checks(subject: Subject) -> Iterator[Check]:
     bundle, manifest = subject.bundle, subject.bundle.manifest
     image, record = subject.frames[0].image, manifest.input
     tolerance = subject.tolerance(Precision.FP32).logits
-    with OnnxRuntimeRunner(bundle.file(manifest.prepare)) as runner:
-        planes = np.asarray(runner.infer({"frame": image})["planes"], np.float32)
+    planes = planes_of(bundle, image)
     yield _check(manifest.prepare, image, record, planes, tolerance, record.border)
     graph = ProbedGraph(bundle.file(manifest.model))
     with _beginning(graph).runner([graph.first_input]) as runner:

@@ -19,9 +19,8 @@ from converters.pooling import pinned_offsets
 from converters.reference import level_offsets, outer_splits
 from converters.rewriting.tracing import graph_from_network
 from converters.stages import Normalization, Prepare
-from converters.verification.probes import ProbedGraph, Sample, probed
+from converters.verification.probes import ProbedGraph, Sample, planes_of, probed
 from converters.verification.subject import Frame, Subject, digits_of
-from engines.backends import OnnxRuntimeRunner
 from engines.manifest import Lowering, Precision, TrunkRecord
 from engines.phases import Phase, PhaseGrid, Size
 
@@ -100,8 +99,7 @@ def layers_of_trunk(
     """Every layer of a trunk at one phase of a frame, in the order of the graph."""
     manifest, grid = subject.bundle.manifest, subject.bundle.manifest.grid(trunk)
     graph = ProbedGraph(subject.bundle.trunk_graph(trunk, precision), precision)
-    with OnnxRuntimeRunner(subject.bundle.file(manifest.prepare)) as prepare:
-        planes = np.asarray(prepare.infer({"frame": frame.image})["planes"], np.float32)
+    planes = planes_of(subject.bundle, frame.image)
     feed: dict[str, NDArray[np.generic]] = {"windows": grid.cut(planes, [phase])}
     if grid.inner_windows:
         feed["offsets"] = grid.inner_offsets([phase])

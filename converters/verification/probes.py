@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from converters.onnx_graphs.rounding import arithmetic_outputs, write_rounding
 from engines.backends import OnnxRuntimeRunner
+from engines.bundle import Bundle
 from engines.manifest import Precision
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -120,6 +121,12 @@ class Sample:
             graph.initializer.append(helper.make_tensor(f"{key}:{name}", TensorProto.INT64, [3], value))
         graph.node.append(helper.make_node("Slice", [name, *(f"{key}:{name}" for key in values)], [f"sample:{name}"]))
         return f"sample:{name}"
+
+
+def planes_of(bundle: Bundle, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What ``prepare.onnx`` makes of a frame."""
+    with OnnxRuntimeRunner(bundle.file(bundle.manifest.prepare)) as prepare:
+        return np.asarray(prepare.infer({"frame": image})["planes"], np.float32)
 
 
 def probed(results: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.float32]:

@@ -98,12 +98,6 @@ class TrunkRun:
         self._open.close()
 
 
-def planes_of(bundle: Bundle, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What ``prepare.onnx`` makes of a frame."""
-    with OnnxRuntimeRunner(bundle.file(bundle.manifest.prepare)) as prepare:
-        return np.asarray(prepare.infer({"frame": image})["planes"], np.float32)
-
-
 def lack_of_memory(bundle: Bundle) -> str | None:
     """Why ``model.onnx`` cannot run here; ``None`` where it can."""
     graph = ProbedGraph(bundle.file(bundle.manifest.model))

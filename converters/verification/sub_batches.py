@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from converters.verification.runs import TrunkRun, planes_of
+from converters.verification.probes import planes_of
+from converters.verification.runs import TrunkRun
 from converters.verification.subject import Subject, runnable
 from engines.parity import Check, Kind, relative_error
 
