@@ -137,10 +137,7 @@ class _Probe:
             for frame in frames:
                 planes = np.asarray(prepare.infer({"frame": frame})["planes"], np.float32)
                 phases = dispersed(grid.window)[:1]
-                feed: dict[str, NDArray[np.generic]] = {"windows": grid.cut(planes, phases)}
-                if grid.inner_windows:
-                    feed["offsets"] = grid.inner_offsets(phases)
-                self._feeds.append(feed)
+                self._feeds.append(grid.feed(planes, phases))
         self.runs = 0
         self._known: dict[frozenset[str], Figures] = {}
         self._expected = [logits for (logits,) in self._outputs(self._model, Precision.FP32)]

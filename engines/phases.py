@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,13 @@ class PhaseGrid:
             digits.append((row % h, column % w))
             row, column = row // h, column // w
         return np.array(digits, np.int64).reshape(-1, 2)
+
+    def feed(self, planes: NDArray[np.float32], phases: list[Phase]) -> dict[str, NDArray[Any]]:
+        """The inputs of the trunk for one sub-batch: windows, and offsets where levels act inside it."""
+        feed: dict[str, NDArray[Any]] = {"windows": self.cut(planes, phases)}
+        if self.inner_windows:
+            feed["offsets"] = self.inner_offsets(phases)
+        return feed
 
     def place(self, predictions: NDArray[np.generic], phases: list[Phase], into: NDArray[np.generic]) -> None:
         """Merge: put ``predictions (len(phases), ..., i, j)`` at their pixels of ``into (..., i*h, j*w)``."""

@@ -100,12 +100,9 @@ def layers_of_trunk(
     manifest, grid = subject.bundle.manifest, subject.bundle.manifest.grid(trunk)
     graph = ProbedGraph(subject.bundle.trunk_graph(trunk, precision), precision)
     planes = planes_of(subject.bundle, frame.image)
-    feed: dict[str, NDArray[np.generic]] = {"windows": grid.cut(planes, [phase])}
-    if grid.inner_windows:
-        feed["offsets"] = grid.inner_offsets([phase])
     outputs = graph.layer_outputs
     with graph.runner(outputs.values()) as runner:
-        results = runner.infer(feed)
+        results = runner.infer(grid.feed(planes, [phase]))
     outermost = trunk.lowering is Lowering.STRIDED
     found = {
         layer: placed(probed(results, name), grid.padded_size, manifest.windows, phase, outermost=outermost)

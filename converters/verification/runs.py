@@ -56,10 +56,7 @@ class TrunkRun:
 
     def feed(self, planes: NDArray[np.float32], phases: list[Phase]) -> dict[str, NDArray[np.generic]]:
         """Inputs for one sub-batch."""
-        feed: dict[str, NDArray[np.generic]] = {"windows": self.grid.cut(planes, phases)}
-        if self.grid.inner_windows:
-            feed["offsets"] = self.grid.inner_offsets(phases[:1])
-        return feed
+        return self.grid.feed(planes, phases)
 
     def at(self, planes: NDArray[np.float32], phase: Phase) -> PhaseResult:
         """One phase of a frame's planes."""

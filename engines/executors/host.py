@@ -39,11 +39,9 @@ class RunnerExecutor(Executor):
     def predictions(self, planes: NDArray[Any], phases: list[Phase]) -> NDArray[Any]:
         """Of one sub-batch of the frame with these planes."""
         try:
-            feed: dict[str, NDArray[Any]] = {"windows": self.grid.cut(planes, phases)}
+            feed = self.grid.feed(planes, phases)
         except MemoryError as error:
             raise OutOfMemory(f"the memory does not suffice for the windows of {len(phases)} phases") from error
-        if self.grid.inner_windows:
-            feed["offsets"] = self.grid.inner_offsets(phases)
         (predictions,) = self._infer(self._trunk, feed).values()
         return predictions
 
