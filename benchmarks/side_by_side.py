@@ -382,8 +382,10 @@ def main() -> None:
     size, width = ((64, 96), 8) if arguments.quick else ((256, 512), 64)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
+        print("exporting the bundle and the dilated graph", flush=True)
         bundle = prepare(directory, size, width)
         frame = np.load(directory / "frame.npy")
+        print("tuning on this machine", flush=True)
         all_measured = contenders(bundle, frame, seconds=0.2 if arguments.quick else 5)
         gflops = rounds_of(all_measured, directory, width, arguments.rounds)
     result = result_of(all_measured, bundle, gflops, arguments.rounds)

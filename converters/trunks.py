@@ -136,6 +136,7 @@ def write_trunks(
 ) -> list[TrunkRecord]:
     """Export every trunk in every precision into ``stage``; the first one is ``trunk.onnx``."""
     from converters.onnx_graphs.lifetimes import largest_tensor, live_bytes
+    from converters.onnx_graphs.packing import packed_bytes
     from converters.quantization.graphs import convolution_counts
 
     records = []
@@ -150,12 +151,15 @@ def write_trunks(
             inputs["offsets"] = torch.zeros((len(looped.inner_windows), 2), dtype=torch.int64)
         module = Trunk(trunk.form.graph, trunk.form.merges, outputs).eval()
         model = onnx_from_torch(module, inputs, output_name=outputs.value, opset=opset, batch="phases")
-        graphs, live, convolutions = {}, {}, {}
+        graphs, live, packed, convolutions = {}, {}, {}, {}
         for precision in dict.fromkeys((Precision.FP32, *plan.precisions)):
             name = f"{stem}.onnx" if precision is Precision.FP32 else f"{stem}.{precision.value}.onnx"
             converted = plan.converted(model, precision)
             weights.save_graph(converted, stage / name)
             graphs[precision], live[precision] = name, live_bytes(converted)
+            if precision in (Precision.FP32, Precision.INT8):
+                # int8 runs there as it is written.
+                packed[precision] = packed_bytes(converted, optimized=precision is Precision.FP32)
             convolutions[precision] = {Precision(kind): n for kind, n in convolution_counts(converted).items()}
         records.append(
             TrunkRecord(
@@ -167,6 +171,7 @@ def write_trunks(
                 convolutions=convolutions,
                 operations=operations(trunk.form.graph, [inputs["windows"][:1], *list(inputs.values())[1:]]),
                 live_bytes=live,
+                packed_bytes=packed,
                 largest_tensor=largest_tensor(model),
             )
         )

@@ -13,7 +13,7 @@ import msgspec
 from engines.errors import BundleError
 from engines.phases import PhaseGrid
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised by every change that an older reader would misunderstand."""
 
 MANIFEST_NAME = "manifest.json"
@@ -126,6 +126,8 @@ class TrunkRecord(_Record, frozen=True):
     """Of one phase: two for a multiply-accumulate, one for a bias or a ReLU."""
     live_bytes: dict[Precision, _NotNegative]
     """Largest sum of tensors alive at once, for a sub-batch of one; it grows with the sub-batch."""
+    packed_bytes: dict[Precision, _NotNegative]
+    """Size of the one block in which ONNX Runtime lays the tensors out on a CPU, where it computes in this precision."""
     largest_tensor: _NotNegative
     """Elements of the largest tensor, for a sub-batch of one."""
 

@@ -6,7 +6,7 @@ docs/memory.md says how the peak is predicted and how far off it was where it wa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from engines.backends.tensorrt.limits import MAX_ELEMENTS
@@ -27,8 +27,9 @@ class Calibration:
     """The weights while it is opened, as a multiple of them: the largest are there twice for a moment."""
     runtime_bytes: int
     """For sessions and code, at work."""
-    packing: Mapping[Lowering, float]
-    """What is held for the tensors of a sub-batch, relative to the largest sum that is alive at once."""
+    packing: float | None
+    """What is held for the tensors of a sub-batch, relative to the largest sum that is alive at once; ``None`` where
+    they lie in one block, whose size the manifest has."""
     widens_half: bool
     """The backend computes fp16 graphs in fp32."""
     largest_tensor: int | None
@@ -37,20 +38,17 @@ class Calibration:
     """Whether these figures were measured, or are assumptions."""
 
 
-_AS_ASSUMED = dict.fromkeys(Lowering, 1.3)
-
 _CPU = Calibration(
     opening_bytes=12 * MIB,
     opening=1.65,
     runtime_bytes=21 * MIB,
-    # Below 1 where convolutions take over additions and activations.
-    packing={Lowering.RESHAPE: 1.43, Lowering.STRIDED: 1.25, Lowering.DILATED: 0.9},
+    packing=None,
     widens_half=True,
     largest_tensor=None,
     measured=True,
 )
-_CUDA = Calibration(0, 1.0, 0, _AS_ASSUMED, widens_half=False, largest_tensor=None, measured=False)
-_TENSORRT = Calibration(0, 1.0, 0, _AS_ASSUMED, widens_half=False, largest_tensor=MAX_ELEMENTS, measured=False)
+_CUDA = Calibration(0, 1.0, 0, 1.3, widens_half=False, largest_tensor=None, measured=False)
+_TENSORRT = Calibration(0, 1.0, 0, 1.3, widens_half=False, largest_tensor=MAX_ELEMENTS, measured=False)
 
 CALIBRATIONS = {
     "onnxruntime": _CPU,
@@ -185,9 +183,12 @@ def _peak_bytes(
         result *= 2
     rows, columns = manifest.grid(trunk).window_size
     windows = 3 * 4 * rows * columns
-    inside = max(trunk.live_bytes[held] - windows, 0)
+    if calibration.packing is None:
+        inside = trunk.packed_bytes[held]
+    else:
+        inside = round(calibration.packing * max(trunk.live_bytes[held] - windows, 0))
     frame = 3 * math.prod(manifest.input.size)
-    working = frame + planes + result + sub_batch * (windows + round(calibration.packing[trunk.lowering] * inside))
+    working = frame + planes + result + sub_batch * (windows + inside)
     opening = calibration.opening_bytes + round(calibration.opening * weights)
     return max(opening, calibration.runtime_bytes + weights + working)
 

@@ -16,6 +16,13 @@ from smp_deploy import __version__
 
 _NEEDS_GPU = "needs an NVIDIA GPU"
 
+_PACKAGES = (
+    ("export and validate", "export", ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors", "polygraphy")),
+    ("train and evaluate checkpoints", "train", ("torch", "safetensors", "tensorboardX", "matplotlib")),
+    ("report", "report", ("jinja2", "matplotlib")),
+)
+"""What takes nothing but packages: its name, the extra, and the packages."""
+
 
 @dataclass(frozen=True)
 class Capability:
@@ -53,7 +60,7 @@ def available_bytes() -> int | None:
 def capabilities() -> list[Capability]:
     """Everything that can be looked up in a few seconds. Nothing is computed on a GPU."""
     return [
-        _export(),
+        *(_packages(*entry) for entry in _PACKAGES),
         _onnxruntime_cpu(),
         _onnxruntime_cuda(),
         _tensorrt(),
@@ -62,13 +69,12 @@ def capabilities() -> list[Capability]:
     ]
 
 
-def _export() -> Capability:
-    packages = ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors")
+def _packages(name: str, extra: str, packages: tuple[str, ...]) -> Capability:
     found = {package: _version(package) for package in packages}
     missing = [package for package, known in found.items() if known is None]
     shown = ", ".join(f"{package} {known}" for package, known in found.items() if known)
-    remedy = f"lacks {', '.join(missing)}: {_install('export')}" if missing else ""
-    return Capability("export", not missing, shown or "none of its packages", remedy)
+    remedy = f"lacks {', '.join(missing)}: {_install(extra)}" if missing else ""
+    return Capability(name, not missing, shown or "none of its packages", remedy)
 
 
 def _onnxruntime_cpu() -> Capability:

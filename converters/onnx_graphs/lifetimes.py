@@ -7,7 +7,7 @@ from collections import Counter
 
 import onnx_ir as ir
 
-_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"})
+VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"})
 """What runtimes do without a copy: the result shares its input's memory."""
 
 
@@ -22,11 +22,11 @@ def live_bytes(model: ir.Model) -> int:
         uses.update(_root(value) for value in node.inputs if value is not None)
     for value in model.graph.outputs:
         uses[_root(value)] += 1
-    live = sum(_bytes(value) for value in model.graph.inputs)
+    live = sum(bytes_of(value) for value in model.graph.inputs)
     peak = live
     for node in model.graph:
         made = [value for value in node.outputs if _root(value) is value]
-        live += sum(_bytes(value) for value in made)
+        live += sum(bytes_of(value) for value in made)
         peak = max(peak, live)
         for read in node.inputs:
             if read is None:
@@ -34,7 +34,7 @@ def live_bytes(model: ir.Model) -> int:
             root = _root(read)
             uses[root] -= 1
             if not uses[root] and root.producer() is not None:
-                live -= _bytes(root)
+                live -= bytes_of(root)
     return peak
 
 
@@ -47,11 +47,12 @@ def largest_tensor(model: ir.Model) -> int:
 def _root(value: ir.Value) -> ir.Value:
     """The value whose memory this one has."""
     producer = value.producer()
-    source = producer.inputs[0] if producer is not None and producer.op_type in _VIEWS else None
+    source = producer.inputs[0] if producer is not None and producer.op_type in VIEWS else None
     return value if source is None else _root(source)
 
 
-def _bytes(value: ir.Value) -> int:
+def bytes_of(value: ir.Value) -> int:
+    """Size of a tensor for a first axis of one. Raises ``ValueError`` where its type or shape is unknown."""
     if value.dtype is None:
         raise ValueError(f"the type of {value.name} is unknown")
     return math.ceil(_elements(value) * value.dtype.itemsize)

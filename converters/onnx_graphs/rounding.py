@@ -2,23 +2,23 @@
 
 ONNX Runtime has no half-precision kernels on a CPU. It computes in float32 between casts, and drops every pair of casts
 between two nodes: nothing is rounded, and nothing overflows. So the rounding is written out, after Veltkamp: with
-``c = x * (2**13 + 1)``, ``c - (c - x)`` is ``x`` with the 11 bits that half precision has. Numbers that are subnormal
-in half precision keep more bits.
+``c = x * (2**13 + 1)``, ``c - (c - x)`` is ``x`` with the 11 bits that half precision has. What it cannot hold then
+becomes infinite by a multiplication that takes it over the edge of float32, and one back. Numbers that are subnormal in
+half precision keep more bits.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 _ROUNDING: dict[int, tuple[float, float]] = {
-    TensorProto.FLOAT16: (2.0**13 + 1, 65504.0),
-    TensorProto.BFLOAT16: (2.0**16 + 1, float(np.finfo(np.float32).max)),
+    TensorProto.FLOAT16: (2.0**13 + 1, 2.0**112),
+    TensorProto.BFLOAT16: (2.0**16 + 1, 1.0),
 }
-"""By type: the factor that splits off the bits it lacks, and its largest number."""
+"""By type: the factor that splits off the bits it lacks, and the one that takes 2**16, or 2**128, to the edge."""
 
 _LAYOUT = {
     *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Relu", "Reshape", "Slice", "Split"),
@@ -54,22 +54,19 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
 
 def _round(graph: onnx.GraphProto, name: str, kind: int) -> None:
     """Round a tensor to its own type, in float32 arithmetic."""
-    factor, largest = _ROUNDING[kind]
+    factor, edge = _ROUNDING[kind]
     place = next(index for index, node in enumerate(graph.node) if name in node.output)
     producer = graph.node[place]
     producer.output[list(producer.output).index(name)] = f"raw:{name}"
-    constants = {"factor": factor, "largest": largest, "zero": 0.0}
-    for key, value in constants.items():
+    for key, value in {"factor": factor, "edge": edge, "back": 1 / edge}.items():
         graph.initializer.append(helper.make_tensor(f"{key}:{name}", TensorProto.FLOAT, [], [value]))
     steps = [
         helper.make_node("Cast", [f"raw:{name}"], [f"wide:{name}"], to=TensorProto.FLOAT),
         helper.make_node("Mul", [f"wide:{name}", f"factor:{name}"], [f"scaled:{name}"]),
         helper.make_node("Sub", [f"scaled:{name}", f"wide:{name}"], [f"rest:{name}"]),
         helper.make_node("Sub", [f"scaled:{name}", f"rest:{name}"], [f"rounded:{name}"]),
-        helper.make_node("Abs", [f"rounded:{name}"], [f"size:{name}"]),
-        helper.make_node("LessOrEqual", [f"size:{name}", f"largest:{name}"], [f"fits:{name}"]),
-        helper.make_node("Div", [f"rounded:{name}", f"zero:{name}"], [f"infinite:{name}"]),
-        helper.make_node("Where", [f"fits:{name}", f"rounded:{name}", f"infinite:{name}"], [f"held:{name}"]),
+        helper.make_node("Mul", [f"rounded:{name}", f"edge:{name}"], [f"raised:{name}"]),
+        helper.make_node("Mul", [f"raised:{name}", f"back:{name}"], [f"held:{name}"]),
         helper.make_node("Cast", [f"held:{name}"], [name], to=kind),
     ]
     for offset, step in enumerate(steps, 1):

@@ -74,12 +74,18 @@ class ProbedGraph:
         return tuple(_extent(dim) for dim in self.types[name].shape.dim)
 
     def runner(
-        self, tensors: Iterable[str] = (), magnitudes: Iterable[str] = (), samples: Mapping[str, Sample] | None = None
+        self,
+        tensors: Iterable[str] = (),
+        magnitudes: Iterable[str] = (),
+        samples: Mapping[str, Sample] | None = None,
+        *,
+        arena: bool = False,
     ) -> OnnxRuntimeRunner:
         """A runner that also gives ``tensors`` as float32, and for each of ``magnitudes`` two scalars.
 
         ``max:NAME`` is the largest absolute value, ``sum:NAME`` the sum of them, which no value that is not
-        finite leaves finite. ``samples`` cuts tensors down before they are given.
+        finite leaves finite. ``samples`` cuts tensors down before they are given. ``arena`` keeps memory for the next
+        run.
         """
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
@@ -98,7 +104,7 @@ class ProbedGraph:
                 graph.node.append(helper.make_node(operator, [f"abs:{name}"], [f"{kind}:{name}"], keepdims=0))
                 graph.output.append(helper.make_tensor_value_info(f"{kind}:{name}", TensorProto.FLOAT, []))
         return OnnxRuntimeRunner(
-            model.SerializeToString(), precision=self._precision, arena=False, weights=self.path.parent
+            model.SerializeToString(), precision=self._precision, arena=arena, weights=self.path.parent
         )
 
 

@@ -10,10 +10,10 @@ import click
 
 from engines.backends import BACKENDS, flavour_of
 from engines.bundle import Bundle
-from engines.errors import MachineError
+from engines.errors import MachineError, OutputError
 from engines.manifest import Precision
 from engines.tuning import ChosenSchedule, device_of, runtime_of
-from smp_deploy.cli.console import print_json, print_table, progress
+from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, images_option, json_option, precision_option, schedule_options
 from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
 
@@ -84,9 +84,13 @@ def bench_command(bundle: Path, **options: Any) -> dict[str, Any]:
 
     The options are trtexec's. A frame's latency is the time from the frame handed over to its predictions. Frames
     are the images, or the bundle's reference frame. Memory is the peak of a fresh process above an empty one.
+
+    The result is kept in the bundle's reports/, in place of an older one of this device and schedule, and shown by
+    report.
     """
     from engines.session import Session
     from smp_deploy.benchmarking import Length, frame_latencies, rearrangement_ms, summary_of
+    from smp_deploy.reports.benches import keep
 
     opened, precision, backend = Bundle.open(bundle), Precision(options["precision"]), options["backend"]
     choice = session_schedule(opened, backend, precision, ScheduleOptions.of(options))
@@ -102,6 +106,11 @@ def bench_command(bundle: Path, **options: Any) -> dict[str, Any]:
     document["rearrangement"] = None if moved_ms is None else {"ms": moved_ms, "share": moved_ms / summary.median}
     document["memory"] = _memory(bundle, choice, precision, backend)
     document["machine"] = machine_of(backend)
+    document |= {"backend": backend, "precision": precision.value}
+    try:
+        keep(opened, document)
+    except OutputError as error:
+        note(f"not kept for the report: {error}")
     if options["as_json"]:
         print_json(document)
     else:

@@ -22,17 +22,18 @@ def report_command(bundle: Path, output: Path | None, as_json: bool) -> int:
     The page needs no network and no other file. With --json the same content goes to stdout as one document, and a
     page is written only where -o asks for it.
     """
+    from smp_deploy.reports.benches import rows_of
     from smp_deploy.reports.documents import stored
-    from smp_deploy.reports.pages import page_of, text_of
+    from smp_deploy.reports.pages import bench_text, page_of, text_of
 
     opened = Bundle.open(bundle)
-    document = stored(opened)
+    document, benches = stored(opened), list(rows_of(opened))
     if output is not None or not as_json:
         target = output or opened.path / "reports" / "report.html"
         write_file(target, page_of(opened, document).encode())
         note(f"wrote {target}")
     if as_json:
-        print_json(document)
+        print_json({**document, "benches": benches})
     else:
-        click.echo(text_of(document))
+        click.echo("\n".join(filter(None, (text_of(document), bench_text(benches)))))
     return 0

@@ -12,6 +12,7 @@ import numpy as np
 
 from engines.bundle import Bundle
 from engines.errors import MissingDependency
+from smp_deploy.reports.benches import BENCHES, rows_of
 from smp_deploy.reports.documents import ARRAYS, VALIDATION
 from smp_deploy.reports.pictures import chain_figure, layers_figure, overlay_png, phases_figure, png_uri
 
@@ -44,6 +45,7 @@ def page_of(bundle: Bundle, document: Mapping[str, Any]) -> str:
         precisions=[_precision(document, name, found) for name, found in document.get("agreements", {}).items()],
         overlays=_overlays(bundle, document),
         largest=_largest(document),
+        benches=list(rows_of(bundle)),
         records=_other_records(bundle),
         headline=headline(document),
     )
@@ -94,6 +96,15 @@ def text_of(document: Mapping[str, Any]) -> str:
             )
             lines.append(f"labels in {precision}: {agreeing:.4%} as in fp32; {ties}")
     lines += [f"not proven: {missing}" for missing in document["not_proven"]]
+    return "\n".join(lines)
+
+
+def bench_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What was benchmarked, a line each; no lines where nothing was."""
+    lines = []
+    for row in rows:
+        memory = "" if row["measured_mib"] is None else f", peak {row['measured_mib']:.0f} MiB"
+        lines.append(f"bench, {row['precision']}, {row['schedule']}: {row['median_ms']:.4g} ms a frame{memory}")
     return "\n".join(lines)
 
 
@@ -180,10 +191,10 @@ def _colored(bundle: Bundle, labels: Any) -> Any:
 
 
 def _other_records(bundle: Bundle) -> list[dict[str, Any]]:
-    """Benchmarks and backends' own proofs: every other JSON object in ``reports/``, its plain figures."""
+    """Backends' own proofs and what else lies there: every other JSON object in ``reports/``, its plain figures."""
     found = []
     for path in sorted((bundle.path / "reports").glob("*.json")):
-        if path.name in (VALIDATION, "inputs.json", "outputs.json"):
+        if path.name in (VALIDATION, BENCHES, "inputs.json", "outputs.json"):
             continue
         record = _read(path)
         rows = list(_plain_rows(record))

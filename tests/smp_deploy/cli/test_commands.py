@@ -154,8 +154,8 @@ def test_flops_of_a_known_network(cli: Cli) -> None:
 def test_doctor_says_what_is_there(cli: Cli) -> None:
     said = document(cli("doctor", "--json"))
     able = {capability["name"]: capability for capability in said["capabilities"]}
-    assert able["export"]["available"]
-    assert "torch 2." in able["export"]["found"]
+    assert able["export and validate"]["available"]
+    assert "torch 2." in able["export and validate"]["found"]
     assert able["run and validate on the CPU (ONNX Runtime)"]["available"]
     assert said["machine"]["python"].startswith("3.")
     for capability in able.values():

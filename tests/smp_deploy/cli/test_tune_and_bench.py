@@ -57,9 +57,9 @@ def test_tune_refuses_what_leaves_nothing(cli: Cli, exported: Bundle) -> None:
     assert "no schedule is left to compare" in result.stderr
 
 
-def test_bench_measures_latency_throughput_and_memory(cli: Cli, exported: Bundle) -> None:
+def test_bench_measures_latency_throughput_and_memory(cli: Cli, bundle: Path) -> None:
     options = ("--iterations", 4, "--duration", 0, "--warm-up", 0, "--percentile", "50,100", "--lowering", "dilated")
-    said = document(cli("bench", exported.path, *options, "--json"))
+    said = document(cli("bench", bundle, *options, "--json"))
     latency = said["latency_ms"]
     assert said["iterations"] == 4
     assert 0 < latency["min"] <= latency["median"] == latency["percentiles"]["50"] <= latency["max"]

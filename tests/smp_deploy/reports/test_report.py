@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from engines import Bundle
+from engines.planner import plan
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[3]
@@ -103,7 +104,44 @@ def test_the_page_stands_alone(cli: Cli, validated: Path) -> None:
 
 def test_json_is_the_record(cli: Cli, validated: Path) -> None:
     done = cli("report", validated, "--json")
-    assert json.loads(done.stdout) == json.loads((validated / "reports" / "validation.json").read_text())
+    record = json.loads((validated / "reports" / "validation.json").read_text())
+    assert json.loads(done.stdout) == {**record, "benches": []}
+
+
+BENCH = ("--iterations", 2, "--duration", 0, "--warm-up", 0, "--percentile", "50")
+
+
+def test_the_report_shows_what_was_benchmarked(cli: Cli, validated: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(validated, tmp_path / "bundle"))
+    first = json.loads(cli("bench", path, *BENCH, "--json").stdout)
+    other = json.loads(cli("bench", path, *BENCH, "--levels", 3, "--precision", "fp16", "--json").stdout)
+    # Measured again on the same device, a schedule takes the place of its older figures.
+    again = json.loads(cli("bench", path, *BENCH, "--json").stdout)
+    assert first["latency_ms"] != again["latency_ms"]
+    shown = cli("report", path)
+    medians = [run["latency_ms"]["median"] for run in (other, again)]
+    assert f"bench, fp16, levels 3, sub-batch 1, reshape: {medians[0]:.4g} ms a frame, peak " in shown.stdout
+    assert f"bench, fp32, levels 2, sub-batch 1, reshape: {medians[1]:.4g} ms a frame, peak " in shown.stdout
+    assert shown.stdout.count("bench, ") == 2
+    rows = json.loads(cli("report", path, "--json").stdout)["benches"]
+    assert [row["median_ms"] for row in rows] == medians
+    assert [row["measured_mib"] for row in rows] == [
+        run["memory"]["above_empty_process_bytes"] / 2**20 for run in (other, again)
+    ]
+    candidates = {str(candidate.schedule): candidate for candidate in plan(Bundle.open(path).manifest).candidates}
+    assert rows[1]["predicted_mib"] == candidates["levels 2, sub-batch 1, reshape"].peak_bytes / 2**20
+    page = Page((path / "reports" / "report.html").read_text())
+    assert "Time and memory" in page.text
+    assert f"{medians[0]:.1f}" in page.text
+    assert not page.unnamed
+
+
+def test_a_bundle_that_cannot_be_written_to_is_benchmarked_all_the_same(cli: Cli, bundle: Path) -> None:
+    (bundle / "reports").write_text("in the way")
+    done = cli("bench", bundle, *BENCH)
+    assert done.returncode == 0
+    assert "not kept for the report: cannot write to" in done.stderr
+    assert "latency, ms" in done.stdout
 
 
 def test_a_failure_is_named_first(cli: Cli, bundle: Path) -> None:
