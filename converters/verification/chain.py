@@ -45,6 +45,7 @@ def chain_checks(subject: Subject) -> Iterator[Check]:
         name = f"{trunk.graphs[Precision.FP32]} -> {trunk.graphs[precision]}"
         yield Check.not_run(name, "all frames", subject.tolerance(precision).logits, NO_BF16)
     subject.findings.window = bundle.manifest.grid(trunk).window
+    first: Results = {}
     with ExitStack() as opening:
         runs = {
             precision: opening.enter_context(TrunkRun(bundle, trunk, precision, measured=True))
@@ -57,8 +58,10 @@ def chain_checks(subject: Subject) -> Iterator[Check]:
             _keep_feed(subject, runs, planes, phases[0], found)
             yield from _frame_checks(subject, trunk, frame, found)
             if index == 0:
-                yield from _whole_checks(subject, trunk, frame, found[Precision.FP32])
+                first = found[Precision.FP32]
             _count(subject, runs[Precision.FP32].grid, frame, found, index == 0)
+    # Only now, with the sessions of the trunk closed: the whole graph takes the most memory of all.
+    yield from _whole_checks(subject, trunk, subject.frames[0], first)
     yield from _other_trunk_checks(subject, trunk)
     locating.measure_layers(subject)
 

@@ -81,10 +81,10 @@ class ProbedGraph:
         *,
         arena: bool = False,
     ) -> OnnxRuntimeRunner:
-        """A runner that also gives ``tensors`` as float32, and for each of ``magnitudes`` two scalars.
+        """A runner that also gives ``tensors`` as float32, and for each of ``magnitudes`` three scalars.
 
-        ``max:NAME`` is the largest absolute value, ``sum:NAME`` the sum of them, which no value that is not
-        finite leaves finite. ``samples`` cuts tensors down before they are given. ``arena`` keeps memory for the next
+        ``max:NAME`` and ``min:NAME`` are the largest and the smallest value, ``sum:NAME`` the sum of all magnitudes,
+        which no value that is not finite leaves finite. ``samples`` cuts tensors down before they are given. ``arena`` keeps memory for the next
         run.
         """
         model = onnx.ModelProto()
@@ -99,9 +99,8 @@ class ProbedGraph:
             graph.output.append(helper.make_tensor_value_info(f"probe:{name}", TensorProto.FLOAT, None))
         for name in dict.fromkeys(magnitudes):
             graph.node.append(helper.make_node("Cast", [name], [f"float:{name}"], to=TensorProto.FLOAT))
-            graph.node.append(helper.make_node("Abs", [f"float:{name}"], [f"abs:{name}"]))
-            for kind, operator in (("max", "ReduceMax"), ("sum", "ReduceSum")):
-                graph.node.append(helper.make_node(operator, [f"abs:{name}"], [f"{kind}:{name}"], keepdims=0))
+            for kind, operator in (("max", "ReduceMax"), ("min", "ReduceMin"), ("sum", "ReduceL1")):
+                graph.node.append(helper.make_node(operator, [f"float:{name}"], [f"{kind}:{name}"], keepdims=0))
                 graph.output.append(helper.make_tensor_value_info(f"{kind}:{name}", TensorProto.FLOAT, []))
         return OnnxRuntimeRunner(
             model.SerializeToString(), precision=self._precision, arena=arena, weights=self.path.parent

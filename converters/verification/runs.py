@@ -73,7 +73,8 @@ class TrunkRun:
         magnitudes = {}
         for name in self._measured:
             # Whatever is not finite shows in the sum; the largest value alone may hide a NaN.
-            largest, total = float(results[f"max:{name}"]), float(results[f"sum:{name}"])
+            largest = max(float(results[f"max:{name}"]), -float(results[f"min:{name}"]))
+            total = float(results[f"sum:{name}"])
             magnitudes[name] = largest if np.isfinite(total) else total
         return PhaseResult(results[self._output][0], put.values if put is not None and fits else None, magnitudes)
 
