@@ -151,7 +151,8 @@ def write_trunks(
             inputs["offsets"] = torch.zeros((len(looped.inner_windows), 2), dtype=torch.int64)
         module = Trunk(trunk.form.graph, trunk.form.merges, outputs).eval()
         model = onnx_from_torch(module, inputs, output_name=outputs.value, opset=opset, batch="phases")
-        graphs, live, packed, convolutions = {}, {}, {}, {}
+        graphs, live, convolutions = {}, {}, {}
+        packed: dict[Precision, int] = {}
         for precision in dict.fromkeys((Precision.FP32, *plan.precisions)):
             name = f"{stem}.onnx" if precision is Precision.FP32 else f"{stem}.{precision.value}.onnx"
             converted = plan.converted(model, precision)

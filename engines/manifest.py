@@ -127,7 +127,7 @@ class TrunkRecord(_Record, frozen=True):
     live_bytes: dict[Precision, _NotNegative]
     """Largest sum of tensors alive at once, for a sub-batch of one; it grows with the sub-batch."""
     packed_bytes: dict[Precision, _NotNegative]
-    """Size of the one block in which ONNX Runtime lays the tensors out on a CPU, where it computes in this precision."""
+    """Size of the block in which ONNX Runtime lays the tensors out on a CPU, where it computes in this precision."""
     largest_tensor: _NotNegative
     """Elements of the largest tensor, for a sub-batch of one."""
 

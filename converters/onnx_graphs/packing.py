@@ -126,12 +126,14 @@ class _Steps:
 
     def _fused(self, nodes: list[ir.Node]) -> tuple[dict[ir.Node, ir.Node], dict[ir.Node, ir.Node]]:
         """By sum the convolution that adds to it, and by convolution or such a sum the activation that it applies."""
-        summed, activated = {}, {}
+        summed: dict[ir.Node, ir.Node] = {}
+        activated: dict[ir.Node, ir.Node] = {}
         for node in nodes:
             if node.op_type == "Add" and node.outputs[0] in self._in_blocks:
                 terms = [producer for value in node.inputs if value is not None and (producer := value.producer())]
                 alone = [term for term in terms if self._is_convolution(term) and self._leads_to(term, node)]
-                summed |= {node: term for term in alone[:1]}
+                if alone:
+                    summed[node] = alone[0]
         for node in nodes:
             if node in summed or (self._is_convolution(node) and node not in summed.values()):
                 readers = [user for user, _ in node.outputs[0].uses()]

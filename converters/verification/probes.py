@@ -84,8 +84,8 @@ class ProbedGraph:
         """A runner that also gives ``tensors`` as float32, and for each of ``magnitudes`` three scalars.
 
         ``max:NAME`` and ``min:NAME`` are the largest and the smallest value, ``sum:NAME`` the sum of all magnitudes,
-        which no value that is not finite leaves finite. ``samples`` cuts tensors down before they are given. ``arena`` keeps memory for the next
-        run.
+        which no value that is not finite leaves finite. ``samples`` cuts tensors down before they are given.
+        ``arena`` keeps memory for the next run.
         """
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
