@@ -221,14 +221,12 @@ def _joins_blocks(node: ir.Node) -> bool:
 
 
 def _has_blocks(node: ir.Node) -> bool:
-    """Whether ONNX Runtime computes this node in blocks of channels: a 2-D convolution whose channels fill them."""
+    """Whether ONNX Runtime computes this node in blocks of channels: a 2-D convolution, whose groups fill them."""
     if node.op_type != "Conv" or node.inputs[0] is None or len(node.outputs[0].shape or ()) != 4:
         return False
     group = node.attributes["group"].as_int() if "group" in node.attributes else 1
     read, made = _channels(node.inputs[0]), _channels(node.outputs[0])
-    if group == 1:
-        return read < _FEW or read % _BLOCK == 0
-    return (group == read == made or read // group % _BLOCK == 0) and made % _BLOCK == 0
+    return group == 1 or ((group == read or read // group % _BLOCK == 0) and made % _BLOCK == 0)
 
 
 def _channels(value: ir.Value) -> int:

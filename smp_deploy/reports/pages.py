@@ -67,7 +67,7 @@ def text_of(document: Mapping[str, Any]) -> str:
     lines = [
         f"{document['verdict'].upper()}: {headline(document)}",
         f"{document['bundle']}: {document['network']['source']}, {document['frame'][0]}x{document['frame'][1]}, "
-        f"{len(document['frames'])} frames, {document['created']}, {document['seconds']:.0f} s",
+        f"{_count_of_frames(document)}, {document['created']}, {document['seconds']:.0f} s",
     ]
     for check in document["checks"]:
         if check["status"] == "failed":
@@ -219,6 +219,11 @@ def _plain_rows(record: Any, prefix: str = "", depth: int = 2) -> list[tuple[str
     elif isinstance(record, (str, int, float, bool)):
         rows.append((prefix.strip(), str(record)))
     return rows
+
+
+def _count_of_frames(document: Mapping[str, Any]) -> str:
+    count = len(document["frames"])
+    return f"{count} frame{'' if count == 1 else 's'}"
 
 
 def _figure(check: Mapping[str, Any]) -> str:
