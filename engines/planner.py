@@ -41,7 +41,7 @@ class Calibration:
 _CPU = Calibration(
     opening_bytes=12 * MIB,
     opening=1.65,
-    runtime_bytes=21 * MIB,
+    runtime_bytes=22 * MIB,
     packing=None,
     widens_half=True,
     largest_tensor=None,

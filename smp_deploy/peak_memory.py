@@ -85,7 +85,7 @@ def session_peak(
     backend: str = "onnxruntime",
     sub_batches: int = ENOUGH_SUB_BATCHES,
 ) -> PeakMemory:
-    """The peak of opening a bundle and labelling a frame of noise, up to so many sub-batches.
+    """The peak of opening a bundle and labelling frames of noise, up to so many sub-batches.
 
     Raises what :func:`peak_of` raises.
     """
@@ -133,7 +133,9 @@ def _label_noise(bundle: str, schedule: Sequence[Any], precision: str, backend: 
     with Session.open(bundle, backend, precision=Precision(precision), schedule=wanted) as session:
         frame = np.random.default_rng(0).integers(0, 256, (*session.grid.frame_size, 3), dtype=np.uint8)
         with contextlib.suppress(_EnoughError):
-            session.predict(frame, on_progress=count)
+            # A large sub-batch is all of a frame: the next frames are further sub-batches then.
+            while True:
+                session.predict(frame, on_progress=count)
     return steps
 
 

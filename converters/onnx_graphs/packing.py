@@ -179,7 +179,9 @@ class _Steps:
         tensor = _Tensor(bytes_of(result) // channels * math.ceil(channels / _BLOCK) * _BLOCK)
         self._blocked[result] = tensor
         self.found.append(_Step([tensor], read, may_replace))
-        if result in self._outputs:
+        # The plain copy follows at once where nothing reads the blocks; else it waits for its first reader.
+        read_in_blocks = any(user.outputs[0] in self._in_blocks for user, _ in result.uses())
+        if result in self._outputs or not read_in_blocks:
             self._plain_tensor(result)
 
     def _made(self, value: ir.Value) -> _Tensor:

@@ -29,8 +29,8 @@ def test_a_peak_by_hand(exported: Bundle) -> None:
     work = 3 * 64 * 96 + 4 * 3 * 70 * 102 + 64 * 96
     first, second = plan(small).candidates[:2]
     assert first.schedule == Schedule(2, 1, Lowering.RESHAPE)
-    assert first.peak_bytes == 21 * MIB + parameters + work + windows + 1430
-    assert second.peak_bytes == 21 * MIB + parameters + work + 2 * (windows + 1430)
+    assert first.peak_bytes == 22 * MIB + parameters + work + windows + 1430
+    assert second.peak_bytes == 22 * MIB + parameters + work + 2 * (windows + 1430)
     # On a GPU what is alive counts, windows included, and the packing is assumed.
     (first,) = (c for c in plan(small, backend="tensorrt").candidates if c.schedule.sub_batch == 1)
     assert first.peak_bytes == parameters + work + windows + 1300
