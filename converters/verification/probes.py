@@ -74,18 +74,12 @@ class ProbedGraph:
         return tuple(_extent(dim) for dim in self.types[name].shape.dim)
 
     def runner(
-        self,
-        tensors: Iterable[str] = (),
-        magnitudes: Iterable[str] = (),
-        samples: Mapping[str, Sample] | None = None,
-        *,
-        arena: bool = False,
+        self, tensors: Iterable[str] = (), magnitudes: Iterable[str] = (), samples: Mapping[str, Sample] | None = None
     ) -> OnnxRuntimeRunner:
         """A runner that also gives ``tensors`` as float32, and for each of ``magnitudes`` three scalars.
 
         ``max:NAME`` and ``min:NAME`` are the largest and the smallest value, ``sum:NAME`` the sum of all magnitudes,
         which no value that is not finite leaves finite. ``samples`` cuts tensors down before they are given.
-        ``arena`` keeps memory for the next run.
         """
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
@@ -103,7 +97,7 @@ class ProbedGraph:
                 graph.node.append(helper.make_node(operator, [f"float:{name}"], [f"{kind}:{name}"], keepdims=0))
                 graph.output.append(helper.make_tensor_value_info(f"{kind}:{name}", TensorProto.FLOAT, []))
         return OnnxRuntimeRunner(
-            model.SerializeToString(), precision=self._precision, arena=arena, weights=self.path.parent
+            model.SerializeToString(), precision=self._precision, arena=False, weights=self.path.parent
         )
 
 

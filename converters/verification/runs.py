@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 # ONNX Runtime held 6 times the largest tensor of SMP-18 when it ran the whole graph at 256x512 without an arena.
 _PEAK_PER_LARGEST_TENSOR = 8
 
-_FEW_BYTES = 64 * 2**20
-"""Where the tensors of a phase take no more, memory is kept from run to run, which saves a quarter of the time."""
-
 
 @dataclass(frozen=True)
 class PhaseResult:
@@ -50,8 +47,7 @@ class TrunkRun:
         self._windows, self._output = manifest.windows, manifest.outputs.value
         self._logits = self.graph.logits(self._output)
         self._measured = self.graph.arithmetic if measured else []
-        few = trunk.live_bytes[Precision.FP32] <= _FEW_BYTES
-        self._runner = self.graph.runner([self._logits], self._measured, arena=measured and few)
+        self._runner = self.graph.runner([self._logits], self._measured)
 
     @property
     def name(self) -> str:
