@@ -175,8 +175,7 @@ class _Steps:
         self.found.append(_Step(made, read, read if node.op_type in _IN_PLACE else []))
 
     def _make_blocked(self, result: ir.Value, read: list[_Tensor], may_replace: list[_Tensor]) -> None:
-        channels = _channels(result)
-        tensor = _Tensor(bytes_of(result) // channels * math.ceil(channels / _BLOCK) * _BLOCK)
+        tensor = _Tensor(_bytes_in_blocks(result))
         self._blocked[result] = tensor
         self.found.append(_Step([tensor], read, may_replace))
         # The plain copy follows at once where nothing reads the blocks; else it waits for its first reader.
@@ -197,9 +196,7 @@ class _Steps:
     def _blocked_tensor(self, value: ir.Value) -> _Tensor:
         """Of a value in the layout of blocks, copied where it is in the plain one."""
         if value not in self._blocked:
-            channels = _channels(value)
-            size = bytes_of(value) // channels * math.ceil(channels / _BLOCK) * _BLOCK
-            self._blocked[value] = _Tensor(size)
+            self._blocked[value] = _Tensor(_bytes_in_blocks(value))
             self.found.append(_Step([self._blocked[value]], [self._plain[value]], []))
         return self._blocked[value]
 
@@ -229,6 +226,12 @@ def _has_blocks(node: ir.Node) -> bool:
     group = node.attributes["group"].as_int() if "group" in node.attributes else 1
     read, made = _channels(node.inputs[0]), _channels(node.outputs[0])
     return group == 1 or ((group == read or read // group % _BLOCK == 0) and made % _BLOCK == 0)
+
+
+def _bytes_in_blocks(value: ir.Value) -> int:
+    """Size of a tensor whose last block of channels is filled up."""
+    channels = _channels(value)
+    return bytes_of(value) // channels * math.ceil(channels / _BLOCK) * _BLOCK
 
 
 def _channels(value: ir.Value) -> int:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engines.bundle import Bundle
-from engines.errors import InputError, OutputError
+from engines.errors import InputError
 from engines.manifest import Lowering, Precision
 from engines.planner import plan
 from engines.schedules import Schedule
 from engines.staging import write_file
+from smp_deploy.reports.documents import made_directory
 
 BENCHES = "bench.json"
 RECORD_VERSION = 1
@@ -28,13 +29,8 @@ def keep(bundle: Bundle, document: Mapping[str, Any]) -> None:
     """
     run = {key: value for key, value in document.items() if key not in _LEFT_OUT}
     others = [held for held in kept(bundle) if _use_of(held) != _use_of(run)]
-    directory = bundle.path / "reports"
-    try:
-        directory.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {directory}: {error.strerror}") from error
     record = {"record_version": RECORD_VERSION, "runs": [*others, run]}
-    write_file(directory / BENCHES, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+    write_file(made_directory(bundle) / BENCHES, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def kept(bundle: Bundle) -> list[dict[str, Any]]:

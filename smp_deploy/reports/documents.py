@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,11 +103,7 @@ def store(
 
     Reports are not among the files whose hashes the manifest holds: they may be replaced at any time.
     """
-    directory = bundle.path / "reports"
-    try:
-        directory.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {directory}: {error.strerror}") from error
+    directory = made_directory(bundle)
     if findings is not None:
         from converters.verification.polygraphy_files import write_polygraphy_files
 
@@ -120,6 +117,16 @@ def store(
         write_file(directory / ARRAYS, stream.getvalue())
         write_polygraphy_files(findings, directory)
     write_file(directory / name, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def made_directory(bundle: Bundle) -> Path:
+    """The bundle's ``reports/``, made where it is missing. Raises :class:`OutputError`."""
+    directory = bundle.path / "reports"
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write to {directory}: {error.strerror}") from error
+    return directory
 
 
 def stored(bundle: Bundle) -> dict[str, Any]:
