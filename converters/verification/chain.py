@@ -16,17 +16,14 @@ from numpy.typing import NDArray
 from converters.reference import outer_splits, phase_logits
 from converters.rewriting.tracing import graph_from_network
 from converters.stages import Normalization
-from converters.verification import locating
+from converters.verification import labels, locating
 from converters.verification.probes import planes_of
-from converters.verification.runs import PhaseResult, TrunkRun, lack_of_memory, whole_logits
-from converters.verification.subject import Agreement, Frame, Layer, Overlay, Subject, runnable
+from converters.verification.runs import Results, TrunkRun, lack_of_memory, logits_of, merged, whole_logits
+from converters.verification.subject import Frame, Layer, Subject, runnable
 from engines.backends.onnxruntime import NO_BF16
 from engines.manifest import OutputKind, Precision, TrunkRecord
-from engines.metrics import by_phase, near_boundaries
-from engines.parity import Check, Kind, assembled_at, phases_at, relative_error, ties
+from engines.parity import Check, Kind, assembled_at, phases_at, relative_error
 from engines.phases import Phase, PhaseGrid
-
-Results = dict[Phase, PhaseResult]
 
 _SHARE = 4
 """Of the phases of every frame but the first, one in so many."""
@@ -70,14 +67,17 @@ def _phases(subject: Subject, grid: PhaseGrid, frame: Frame, *, whole: bool) -> 
     walked = [phases[0] for phases in grid.sub_batches(1)]
     if whole:
         return walked
-    needed: list[Phase] = []
+    needed = [(0, 0)]
     if frame.case is not None:
         needed = phases_at(grid.window, frame.case.phase, frame.case.window)
     elif subject.network is not None:
         # PyTorch is run anew at a phase like the first case's: one that both have is enough.
         case = subject.bundle.manifest.reference[0]
         needed = phases_at(grid.window, case.phase, case.window)[:1]
-    return list(dict.fromkeys((*walked[: -(-len(walked) // _SHARE)], *needed)))
+    # The walk may begin anywhere, so it begins with what is needed.
+    (row, column), (h, w) = needed[0], grid.window
+    spread = [((row + r) % h, (column + c) % w) for r, c in walked[: -(-len(walked) // _SHARE)]]
+    return list(dict.fromkeys((*spread, *needed)))
 
 
 def _frame_checks(
@@ -100,7 +100,7 @@ def _torch_hop(subject: Subject, trunk: TrunkRecord, frame: Frame, results: Resu
     assert frame.logits is not None
     name, where = f"{source} -> {trunk.graphs[Precision.FP32]}", f"{frame.name}, phase {frame.case.phase}"
     tolerance, window = subject.tolerance(Precision.FP32), subject.bundle.manifest.grid(trunk).window
-    logits = {phase: result.logits for phase, result in results.items() if result.logits is not None}
+    logits = logits_of(results)
     if len(logits) < len(results):
         return Check.not_run(name, where, tolerance.logits, "the graph's split batches have another order")
     actual, expected = _at_common_pixels(logits, window, frame)
@@ -205,11 +205,11 @@ def _whole_checks(subject: Subject, trunk: TrunkRecord, frame: Frame, results: R
     if any(result.logits is None for result in results.values()):
         yield Check.not_run(merged_name, frame.name, tolerance.logits, "the split batches have another order")
         return
-    merged = merged_logits(manifest.grid(trunk), results)
+    phases = merged(manifest.grid(trunk), logits_of(results))
     check = Check.at_most(
-        merged_name, frame.name, relative_error(merged, whole), tolerance.of_logits(scale), "relative error of logits"
+        merged_name, frame.name, relative_error(phases, whole), tolerance.of_logits(scale), "relative error of logits"
     )
-    yield check.located(locating.in_merge(subject, trunk, frame, merged, whole)) if check.failed else check
+    yield check.located(locating.in_merge(subject, trunk, frame, phases, whole)) if check.failed else check
 
 
 def _other_trunk_checks(subject: Subject, default: TrunkRecord) -> Iterator[Check]:
@@ -265,17 +265,6 @@ def expected_output(logits: NDArray[np.float32], kind: OutputKind) -> NDArray[np
     return np.asarray(raised / raised.sum(0), np.float32)
 
 
-def merged_logits(grid: PhaseGrid, results: Results) -> NDArray[np.float32]:
-    """``(classes, H, W)`` of all phases, cropped to the frame."""
-    first = next(iter(results.values())).logits
-    assert first is not None
-    merged = np.empty((len(first), *grid.padded_size), np.float32)
-    for phase, result in results.items():
-        assert result.logits is not None
-        grid.place(result.logits[None], [phase], merged)
-    return np.asarray(grid.crop(merged), np.float32)
-
-
 def _count(subject: Subject, grid: PhaseGrid, frame: Frame, found: dict[Precision, Results], first: bool) -> None:
     """Add a frame to the figures of magnitudes and of labels."""
     for precision, results in found.items():
@@ -292,68 +281,7 @@ def _count(subject: Subject, grid: PhaseGrid, frame: Frame, found: dict[Precisio
     if any(frame is judged for judged in subject.judged) or first:
         for precision in found:
             if precision is not Precision.FP32:
-                _count_labels(subject, grid, frame, found[Precision.FP32], found[precision], precision)
-
-
-def _count_labels(
-    subject: Subject, grid: PhaseGrid, frame: Frame, exact: Results, results: Results, precision: Precision
-) -> None:
-    tolerance, classes = subject.tolerance(precision), len(subject.bundle.manifest.classes)
-    step = _step(grid, list(results))
-    expected_logits = _sparse(grid, exact, step)
-    expected = expected_logits.argmax(0).astype(np.uint8)
-    actual_logits = _sparse(grid, results, step)
-    actual = _labels(grid, results, step, actual_logits)
-    tied = ties(actual, expected_logits, tolerance.of_ties)
-    height, width = grid.frame_size
-    pixels = frame.image[:: step[0], :: step[1]]
-    agreement = subject.findings.agreements.setdefault(precision.value, Agreement(classes))
-    if any(frame is judged for judged in subject.judged):
-        agreement.add(actual, expected, tied, near_boundaries(expected))
-        if frame.truth is not None and step == (1, 1):
-            agreement.judge(actual, expected, frame.truth)
-    if agreement.by_phase is None and step == (1, 1):
-        scale = float(np.abs(expected_logits).max()) or 1.0
-        agreement.by_phase = by_phase(actual != expected, grid.window)
-        agreement.error_by_phase = by_phase(np.abs(actual_logits - expected_logits).max(0) / scale, grid.window)
-    assert actual.shape == (-(-height // step[0]), -(-width // step[1]))
-    subject.findings.overlays.append(Overlay(frame.name, precision.value, pixels, expected, actual, tied))
-
-
-def _step(grid: PhaseGrid, phases: list[Phase]) -> tuple[int, int]:
-    """The coarsest regular lattice of pixels that the phases fill: ``(rows, columns)``."""
-    h, w = grid.window
-    held = set(phases)
-    for down, right in sorted(((a, b) for a in range(1, h + 1) for b in range(1, w + 1)), key=lambda s: s[0] * s[1]):
-        lattice = {(row, column) for row in range(0, h, down) for column in range(0, w, right)}
-        if h % down == 0 and w % right == 0 and lattice <= held:
-            return down, right
-    return h, w
-
-
-def _sparse(grid: PhaseGrid, results: Results, step: tuple[int, int]) -> NDArray[np.float32]:
-    """Logits at every so many pixels of the frame."""
-    first = next(iter(results.values())).logits
-    assert first is not None
-    full = np.zeros((len(first), grid.padded_size[0] // step[0], grid.padded_size[1] // step[1]), np.float32)
-    h, w = grid.window[0] // step[0], grid.window[1] // step[1]
-    for (row, column), result in results.items():
-        if row % step[0] == 0 and column % step[1] == 0:
-            full[:, row // step[0] :: h, column // step[1] :: w] = result.logits
-    return full[:, : -(-grid.frame_size[0] // step[0]), : -(-grid.frame_size[1] // step[1])]
-
-
-def _labels(grid: PhaseGrid, results: Results, step: tuple[int, int], logits: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The labels that the trunk itself gave, where it gives labels."""
-    first = next(iter(results.values())).output
-    if first.dtype != np.uint8:
-        return np.asarray(logits.argmax(0), np.uint8)
-    full = np.zeros((grid.padded_size[0] // step[0], grid.padded_size[1] // step[1]), np.uint8)
-    h, w = grid.window[0] // step[0], grid.window[1] // step[1]
-    for (row, column), result in results.items():
-        if row % step[0] == 0 and column % step[1] == 0:
-            full[row // step[0] :: h, column // step[1] :: w] = result.output
-    return full[: logits.shape[1], : logits.shape[2]]
+                labels.count(subject, grid, frame, found[Precision.FP32], found[precision], precision)
 
 
 def _keep_feed(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from converters.verification.subject import Agreement, Subject
-from engines.manifest import Precision
-from engines.metrics import ious, shift_of_labels
-from engines.parity import Check, Kind, LabelAgreement
+from converters.verification.runs import Results, logits_of, merged
+from converters.verification.subject import Agreement, Frame, Overlay, Subject, runnable
+from engines.backends.onnxruntime import NO_BF16
+from engines.manifest import OutputKind, Precision
+from engines.metrics import by_phase, ious, near_boundaries, shift_of_labels
+from engines.parity import Check, Kind, LabelAgreement, ties
+from engines.phases import Phase, PhaseGrid, Size
 
 
 def label_checks(subject: Subject) -> Iterator[Check]:
@@ -19,7 +25,9 @@ def label_checks(subject: Subject) -> Iterator[Check]:
         found = subject.findings.agreements.get(precision.value)
         name = f"labels of fp32 -> {precision.value}"
         if found is None or not found.pixels:
-            yield Check.not_run(name, "frames", tolerance.label_agreement, "no logits to compare", Kind.LABELS)
+            ran = precision in runnable(subject.bundle.manifest.trunk())
+            reason = "no logits to compare" if ran else NO_BF16
+            yield Check.not_run(name, "frames", tolerance.label_agreement, reason, Kind.LABELS)
             continue
         agreement = LabelAgreement(
             1 - found.differing / found.pixels, 1 - (found.differing - found.ties) / found.pixels
@@ -32,12 +40,75 @@ def label_checks(subject: Subject) -> Iterator[Check]:
         yield _mean_iou(subject, precision, found)
 
 
+def count(
+    subject: Subject, grid: PhaseGrid, frame: Frame, exact: Results, results: Results, precision: Precision
+) -> None:
+    """Add a frame's labels in one precision, where its phases were computed, to what is found."""
+    tolerance, classes = subject.tolerance(precision), len(subject.bundle.manifest.classes)
+    lattice = Lattice.within(grid.window, list(results))
+    here = (..., lattice.rows, lattice.columns)
+    expected_logits, actual_logits = (merged(grid, logits_of(held))[here] for held in (exact, results))
+    expected = expected_logits.argmax(0).astype(np.uint8)
+    if subject.bundle.manifest.outputs is OutputKind.LABELS:
+        # Those that the trunk itself gave.
+        own = merged(grid, {phase: result.output for phase, result in results.items()})
+        actual = np.asarray(own[here], np.uint8)
+    else:
+        actual = actual_logits.argmax(0).astype(np.uint8)
+    tied = ties(actual, expected_logits, tolerance.of_ties)
+    agreement = subject.findings.agreements.setdefault(precision.value, Agreement(classes))
+    if any(frame is judged for judged in subject.judged):
+        agreement.add(actual, expected, tied, near_boundaries(expected))
+        if frame.truth is not None and lattice.whole:
+            agreement.judge(actual, expected, frame.truth)
+    if agreement.by_phase is None and lattice.whole:
+        scale = float(np.abs(expected_logits).max()) or 1.0
+        agreement.by_phase = by_phase(actual != expected, grid.window)
+        agreement.error_by_phase = by_phase(np.abs(actual_logits - expected_logits).max(0) / scale, grid.window)
+    pixels = frame.image[lattice.rows, lattice.columns]
+    subject.findings.overlays.append(Overlay(frame.name, precision.value, pixels, expected, actual, tied))
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Regularly spaced pixels of a frame: every ``step`` rows and columns from ``offset`` on."""
+
+    step: Size
+    offset: Phase
+
+    @classmethod
+    def within(cls, window: Size, phases: list[Phase]) -> Lattice:
+        """The densest one that these phases compute, the first of them included."""
+        (h, w), held, first = window, set(phases), phases[0]
+        steps = [(down, right) for down in range(1, h + 1) for right in range(1, w + 1) if not (h % down or w % right)]
+        for down, right in sorted(steps, key=math.prod):
+            row, column = offset = (first[0] % down, first[1] % right)
+            if held.issuperset(itertools.product(range(row, h, down), range(column, w, right))):
+                return cls((down, right), offset)
+        raise AssertionError("the first phase alone is a lattice")
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all pixels."""
+        return self.step == (1, 1)
+
+    @property
+    def rows(self) -> slice:
+        """Of ``(H, W)``."""
+        return slice(self.offset[0], None, self.step[0])
+
+    @property
+    def columns(self) -> slice:
+        """Of ``(H, W)``."""
+        return slice(self.offset[1], None, self.step[1])
+
+
 def _words(found: Agreement, agreement: LabelAgreement) -> str:
-    ties = f"{found.ties / found.differing:.0%} of the differing pixels are ties" if found.differing else "none differs"
+    tied = f"{found.ties / found.differing:.0%} of the differing pixels are ties" if found.differing else "none differs"
     away, away_differing = found.pixels - found.near, found.differing - found.near_differing
     near = f"{found.near_differing / found.near:.3%}" if found.near else "no pixel"
     elsewhere = f"{away_differing / away:.3%}" if away else "no pixel"
-    return f"{agreement}; {ties}; differing near class boundaries {near}, elsewhere {elsewhere}"
+    return f"{agreement}; {tied}; differing near class boundaries {near}, elsewhere {elsewhere}"
 
 
 def _location(subject: Subject, precision: Precision, found: Agreement) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,12 @@ from converters.verification.probes import ProbedGraph, probed
 from engines.backends import OnnxRuntimeRunner
 from engines.bundle import Bundle
 from engines.manifest import Lowering, Precision, TrunkRecord
-from engines.phases import Phase
+from engines.phases import Phase, PhaseGrid
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 # ONNX Runtime held 6 times the largest tensor of SMP-18 when it ran the whole graph at 256x512 without an arena.
 _PEAK_PER_LARGEST_TENSOR = 8
@@ -35,6 +38,9 @@ class PhaseResult:
     """``(classes, i, j)``; ``None`` where the graph's split batches could not be put in place."""
     magnitudes: dict[str, float]
     """Largest absolute value of every tensor; NaN or infinite where one is not finite."""
+
+
+Results = dict[Phase, PhaseResult]
 
 
 class TrunkRun:
@@ -94,6 +100,20 @@ class TrunkRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+
+def logits_of(results: Results) -> dict[Phase, NDArray[np.float32]]:
+    """The logits of the phases that have some."""
+    return {phase: result.logits for phase, result in results.items() if result.logits is not None}
+
+
+def merged(grid: PhaseGrid, values: Mapping[Phase, NDArray[_Number]]) -> NDArray[_Number]:
+    """``(..., i, j)`` of each phase at its pixels of a frame: ``(..., H, W)``, zero where there is no phase."""
+    some = next(iter(values.values()))
+    full = np.zeros((*some.shape[:-2], *grid.padded_size), some.dtype)
+    for phase, value in values.items():
+        grid.place(value[None], [phase], full)
+    return np.asarray(grid.crop(full), some.dtype)
 
 
 def lack_of_memory(bundle: Bundle) -> str | None:
