@@ -1,21 +1,21 @@
 """FP16 and INT8 against FP32: error of logits, label agreement and mIoU, with the calibration methods compared.
 
-    python benchmarks/precision_parity.py --camvid DIR
+    python benchmarks/precision_parity.py --camvid DIR [--checkpoint FILE ...]
 
-Writes ``docs/results/precision.json`` and a readable page beside it. The trained network that comes along runs on
-CamVid's validation frames and is calibrated on training frames; full-width SMP-18, -34 and -101 have random weights
-and run on CamVid frames of another size. All graphs are those of an export and run in ONNX Runtime on the CPU, int8
-without optimizations. Of each frame a few phases are computed, far apart: a phase samples the whole frame.
+Writes ``docs/results/precision.json`` and a readable page beside it. The trained network that comes along and those of
+``--checkpoint``, all written by ``smp-deploy train``, run on CamVid's validation frames and are calibrated on training
+frames. The graphs are those of an export and run in ONNX Runtime on the CPU, int8 without optimizations. Of each frame
+a few phases are computed, far apart: a phase samples the whole frame.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from converters.checkpoints import checkpoint_from_file, load_checkpoint
 from converters.export import ExportConfig, export_bundle
-from converters.networks import network_from_arch
 from converters.onnx_graphs.rounding import write_rounding
 from converters.quantization import CalibrationMethod, Histogram
 from converters.quantization.ranges import histograms_from_frames
@@ -41,15 +39,14 @@ from converters.stages import Normalization
 from converters.trunks import PrecisionPlan, TrunkChoice
 from engines import Bundle, Lowering, OutputKind, Precision
 from engines.backends import OnnxRuntimeRunner
+from engines.parity import relative_error, ties, tolerance_of
 from engines.phases import PhaseGrid, dispersed
 from smp_deploy.datasets import open_dataset
 from smp_deploy.evaluation import ConfusionMatrix
-from smp_deploy.images import frame_from_file, image_files, resized
+from smp_deploy.images import frame_from_file, image_files
+from smp_deploy.training import network_from_weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-from tests.networks import with_statistics  # noqa: E402 - statistics far from the identity
-
 RESULTS = REPOSITORY / "docs" / "results"
 TRAINED = REPOSITORY / "smp_deploy" / "data" / "camvid-smp18.safetensors"
 METHODS = {
@@ -108,28 +105,49 @@ class Subject:
         return [order[(frame * count + index) % len(order)] for index in range(count)]
 
 
-def compared(actual: list[NDArray[np.float32]], expected: list[NDArray[np.float32]]) -> dict[str, float]:
-    pairs = list(zip(actual, expected, strict=True))
+@dataclass(frozen=True)
+class Options:
+    """How much is measured."""
+
+    frames: int
+    phases: int
+    calibration_frames: int
+
+
+def compared(
+    actual: list[NDArray[np.float32]], expected: list[NDArray[np.float32]], precision: Precision
+) -> dict[str, float]:
+    """As the parity table compares them: over all pixels, and without the ties."""
+    tolerance = tolerance_of(precision)
+    pixels = differing = tied = 0
+    error = 0.0
+    for a, e in zip(actual, expected, strict=True):
+        error = max(error, relative_error(a, e))
+        labels = a.argmax(0).astype(np.uint8)
+        differs = labels != e.argmax(0)
+        pixels += differs.size
+        differing += int(differs.sum())
+        tied += int((differs & ties(labels, e, tolerance.of_ties)).sum())
     return {
-        "logits_error": max(float(np.abs(a - e).max() / np.abs(e).max()) for a, e in pairs),
-        "label_agreement": float(np.mean([(a.argmax(0) == e.argmax(0)).mean() for a, e in pairs])),
+        "logits_error": error,
+        "label_agreement": 1 - differing / pixels,
+        "agreement_without_ties": 1 - (differing - tied) / pixels,
     }
 
 
-def trained(directory: Path, camvid: Path, calibration: int, count: int, phases: int) -> Iterator[dict[str, Any]]:
-    loaded = checkpoint_from_file(TRAINED)
-    network = network_from_arch("smp-resnet18", classes=loaded.classes, width=loaded.width)
-    load_checkpoint(network, loaded)
+def measured(checkpoint: Path, directory: Path, camvid: Path, options: Options) -> Iterator[dict[str, Any]]:
+    """The rows of one network."""
+    network, info = network_from_weights(checkpoint)
     dataset = open_dataset("camvid", camvid, "val")
-    step = len(dataset) // count
-    examples = [dataset.load(index * step) for index in range(count)]
-    frames = [example.image for example in examples]
-    subject = Subject(network, "camvid-smp18", frames[0].shape[:2], directory)
+    examples = [dataset.load(index * (len(dataset) // options.frames)) for index in range(options.frames)]
+    frames, phases = [example.image for example in examples], options.phases
+    subject = Subject(network, info.arch, frames[0].shape[:2], directory)
     files = image_files((str(camvid / "train"),))
-    histograms = subject.histograms(tuple(frame_from_file(path) for path in files[:: len(files) // calibration]))
+    files = files[:: len(files) // options.calibration_frames][: options.calibration_frames]
+    histograms = subject.histograms(tuple(frame_from_file(path) for path in files))
     expected = subject.logits(frames, phases, Precision.FP32)
 
-    def judged(name: str, actual: list[NDArray[np.float32]]) -> dict[str, Any]:
+    def judged(name: str, precision: Precision, actual: list[NDArray[np.float32]]) -> dict[str, Any]:
         matrix = ConfusionMatrix(dataset.info)
         results = iter(actual)
         for index, example in enumerate(examples):
@@ -138,64 +156,46 @@ def trained(directory: Path, camvid: Path, calibration: int, count: int, phases:
                 truth = subject.grid.at_phase(example.labels, phase)
                 # The padding has no annotation.
                 matrix.add(labels[: truth.shape[0], : truth.shape[1]], truth)
-        return {"what": name, **compared(actual, expected), "mean_iou": matrix.mean_iou}
+        return {
+            "network": f"{info.arch}, width {info.width}",
+            "what": name,
+            **compared(actual, expected, precision),
+            "mean_iou": matrix.mean_iou,
+        }
 
-    yield judged("fp32", expected)
-    yield judged("fp16", subject.logits(frames, phases, Precision.FP16))
+    yield judged("fp32", Precision.FP32, expected)
+    yield judged("fp16", Precision.FP16, subject.logits(frames, phases, Precision.FP16))
     for method, (kind, percentile) in METHODS.items():
         ranges = {module: held.range(kind, percentile) for module, held in histograms.items()}
         for label, keep in KEPT.items():
-            if label and method != "percentile 99.99":
+            if label and (method != "percentile 99.99" or checkpoint != TRAINED):
                 continue
             name = f"int8, {method}" + (f", {label} in fp32" if label else "")
-            yield judged(name, subject.logits(frames, phases, Precision.INT8, keep=keep, ranges=ranges))
-
-
-def full_width(directory: Path, camvid: Path, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    files = image_files((str(camvid / "val"),))[::25]
-    frames = [resized(frame_from_file(path), size) for path in files[:4]]
-    for name in ("smp-resnet18", "smp-resnet34", "smp-resnet101"):
-        network = with_statistics(lambda name=name: network_from_arch(name), seed=0)
-        subject = Subject(network, name, size, directory)
-        expected = subject.logits(frames[:2], 1, Precision.FP32)
-        yield {"network": name, "what": "fp16", **compared(subject.logits(frames[:2], 1, Precision.FP16), expected)}
-        histograms = subject.histograms(tuple(frames[2:]))
-        for method in ("min-max", "percentile 99.99", "entropy"):
-            kind, percentile = METHODS[method]
-            ranges = {module: held.range(kind, percentile) for module, held in histograms.items()}
-            actual = subject.logits(frames[:2], 1, Precision.INT8, ranges=ranges)
-            yield {"network": name, "what": f"int8, {method}", **compared(actual, expected)}
+            actual = subject.logits(frames, phases, Precision.INT8, keep=keep, ranges=ranges)
+            yield judged(name, Precision.INT8, actual)
 
 
 def page(document: dict[str, Any]) -> str:
-    base = document["trained"][0]["mean_iou"]
+    rows, options = document["rows"], document["options"]
+    base = {row["network"]: row["mean_iou"] for row in reversed(rows)}
     lines = [
         "# Lower precision, measured",
         "",
         f"Made by `python benchmarks/precision_parity.py` on {document['machine']}. Every figure compares a graph with "
         "the fp32 graph of the same bundle in ONNX Runtime; int8 runs without optimizations.",
         "",
-        f"The SMP-18 for CamVid (width 24), {document['phases']} of 16 phases of {document['frames']} validation "
-        f"frames of 360x480, calibrated on {document['calibration_frames']} training frames. The error is the largest "
-        "of a logit relative to the largest logit; labels are counted on all pixels, ties included; mIoU is against "
-        "the annotation, at the computed pixels.",
+        f"SMP networks trained on CamVid, {options['phases']} of 16 phases of {options['frames']} validation frames of "
+        f"360x480, calibrated on {options['calibration_frames']} training frames. The error is the largest of a logit "
+        "relative to the largest logit; labels are counted on all pixels, ties included, and without the ties within "
+        "the tolerance; mIoU is against the annotation, at the computed pixels.",
         "",
-        "| trunk | error of logits | equal labels | mIoU | change |",
-        "| --- | --- | --- | --- | --- |",
+        "| network | trunk | error of logits | equal labels | without ties | mIoU | change |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
         *(
-            f"| {row['what']} | {row['logits_error']:.1e} | {row['label_agreement']:.2%} | {row['mean_iou']:.2%} | "
-            f"{100 * (row['mean_iou'] - base):+.2f} pt |"
-            for row in document["trained"]
-        ),
-        "",
-        "Networks of full width with random weights and batch-norm statistics far from the identity, CamVid frames at "
-        f"{document['full_width_size']}, one phase of 2 frames, calibrated on 2 others:",
-        "",
-        "| network | trunk | error of logits | equal labels |",
-        "| --- | --- | --- | --- |",
-        *(
-            f"| {row['network']} | {row['what']} | {row['logits_error']:.1e} | {row['label_agreement']:.2%} |"
-            for row in document["full_width"]
+            f"| {row['network']} | {row['what']} | {row['logits_error']:.1e} | {row['label_agreement']:.2%} | "
+            f"{row['agreement_without_ties']:.2%} | {row['mean_iou']:.2%} | "
+            f"{100 * (row['mean_iou'] - base[row['network']]):+.2f} pt |"
+            for row in rows
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -203,35 +203,27 @@ def page(document: dict[str, Any]) -> str:
 
 @click.command()
 @click.option("--camvid", type=click.Path(path_type=Path), required=True)
+@click.option("--checkpoint", "checkpoints", type=click.Path(path_type=Path), multiple=True)
 @click.option("--calibration-frames", default=8, show_default=True)
 @click.option("--frames", default=6, show_default=True)
 @click.option("--phases", default=2, show_default=True)
-@click.option("--full-width-size", type=(int, int), default=(128, 256), show_default=True)
-def main(camvid: Path, calibration_frames: int, frames: int, phases: int, full_width_size: tuple[int, int]) -> None:
+def main(camvid: Path, checkpoints: tuple[Path, ...], **amounts: int) -> None:
+    options = Options(**amounts)
     document: dict[str, Any] = {
         "machine": f"{platform.machine()}, no GPU, Python {platform.python_version()}, torch {torch.__version__}, "
         f"ONNX Runtime {onnxruntime.__version__}",
-        "calibration_frames": calibration_frames,
-        "frames": frames,
-        "phases": phases,
-        "full_width_size": "x".join(map(str, full_width_size)),
-        "trained": [],
-        "full_width": [],
+        "options": asdict(options),
+        "rows": [],
     }
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        parts = {
-            "trained": trained(Path(folder), camvid, calibration_frames, frames, phases),
-            "full_width": full_width(Path(folder), camvid, full_width_size),
-        }
-        for part, rows in parts.items():
-            for row in rows:
-                print(f"{time.monotonic() - started:.0f} s", part, row, flush=True)
-                document[part].append(row)
-                if document["trained"]:
-                    RESULTS.mkdir(parents=True, exist_ok=True)
-                    (RESULTS / "precision.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-                    (RESULTS / "precision.md").write_text(page(document), encoding="utf-8")
+        for checkpoint in (TRAINED, *checkpoints):
+            for row in measured(checkpoint, Path(folder), camvid, options):
+                print(f"{time.monotonic() - started:.0f} s", row, flush=True)
+                document["rows"].append(row)
+                RESULTS.mkdir(parents=True, exist_ok=True)
+                (RESULTS / "precision.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+                (RESULTS / "precision.md").write_text(page(document), encoding="utf-8")
 
 
 if __name__ == "__main__":

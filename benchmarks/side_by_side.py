@@ -234,7 +234,7 @@ def result_of(all_measured: list[Measured], bundle: Bundle, gflops: list[float],
 
     manifest = bundle.manifest
     trunk = manifest.trunk(2)
-    work = trunk.operations * len(manifest.grid(trunk).phases)
+    work = manifest.frame_operations(trunk)
     rows = [
         {
             "name": m.name,

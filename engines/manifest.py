@@ -251,6 +251,10 @@ class Manifest(_Record, frozen=True):
         held = ", ".join(f"{trunk.levels} {trunk.lowering.value}" for trunk in self.trunks)
         raise BundleError(f"the bundle has no trunk {wanted} (it has {held}); export it with --levels and --lowering")
 
+    def frame_operations(self, trunk: TrunkRecord) -> int:
+        """Operations of a trunk for all phases of a frame."""
+        return trunk.operations * len(self.grid(trunk).phases)
+
     def grid(self, trunk: TrunkRecord) -> PhaseGrid:
         """The phases that a session walks with this trunk."""
         frame = self.input

@@ -119,9 +119,7 @@ def plan(
         InputError: nothing fits (the message says the smallest budget that would), an unknown backend, or no trunk of
             this precision.
     """
-    if backend not in CALIBRATIONS:
-        raise InputError(f"nothing is known of the memory of {backend!r}; known are {', '.join(CALIBRATIONS)}")
-    calibration = CALIBRATIONS[backend]
+    calibration = _calibration(backend)
     found = tuple(sorted(_candidates(manifest, precision, calibration), key=_order))
     if not found:
         raise InputError(f"the bundle has no {precision.value} trunk; export it with --precision {precision.value}")
@@ -139,9 +137,23 @@ def shown_bytes(size: int) -> str:
     return f"{math.ceil(size / MIB * 10) / 10:.1f} MiB"
 
 
+def sub_batch_bytes(manifest: Manifest, schedule: Schedule, precision: Precision, backend: str) -> int:
+    """What a backend holds for one sub-batch: its windows and the tensors inside the trunk.
+
+    Raises :class:`InputError` for an unknown backend.
+    """
+    trunk = manifest.trunk(schedule.levels, schedule.lowering)
+    return schedule.sub_batch * _phase_bytes(manifest, trunk, precision, _calibration(backend))
+
+
+def _calibration(backend: str) -> Calibration:
+    if backend not in CALIBRATIONS:
+        raise InputError(f"nothing is known of the memory of {backend!r}; known are {', '.join(CALIBRATIONS)}")
+    return CALIBRATIONS[backend]
+
+
 def _candidates(manifest: Manifest, precision: Precision, calibration: Calibration) -> Iterator[Candidate]:
-    work = {id(trunk): trunk.operations * len(manifest.grid(trunk).phases) for trunk in manifest.trunks}
-    least = max(min(work.values()), 1)
+    least = max(min(map(manifest.frame_operations, manifest.trunks)), 1)
     for trunk in manifest.trunks:
         if precision not in trunk.graphs:
             continue
@@ -150,7 +162,7 @@ def _candidates(manifest: Manifest, precision: Precision, calibration: Calibrati
             yield Candidate(
                 Schedule(trunk.levels, sub_batch, trunk.lowering),
                 _peak_bytes(manifest, trunk, sub_batch, precision, calibration),
-                work[id(trunk)] / least,
+                manifest.frame_operations(trunk) / least,
                 largest,
                 calibration.largest_tensor is not None and largest > calibration.largest_tensor,
             )
@@ -171,8 +183,7 @@ def _peak_bytes(
 
     A sub-batch needs the weights, the frame, its planes, the result, the windows, and the tensors inside the trunk.
     """
-    held = Precision.FP32 if calibration.widens_half and precision is Precision.FP16 else precision
-    weights = manifest.network.parameters * _WEIGHT_BYTES[held]
+    weights = manifest.network.parameters * _WEIGHT_BYTES[_held(precision, calibration)]
     height, width = manifest.grid(trunk).planes_size
     planes = 3 * 4 * height * width
     result = math.prod(manifest.input.padded_size) * (
@@ -181,16 +192,23 @@ def _peak_bytes(
     if manifest.input.padded_size != manifest.input.size:
         # The result is cropped into an array of its own.
         result *= 2
-    rows, columns = manifest.grid(trunk).window_size
-    windows = 3 * 4 * rows * columns
-    if calibration.packing is None:
-        inside = trunk.packed_bytes[held]
-    else:
-        inside = round(calibration.packing * max(trunk.live_bytes[held] - windows, 0))
     frame = 3 * math.prod(manifest.input.size)
-    working = frame + planes + result + sub_batch * (windows + inside)
+    working = frame + planes + result + sub_batch * _phase_bytes(manifest, trunk, precision, calibration)
     opening = calibration.opening_bytes + round(calibration.opening * weights)
     return max(opening, calibration.runtime_bytes + weights + working)
+
+
+def _phase_bytes(manifest: Manifest, trunk: TrunkRecord, precision: Precision, calibration: Calibration) -> int:
+    """For one phase of a sub-batch."""
+    rows, columns = manifest.grid(trunk).window_size
+    windows, held = 3 * 4 * rows * columns, _held(precision, calibration)
+    if calibration.packing is None:
+        return windows + trunk.packed_bytes[held]
+    return windows + round(calibration.packing * max(trunk.live_bytes[held] - windows, 0))
+
+
+def _held(precision: Precision, calibration: Calibration) -> Precision:
+    return Precision.FP32 if calibration.widens_half and precision is Precision.FP16 else precision
 
 
 def _order(candidate: Candidate) -> tuple[float, int, int, int, str]:

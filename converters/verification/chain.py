@@ -1,7 +1,7 @@
 """The chain PyTorch fp32 -> ONNX fp32 -> ONNX in the target precision, each hop with an error of its own.
 
-The first frame is walked whole, by every phase of the default trunk; the others at the phase that PyTorch computed
-and at a quarter of the phases, spread evenly. Trunks of other levels and lowerings are run at the phase that PyTorch
+The first frame is walked whole, by every phase of the default trunk; the others at a quarter of the phases, spread
+evenly from the one that PyTorch computed. Trunks of other levels and lowerings are run at the phase that PyTorch
 computed for the first frame, or at up to 16 of the phases that it consists of.
 """
 

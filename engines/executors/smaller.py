@@ -5,23 +5,24 @@ from __future__ import annotations
 from engines.backends import flavour_of
 from engines.bundle import Bundle
 from engines.executors.opening import engine_schedules
-from engines.manifest import Lowering, Precision
+from engines.manifest import Precision
+from engines.planner import sub_batch_bytes
 from engines.schedules import Schedule
 
 _AT_MOST = 0.75
-"""Of the live bytes of the schedule before: one that needs about as much would fail in the same way."""
+"""Of what the schedule before needs: one that needs about as much would fail in the same way."""
 
 
 def smaller_schedules(bundle: Bundle, backend: str, precision: Precision, schedule: Schedule) -> list[Schedule]:
     """The schedules to try one after the other in place of ``schedule``, each needing clearly less than the one before.
 
     Those that the bundle has an engine for or, on a backend that runs graphs, a trunk. What a schedule needs is
-    judged by the bytes that are live at once in its trunk, as the manifest has them, times the sub-batch. Of equal
-    ones the one with the least work comes first, then the one with the same lowering.
+    what the planner predicts for a sub-batch; the rest is the same for all. Of equal ones the one with the least work
+    comes first, then the one with the same lowering.
     """
     flavour, manifest = flavour_of(backend), bundle.manifest
     if flavour is not None:
-        held = engine_schedules(bundle.manifest, flavour, precision)
+        held = engine_schedules(manifest, flavour, precision)
     else:
         held = [
             Schedule(trunk.levels, sub_batch, trunk.lowering)
@@ -29,25 +30,20 @@ def smaller_schedules(bundle: Bundle, backend: str, precision: Precision, schedu
             if precision in trunk.graphs
             for sub_batch in _halved(manifest.grid(trunk).largest_sub_batch)
         ]
-    left = live_bytes(bundle, precision, schedule)
-    chosen: list[Schedule] = []
-    for candidate in sorted(held, key=lambda held: _order(bundle, precision, held, schedule.lowering)):
-        if live_bytes(bundle, precision, candidate) <= _AT_MOST * left:
+
+    def needed(candidate: Schedule) -> int:
+        return sub_batch_bytes(manifest, candidate, precision, backend)
+
+    def order(candidate: Schedule) -> tuple[int, int, bool]:
+        trunk = manifest.trunk(candidate.levels, candidate.lowering)
+        return -needed(candidate), manifest.frame_operations(trunk), candidate.lowering is not schedule.lowering
+
+    left, chosen = needed(schedule), []
+    for candidate in sorted(held, key=order):
+        if needed(candidate) <= _AT_MOST * left:
             chosen.append(candidate)
-            left = live_bytes(bundle, precision, candidate)
+            left = needed(candidate)
     return chosen
-
-
-def live_bytes(bundle: Bundle, precision: Precision, schedule: Schedule) -> int:
-    """Bytes of the trunk's tensors that are alive at once, for the whole sub-batch."""
-    trunk = bundle.manifest.trunk(schedule.levels, schedule.lowering)
-    return trunk.live_bytes.get(precision, 0) * schedule.sub_batch
-
-
-def _order(bundle: Bundle, precision: Precision, schedule: Schedule, lowering: Lowering) -> tuple[int, int, bool]:
-    trunk = bundle.manifest.trunk(schedule.levels, schedule.lowering)
-    work = trunk.operations * len(bundle.manifest.grid(trunk).phases)
-    return -live_bytes(bundle, precision, schedule), work, schedule.lowering is not lowering
 
 
 def _halved(largest: int) -> list[int]:

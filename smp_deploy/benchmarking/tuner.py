@@ -10,6 +10,7 @@ from engines.bundle import Bundle
 from engines.errors import InputError
 from engines.executors.opening import engine_schedules
 from engines.manifest import Lowering, Manifest, Precision, TrunkRecord, TuningMeasurement, TuningRecord
+from engines.planner import sub_batch_bytes
 from engines.schedules import Schedule, default_schedule
 from engines.session import Session
 from engines.tuning import device_of, runtime_of
@@ -93,11 +94,8 @@ def missing_trunks(manifest: Manifest, config: TuningConfig) -> list[Missing]:
 def _trunks(manifest: Manifest, config: TuningConfig) -> list[TrunkRecord]:
     if config.levels:
         return [trunk for trunk in manifest.trunks if trunk.levels in config.levels]
-    work = {
-        (trunk.levels, trunk.lowering): trunk.operations * len(manifest.grid(trunk).phases) for trunk in manifest.trunks
-    }
-    least = min(work.values())
-    return [trunk for trunk in manifest.trunks if work[trunk.levels, trunk.lowering] <= NO_REPEATED_WORK * least]
+    least = min(map(manifest.frame_operations, manifest.trunks))
+    return [t for t in manifest.trunks if manifest.frame_operations(t) <= NO_REPEATED_WORK * least]
 
 
 def tune(
@@ -126,7 +124,7 @@ def tune(
         done += (len(running) - len(kept)) * (config.rounds - number)
         running = kept
     on_progress(total, total)
-    best = winner(bundle.manifest, times, config.precision)
+    best = winner(bundle.manifest, config, times)
     ordered = [best, *sorted((s for s in schedules if s != best), key=lambda s: median(times[s]))]
     return TuningRecord(
         device=device_of(config.backend),
@@ -152,7 +150,7 @@ def hopeful(times: dict[Schedule, list[float]], running: Sequence[Schedule]) -> 
     return [s for s in running if s == running[0] or min(times[s]) <= HOPELESS * fastest]
 
 
-def winner(manifest: Manifest, times: dict[Schedule, list[float]], precision: Precision) -> Schedule:
+def winner(manifest: Manifest, config: TuningConfig, times: dict[Schedule, list[float]]) -> Schedule:
     """The fastest by its median, or one that is :data:`EQUALLY_FAST` and takes less memory.
 
     Only schedules that were measured in every round can win.
@@ -160,12 +158,8 @@ def winner(manifest: Manifest, times: dict[Schedule, list[float]], precision: Pr
     rounds = max(map(len, times.values()))
     medians = {schedule: median(values) for schedule, values in times.items() if len(values) == rounds}
     limit = EQUALLY_FAST * min(medians.values())
-    return min(
-        (schedule for schedule, value in medians.items() if value <= limit),
-        key=lambda schedule: (working_bytes(manifest, schedule, precision), medians[schedule]),
-    )
 
+    def order(schedule: Schedule) -> tuple[int, float]:
+        return sub_batch_bytes(manifest, schedule, config.precision, config.backend), medians[schedule]
 
-def working_bytes(manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
-    """What a sub-batch holds at a time, from the tensors alone: enough to order schedules by memory."""
-    return manifest.trunk(schedule.levels, schedule.lowering).live_bytes[precision] * schedule.sub_batch
+    return min((schedule for schedule, value in medians.items() if value <= limit), key=order)

@@ -45,7 +45,7 @@ TRUNK_COLUMNS = ("trunk", "levels", "lowering", "phases", "of", "sub-batch up to
 def trunk_rows(bundle: Bundle) -> list[tuple[str, ...]]:
     """The trunks of a bundle, as rows of a table with :data:`TRUNK_COLUMNS`."""
     manifest = bundle.manifest
-    work = [trunk.operations * len(manifest.grid(trunk).phases) for trunk in manifest.trunks]
+    work = [manifest.frame_operations(trunk) for trunk in manifest.trunks]
     rows: list[tuple[str, ...]] = []
     for trunk, operations in zip(manifest.trunks, work, strict=True):
         grid = manifest.grid(trunk)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engines import Bundle, Lowering, Precision, Schedule
 from engines.errors import InputError
 from engines.manifest import Manifest
-from engines.planner import plan
+from engines.planner import plan, sub_batch_bytes
 
 MIB = 2**20
 
@@ -34,6 +34,10 @@ def test_a_peak_by_hand(exported: Bundle) -> None:
     # On a GPU what is alive counts, windows included, and the packing is assumed.
     (first,) = (c for c in plan(small, backend="tensorrt").candidates if c.schedule.sub_batch == 1)
     assert first.peak_bytes == parameters + work + windows + 1300
+    # A sub-batch alone, where only the difference between schedules counts.
+    eight = Schedule(2, 8, Lowering.RESHAPE)
+    assert sub_batch_bytes(small, eight, Precision.FP32, "onnxruntime") == 8 * (windows + 1430)
+    assert sub_batch_bytes(small, eight, Precision.FP32, "tensorrt") == 8 * (windows + 1300)
     # While a bundle with large weights is opened, the largest are there twice.
     network = msgspec.structs.replace(manifest.network, parameters=100 * MIB)
     assert plan(msgspec.structs.replace(small, network=network)).candidates[0].peak_bytes == (12 + 660) * MIB

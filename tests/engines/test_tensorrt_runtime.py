@@ -26,8 +26,9 @@ from engines.backends.tensorrt.opening import verified_plan, why_not_loaded
 from engines.devices.cuda import CudaDevice, import_cuda_runtime
 from engines.errors import BackendError, BundleError, InputError, MissingDependency, OutOfMemory
 from engines.executors.opening import held_engine
-from engines.executors.smaller import live_bytes, smaller_schedules
+from engines.executors.smaller import smaller_schedules
 from engines.gpus import gpus
+from engines.planner import sub_batch_bytes
 from engines.tuning import chosen_schedule
 from tests.conftest import Cli
 
@@ -118,7 +119,7 @@ def test_smaller_schedules_need_clearly_less_each(built: Bundle) -> None:
     assert smaller_schedules(built, "tensorrt-rtx", Precision.FP16, Schedule(2, 4)) == [Schedule(2, 1)]
     assert smaller_schedules(built, "tensorrt-rtx", Precision.FP16, Schedule(2, 1)) == []
     chain = [Schedule(0), *smaller_schedules(built, "onnxruntime", Precision.FP32, Schedule(0))]
-    needed = [live_bytes(built, Precision.FP32, schedule) for schedule in chain]
+    needed = [sub_batch_bytes(built.manifest, schedule, Precision.FP32, "onnxruntime") for schedule in chain]
     assert all(after <= 0.75 * before for before, after in pairwise(needed))
     assert chain[-1].sub_batch == 1
     assert chain[-1].levels >= 3

@@ -8,7 +8,7 @@ import pytest
 from engines import Bundle, Flavour, Lowering, Precision, Schedule
 from engines.errors import InputError
 from smp_deploy.benchmarking import TuningConfig, candidates, missing_trunks, tune
-from smp_deploy.benchmarking.tuner import hopeful, winner, working_bytes
+from smp_deploy.benchmarking.tuner import hopeful, winner
 
 DEFAULT = Schedule(2, 1, Lowering.RESHAPE)
 
@@ -56,13 +56,13 @@ def test_the_hopeless_are_dropped_by_their_best_time() -> None:
 
 def test_of_equally_fast_ones_the_smallest_wins(exported: Bundle) -> None:
     manifest, small, large = exported.manifest, Schedule(2, 1, Lowering.DILATED), Schedule(2, 4, Lowering.DILATED)
-    assert working_bytes(manifest, large, Precision.FP32) == 4 * working_bytes(manifest, small, Precision.FP32)
+    config = TuningConfig()
     equal = {DEFAULT: [200.0] * 3, small: [101.0, 101.5, 99.0], large: [100.0, 90.0, 110.0]}
-    assert winner(manifest, equal, Precision.FP32) == small
+    assert winner(manifest, config, equal) == small
     faster = {DEFAULT: [200.0] * 3, small: [103.0] * 3, large: [100.0] * 3}
-    assert winner(manifest, faster, Precision.FP32) == large
+    assert winner(manifest, config, faster) == large
     dropped = {DEFAULT: [200.0] * 3, small: [50.0, 60.0], large: [100.0] * 3}
-    assert winner(manifest, dropped, Precision.FP32) == large
+    assert winner(manifest, config, dropped) == large
 
 
 def test_a_tuning_holds_every_measurement_the_winner_first(exported: Bundle, frame: np.ndarray) -> None:
@@ -74,4 +74,4 @@ def test_a_tuning_holds_every_measurement_the_winner_first(exported: Bundle, fra
     assert set(measured) == {(s.levels, s.lowering, s.sub_batch) for s in candidates(exported.manifest, config)}
     assert all(len(times) == 2 and min(times) > 0 for times in measured.values())
     medians = {Schedule(m.levels, m.sub_batch, m.lowering): m.frame_ms for m in tuning.measurements}
-    assert winner(exported.manifest, medians, Precision.FP32) == next(iter(medians))
+    assert winner(exported.manifest, config, medians) == next(iter(medians))
