@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,9 +136,9 @@ def write_trunks(
     on_step: Callable[[str], None],
 ) -> list[TrunkRecord]:
     """Export every trunk in every precision into ``stage``; the first one is ``trunk.onnx``."""
+    from converters.onnx_graphs.layers import kind_of, layers_of
     from converters.onnx_graphs.lifetimes import largest_tensor, live_bytes
     from converters.onnx_graphs.packing import packed_bytes
-    from converters.quantization.graphs import convolution_counts
 
     records = []
     for index, trunk in enumerate(trunks):
@@ -161,7 +162,8 @@ def write_trunks(
             if precision in (Precision.FP32, Precision.INT8):
                 # int8 runs there as it is written.
                 packed[precision] = packed_bytes(converted, optimized=precision is Precision.FP32)
-            convolutions[precision] = {Precision(kind): n for kind, n in convolution_counts(converted).items()}
+            kinds = [kind_of(layer) for layer in layers_of(converted) if layer.op_type == "Conv"]
+            convolutions[precision] = dict(Counter(kind for kind in kinds if kind is not None))
         records.append(
             TrunkRecord(
                 levels=looped.levels,

@@ -7,7 +7,6 @@ in single precision.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -46,20 +45,6 @@ def quantize_network(model: ir.Model, ranges: Mapping[str, float], keep: Collect
         for value in (weight, bias):
             if value is not None and not value.uses():
                 del model.graph.initializers[str(value.name)]
-
-
-def convolution_counts(model: ir.Model) -> Counter[str]:
-    """Convolutions by what they compute in: ``int8`` where their weights are dequantized, else their type."""
-    kinds = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
-    found: Counter[str] = Counter()
-    for node in model.graph:
-        if node.op_type == "Conv":
-            weight = node.inputs[1]
-            producer = None if weight is None else weight.producer()
-            quantized = producer is not None and producer.op_type == "DequantizeLinear"
-            dtype = node.outputs[0].dtype
-            found["int8" if quantized else kinds[dtype or ir.DataType.FLOAT]] += 1
-    return found
 
 
 def _quantize(

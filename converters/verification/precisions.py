@@ -5,65 +5,55 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from onnx import TensorProto
+import onnx_ir as ir
 
-from converters.verification.probes import ProbedGraph
+from converters.onnx_graphs.layers import kind_of, layers_of
+from converters.onnx_graphs.modules import module_of, modules_named
 from converters.verification.subject import Subject
-from engines.manifest import Precision
+from engines.manifest import Manifest, Precision
 from engines.parity import Check, Kind
-
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_SHOWN = 3
 
 
 def precision_checks(subject: Subject) -> Iterator[Check]:
-    """Every graph: layers in the type its name promises.
+    """Every graph: each layer in the type that the manifest promises.
 
-    A graph of fp32 has no other; of another precision it has layers of that type, and those that were left in
-    fp32 are named.
+    That is the graph's precision, but for the modules that ``keep_fp32`` names, and in int8 for layers that are no
+    convolution or were not calibrated.
     """
-    for trunk in subject.bundle.manifest.trunks:
+    manifest = subject.bundle.manifest
+    for trunk in manifest.trunks:
         for precision, name in trunk.graphs.items():
-            yield _check(ProbedGraph(subject.bundle.file(name)), name, precision)
+            yield _check(manifest, precision, name, layers_of(ir.load(subject.bundle.file(name))))
 
 
-def _check(graph: ProbedGraph, name: str, precision: Precision) -> Check:
-    kinds = kinds_of_layers(graph)
-    counts = Counter(kinds.values())
+def _check(manifest: Manifest, precision: Precision, name: str, layers: list[ir.Node]) -> Check:
+    kinds = {str(layer.name): kind_of(layer) for layer in layers}
+    promised = {str(layer.name): _promised(manifest, precision, layer) for layer in layers}
+    wrong = [layer for layer, kind in kinds.items() if kind is not promised[layer]]
+    counts = Counter(_shown(kind) for kind in kinds.values())
     detail = "layers by type: " + (", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none")
-    if precision is Precision.FP32:
-        wrong = [layer for layer, kind in kinds.items() if kind != "fp32"]
-        check = Check.at_most(f"precision of {name}", "graph", len(wrong), 0, detail, Kind.PRECISION)
-        return check.located(f"{name}: {wrong[0]}") if wrong else check
-    kept = [layer for layer, kind in kinds.items() if kind == "fp32"]
-    reduced = len(kinds) - len(kept)
-    if kept and reduced:
-        detail += "; fp32: " + ", ".join(kept[:_SHOWN]) + (" and more" if len(kept) > _SHOWN else "")
-    check = Check.at_least(f"precision of {name}", "graph", reduced, min(1, len(kinds)), detail, Kind.PRECISION)
-    return check.located(f"{name}: every layer computes in fp32") if check.failed else check
+    kept = sorted({module for pattern in manifest.keep_fp32.get(precision, ()) for module in _named(pattern, layers)})
+    if kept:
+        detail += f"; to stay in fp32: {', '.join(kept)}"
+    check = Check.at_most(f"precision of {name}", "graph", len(wrong), 0, detail, Kind.PRECISION)
+    if not wrong:
+        return check
+    every = "every layer" if len(wrong) == len(kinds) else wrong[0]
+    return check.located(f"{name}: {every} computes in {_shown(kinds[wrong[0]])}")
 
 
-def kinds_of_layers(graph: ProbedGraph) -> dict[str, str]:
-    """The type of every convolution and matrix product, by name: ``fp32``, ``fp16``, ``int8`` and so on."""
-    producers = {output: node for node in graph.model.graph.node for output in node.output}
-    weights = {held.name: held.data_type for held in graph.model.graph.initializer}
-    kinds = {}
-    for node in graph.model.graph.node:
-        if node.op_type not in _LAYERS:
-            continue
-        weight, kind = node.input[1], None
-        while weight not in weights and weight in producers:
-            producer = producers[weight]
-            if producer.op_type == "DequantizeLinear":
-                kind = "int8"
-            weight = producer.input[0]
-        kinds[node.name] = kind or _NAMES.get(weights.get(weight, TensorProto.FLOAT), "another type")
-    return kinds
+def _promised(manifest: Manifest, precision: Precision, layer: ir.Node) -> Precision:
+    if any(_named(pattern, [layer]) for pattern in manifest.keep_fp32.get(precision, ())):
+        return Precision.FP32
+    if precision is Precision.INT8:
+        ranges = manifest.calibration.ranges if manifest.calibration else {}
+        return Precision.INT8 if layer.op_type == "Conv" and module_of(layer) in ranges else Precision.FP32
+    return precision
 
 
-_NAMES = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-    TensorProto.INT8: "int8",
-}
+def _named(pattern: str, layers: list[ir.Node]) -> set[str]:
+    return modules_named(pattern, {module_of(layer) for layer in layers})
+
+
+def _shown(kind: Precision | None) -> str:
+    return "another type" if kind is None else kind.value

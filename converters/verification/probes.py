@@ -11,12 +11,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from converters.onnx_graphs.layers import OPERATORS
 from converters.onnx_graphs.rounding import arithmetic_outputs, write_rounding
 from engines.backends import OnnxRuntimeRunner
 from engines.bundle import Bundle
 from engines.manifest import Precision
-
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class ProbedGraph:
@@ -37,7 +36,7 @@ class ProbedGraph:
     @property
     def layers(self) -> list[str]:
         """The outputs of convolutions and matrix products, in the order of the graph."""
-        return [node.output[0] for node in self.model.graph.node if node.op_type in _LAYERS]
+        return [node.output[0] for node in self.model.graph.node if node.op_type in OPERATORS]
 
     @property
     def layer_outputs(self) -> dict[str, str]:
@@ -62,7 +61,7 @@ class ProbedGraph:
     @property
     def first_input(self) -> str:
         """What the first layer reads."""
-        return str(next(node.input[0] for node in self.model.graph.node if node.op_type in _LAYERS))
+        return str(next(node.input[0] for node in self.model.graph.node if node.op_type in OPERATORS))
 
     def logits(self, output: str) -> str:
         """The float tensor that labels or probabilities are made from; ``output`` itself where it is logits."""

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -20,6 +21,7 @@ from converters.rewriting.batchnorm import fold_batch_norms
 from converters.rewriting.tracing import graph_from_network
 from converters.trunks import TrunkChoice
 from converters.verification import Subject, checks_of, reference_frames
+from converters.verification.precisions import precision_checks
 from engines import Bundle, Flavour, Lowering, OutputKind, Precision, Session
 from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
 from engines.errors import BackendError, InputError, NetworkError
@@ -76,6 +78,24 @@ def test_graphs_are_valid_and_the_manifest_counts_their_convolutions(reduced: Bu
         for name in trunk.graphs.values():
             onnx.checker.check_model(str(reduced.path / name), full_check=True)
     assert reduced.manifest.keep_fp32 == {precision: list(kept) for precision, kept in KEPT.items()}
+
+
+def test_what_the_manifest_promises_is_checked_layer_by_layer(reduced: Bundle) -> None:
+    checks = list(precision_checks(Subject(reduced, reference_frames(reduced))))
+    assert len(checks) == 4 * len(reduced.manifest.trunks)
+    assert {check.status for check in checks} == {Status.PASSED}
+    fp16 = reduced.manifest.trunk().graphs[Precision.FP16]
+    (detail,) = [check.detail for check in checks if check.name == f"precision of {fp16}"]
+    assert "2 fp32" in detail
+    assert detail.endswith("; to stay in fp32: pointwise, shortcut")
+    # Had nobody asked for it, layers in fp32 would be a fault.
+    manifest = msgspec.structs.replace(reduced.manifest, keep_fp32={})
+    failed = [check for check in precision_checks(Subject(Bundle(reduced.path, manifest), [])) if check.failed]
+    int8 = reduced.manifest.trunk().graphs[Precision.INT8]
+    wrong = {check.name: (check.measured, check.location) for check in failed}
+    assert len(wrong) == 2 * len(manifest.trunks)
+    assert wrong[f"precision of {fp16}"] == (2, f"{fp16}: pointwise/Conv computes in fp32")
+    assert wrong[f"precision of {int8}"] == (1, f"{int8}: head/Conv computes in fp32")
 
 
 def test_kept_modules_and_their_sum_are_fp32_between_casts(reduced: Bundle) -> None:

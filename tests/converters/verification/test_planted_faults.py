@@ -320,6 +320,30 @@ def test_an_fp16_graph_that_is_fp32(spoilt: Path) -> None:
     assert found[0].location == "trunk.fp16.onnx: every layer computes in fp32"
 
 
+def test_one_layer_of_an_fp16_graph_that_is_fp32(spoilt: Path) -> None:
+    def widen(model: onnx.ModelProto) -> None:
+        """The second convolution computes in fp32, its weights are still stored in fp16."""
+        nodes = model.graph.node
+        place, layer = [(index, node) for index, node in enumerate(nodes) if node.op_type == "Conv"][1]
+        wide = f"{layer.name}_wide"
+        casts = [helper.make_node("Cast", [name], [f"{wide}:{name}"], to=TensorProto.FLOAT) for name in layer.input]
+        narrow = helper.make_node("Cast", [wide], [layer.output[0]], to=TensorProto.FLOAT16)
+        layer.input[:], layer.output[:] = [cast.output[0] for cast in casts], [wide]
+        shape = next(value.type.tensor_type.shape for value in model.graph.value_info if value.name == narrow.output[0])
+        value = model.graph.value_info.add(name=wide)
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+        value.type.tensor_type.shape.CopyFrom(shape)
+        nodes.insert(place + 1, narrow)
+        for cast in casts:
+            nodes.insert(place, cast)
+
+    bundle = edited(spoilt, "trunk.fp16.onnx", edit=widen)
+    names = [node.name for node in onnx.load(spoilt / "trunk.fp16.onnx").graph.node if node.op_type == "Conv"]
+    found = failures(bundle)
+    assert [(check.name, check.measured) for check in found] == [("precision of trunk.fp16.onnx", 1)]
+    assert found[0].location == f"trunk.fp16.onnx: {names[1]} computes in fp32"
+
+
 @pytest.mark.parametrize("graph", ["trunk.onnx", "trunk.fp16.onnx"])
 def test_labels_shifted_by_one_pixel(spoilt: Path, graph: str) -> None:
     def shift(model: onnx.ModelProto) -> None:
