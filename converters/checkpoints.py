@@ -149,9 +149,9 @@ def _unwrapped(path: Path, loaded: Any) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} holds no plain state dict: {_listed(strangers)} are no tensors of ordinary numbers"
         )
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in loaded):
-            loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
+    # Wrappers come in any order: DistributedDataParallel in torch.compile, and the other way round.
+    while prefix := next((held for held in _PREFIXES if all(key.startswith(held) for key in loaded)), None):
+        loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
     return dict(loaded)
 
 

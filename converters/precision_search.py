@@ -21,10 +21,8 @@ from engines.backends import OnnxRuntimeRunner
 from engines.backends.onnxruntime import NO_BF16
 from engines.errors import BackendError, BundleError, InputError
 from engines.manifest import Precision
-from engines.parity import TOLERANCES, label_agreement, relative_error
+from engines.parity import LARGEST_FP16, TOLERANCES, label_agreement, relative_error
 from engines.phases import dispersed
-
-_FP16_LARGEST = 65504.0
 
 OnProgress = Callable[[int, int], None]
 
@@ -166,10 +164,9 @@ class _Probe:
         """The first node of the graph as the bundle has it whose results are not finite."""
         model = self._converted(frozenset(self.kept_before))
         names = _tapped(model, "ReduceSum")
-        for index, name in enumerate(names):
-            if any(not np.isfinite(values[index]) for values in self._outputs(model, self.precision)):
-                return name
-        return None
+        found = self._outputs(model, self.precision)
+        spoilt = (name for index, name in enumerate(names) if any(not np.isfinite(values[index]) for values in found))
+        return next(spoilt, None)
 
     def nodes(self) -> list[ir.Node]:
         """Of the network, in order."""
@@ -181,7 +178,7 @@ class _Probe:
         outputs = self._outputs(self._converted(kept), self.precision)
         for (actual,), expected in zip(outputs, self._expected, strict=True):
             error = max(error, relative_error(actual, expected))
-            labels = np.nan_to_num(actual).argmax(1).astype(np.uint8)
+            labels = np.nan_to_num(actual).argmax(1)
             for one, logits in zip(labels, expected, strict=True):
                 agreement = min(agreement, label_agreement(one, logits, tolerance.of_ties).judged(tolerance))
         return Figures(error, agreement, error <= tolerance.logits and agreement >= tolerance.label_agreement)
@@ -215,7 +212,7 @@ def _ranked(probe: _Probe, on_progress: OnProgress) -> tuple[RankedModule, ...]:
 
     def badness(entry: RankedModule) -> tuple[bool, float, float]:
         # A sum that overflows is nobody's error alone.
-        too_large = probe.precision is Precision.FP16 and entry.largest > _FP16_LARGEST
+        too_large = probe.precision is Precision.FP16 and entry.largest > LARGEST_FP16
         return too_large, entry.figures.error, 1 - entry.figures.agreement
 
     return tuple(sorted(entries, key=badness, reverse=True))

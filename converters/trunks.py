@@ -93,10 +93,10 @@ def planned_trunks(
     if choice.levels is None and choice.lowerings is None:
         yield from _default_trunks(network, graph, cut, most, size_multiple)
         return
-    levels = (cut,) if choice.levels is None else choice.levels
+    levels = {cut} if choice.levels is None else set(choice.levels)
     for level in sorted(levels, key=lambda level: (level != cut, level)):
         looped = looped_from_graph(graph, level)
-        for lowering in choice.lowerings or (Lowering.RESHAPE,):
+        for lowering in dict.fromkeys(choice.lowerings or (Lowering.RESHAPE,)):
             yield _proven(network, looped, lowering, size_multiple)
 
 

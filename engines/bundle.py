@@ -159,11 +159,13 @@ class Bundle:
     def check_writable(self) -> None:
         """Raise :class:`OutputError` unless engines can be stored: said before a build, not after it."""
         engines = self.path / "engines"
-        try:
-            with tempfile.TemporaryFile(dir=engines if engines.exists() else self.path):
-                pass
-        except OSError as error:
-            raise OutputError(f"cannot write to {engines}: {error.strerror}") from error
+        # The manifest lies beside the engines, and is written anew too.
+        for directory in (self.path, engines) if engines.exists() else (self.path,):
+            try:
+                with tempfile.TemporaryFile(dir=directory):
+                    pass
+            except OSError as error:
+                raise OutputError(f"cannot write to {directory}: {error.strerror}") from error
 
     def _verify(self, name: str, record: FileRecord) -> None:
         path = self.file(name)

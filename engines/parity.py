@@ -52,8 +52,12 @@ TOLERANCES = {
 
 
 def tolerance_of(precision: Precision, overrides: Mapping[str, float] | None = None) -> Tolerance:
-    """The table's row for a precision, with single figures replaced; a precision without a row is held to fp16's."""
-    return replace(TOLERANCES.get(precision, TOLERANCES[Precision.FP16]), **(overrides or {}))
+    """The table's row for a precision, with single figures replaced."""
+    return replace(TOLERANCES[precision], **(overrides or {}))
+
+
+LARGEST_FP16 = 65504.0
+"""The largest finite number of IEEE half precision."""
 
 
 class Status(enum.Enum):
@@ -120,6 +124,12 @@ class Check:
     def located(self, location: str) -> Check:
         """The same check, with the place where its failure begins."""
         return replace(self, location=location)
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Probabilities over the first axis of ``(classes, ...)``."""
+    raised = np.exp(logits - logits.max(0))
+    return np.asarray(raised / raised.sum(0), np.float32)
 
 
 def relative_error(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
@@ -190,7 +200,9 @@ class LabelAgreement:
         return f"{self.agreement:.4%} of pixels, {self.agreement_without_ties:.4%} without ties"
 
 
-def label_agreement(labels: NDArray[np.uint8], logits: NDArray[np.floating], logit_tolerance: float) -> LabelAgreement:
+def label_agreement(
+    labels: NDArray[np.integer], logits: NDArray[np.floating], logit_tolerance: float
+) -> LabelAgreement:
     """Compare labels ``(H, W)`` with the reference logits ``(classes, H, W)`` that they should follow from.
 
     A pixel is a tie when the reference itself gives both labels nearly the same logit: their distance is at
@@ -207,11 +219,11 @@ def label_agreement(labels: NDArray[np.uint8], logits: NDArray[np.floating], log
     return LabelAgreement(1 - float(differs.mean()), 1 - float((differs & ~tied).mean()))
 
 
-def ties(labels: NDArray[np.uint8], logits: NDArray[np.floating], logit_tolerance: float) -> NDArray[np.bool_]:
+def ties(labels: NDArray[np.integer], logits: NDArray[np.floating], logit_tolerance: float) -> NDArray[np.bool_]:
     """Pixels whose label ``(H, W)`` is as good as the reference logits' own: see :func:`label_agreement`."""
     logits = logits - logits.mean(0)
     best = logits.max(0)
-    known = np.minimum(labels, len(logits) - 1).astype(np.intp)
+    known = np.minimum(labels.astype(np.intp), len(logits) - 1)
     other = np.take_along_axis(logits, known[None], 0)[0]
     close: NDArray[np.bool_] = (labels < len(logits)) & (best - other <= 2 * logit_tolerance * np.abs(logits).max())
     return close

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import LayoutError
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 Size: TypeAlias = tuple[int, int]
 """``(height, width)``."""
@@ -102,7 +104,7 @@ class PhaseGrid:
             for down, right in inner
         ]
 
-    def cut(self, planes: NDArray[np.float32], phases: list[Phase]) -> NDArray[np.float32]:
+    def cut(self, planes: NDArray[_Number], phases: list[Phase]) -> NDArray[_Number]:
         """The windows ``(len(phases), 3, H', W')`` of the planes ``(3, H, W)``."""
         (height, width), (g, f) = self.window_size, self.cut_window
         origins = [(row % g, column % f) for row, column in phases]

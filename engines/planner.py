@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from engines.backends.onnxruntime import NO_BF16
 from engines.backends.tensorrt.limits import MAX_ELEMENTS
-from engines.errors import InputError
+from engines.errors import BackendError, InputError
 from engines.manifest import Lowering, Manifest, OutputKind, Precision, TrunkRecord
 from engines.schedules import Schedule
 
@@ -106,7 +107,8 @@ def plan(
     """The schedules of a bundle and, for a budget, the cheapest that fits.
 
     Cheapest is the least compute. Of equal compute it is the least measured time where ``seconds`` knows some, else
-    the smallest predicted peak: on a CPU a larger sub-batch is not faster, so the rest of the budget stays free.
+    the reference lowering with the smallest predicted peak: on a CPU a larger sub-batch is not faster, so the rest of
+    the budget stays free.
 
     Args:
         manifest: of the bundle.
@@ -116,6 +118,7 @@ def plan(
         seconds: measured times, where there are some.
 
     Raises:
+        BackendError: the backend has no such arithmetic.
         InputError: nothing fits (the message says the smallest budget that would), an unknown backend, or no trunk of
             this precision.
     """
@@ -140,7 +143,7 @@ def shown_bytes(size: int) -> str:
 def sub_batch_bytes(manifest: Manifest, schedule: Schedule, precision: Precision, backend: str) -> int:
     """What a backend holds for one sub-batch: its windows and the tensors inside the trunk.
 
-    Raises :class:`InputError` for an unknown backend.
+    Raises :class:`InputError` for an unknown backend, :class:`BackendError` for arithmetic that it has not.
     """
     trunk = manifest.trunk(schedule.levels, schedule.lowering)
     return schedule.sub_batch * _phase_bytes(manifest, trunk, precision, _calibration(backend))
@@ -203,6 +206,8 @@ def _phase_bytes(manifest: Manifest, trunk: TrunkRecord, precision: Precision, c
     rows, columns = manifest.grid(trunk).window_size
     windows, held = 3 * 4 * rows * columns, _held(precision, calibration)
     if calibration.packing is None:
+        if held not in trunk.packed_bytes:
+            raise BackendError(NO_BF16)
         return windows + trunk.packed_bytes[held]
     return windows + round(calibration.packing * max(trunk.live_bytes[held] - windows, 0))
 

@@ -12,7 +12,7 @@ from engines.bundle import Bundle
 from engines.errors import BundleError
 from engines.manifest import EngineRecord, OutputKind, Precision
 from engines.metrics import by_phase, shift_of_labels
-from engines.parity import Check, Kind, label_agreement, relative_error, tolerance_of
+from engines.parity import Check, Kind, label_agreement, relative_error, softmax, tolerance_of
 from engines.schedules import Schedule
 from engines.session import Session
 
@@ -32,10 +32,11 @@ def _provenance_check(bundle: Bundle, engine: EngineRecord) -> Check:
         "graph": (record.get("graph_sha256"), files[trunk.graphs[engine.precision]].sha256),
         "prepare": (record.get("prepare_sha256"), files[manifest.prepare].sha256),
         "plan": (record.get("plan_sha256"), files[engine.engine].sha256),
+        "plan of prepare": (record.get("prepare_plan_sha256"), files[engine.prepare].sha256),
     }
     wrong = [name for name, (held, wanted) in expected.items() if held != wanted]
     effective = str(record.get("effective_precision", ""))
-    detail = "of graph, weights, prepare and plan: hashes that are not the bundle's"
+    detail = "of graph, weights, prepare and both plans: hashes that are not the bundle's"
     if effective:
         detail += f"; the engine computes in {effective}"
     check = Check.at_most("provenance of the engine", engine.engine, len(wrong), 0, detail, Kind.PROVENANCE)
@@ -68,7 +69,7 @@ def backend_checks(
             expected = logits[:, : actual.shape[-2], : actual.shape[-1]]
             where = f"reference frame {index}, phase {case.phase}, {session.schedule}"
             if kind is not OutputKind.LABELS:
-                wanted = expected if kind is OutputKind.LOGITS else _softmax(expected)
+                wanted = expected if kind is OutputKind.LOGITS else softmax(expected)
                 error = relative_error(np.asarray(actual, np.float32), wanted)
                 yield Check.at_most(name, where, error, tolerance.logits, f"relative error of {kind.value}")
                 continue
@@ -87,11 +88,6 @@ def _location(bundle: Bundle, actual: np.ndarray[Any, Any], expected: np.ndarray
     errors = by_phase(actual != expected, window)
     row, column = np.unravel_index(int(np.nanargmax(errors)), errors.shape)
     return f"{backend}: {np.nanmax(errors):.1%} of the labels at phase {(int(row), int(column))} differ"
-
-
-def _softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    raised = np.exp(logits - logits.max(0))
-    return np.asarray(raised / raised.sum(0), np.float32)
 
 
 def _record(bundle: Bundle, engine: EngineRecord) -> dict[str, Any]:

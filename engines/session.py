@@ -78,6 +78,8 @@ class Session:
         """Open ``schedule``, or the first of ``smaller`` that fits; raises what ``open_executor`` does."""
         self.bundle = bundle
         self._executors = ReducingExecutor(open_executor, schedule, smaller)
+        self._filling_s: float | None = None
+        """How long it took at most to fill in what a deadline left out."""
 
     @classmethod
     def open(
@@ -187,40 +189,53 @@ class Session:
             now = time.monotonic()
             # The first also prepares the frame, which makes its time an estimate on the safe side.
             slowest, begun = max(slowest, now - begun), now
-            if deadline_ms is not None and now - started + slowest > deadline_ms / 1000:
-                break
+            if deadline_ms is not None:
+                if self._filling_s is None:
+                    self._filled(step, computed)
+                assert self._filling_s is not None
+                if time.monotonic() - started + slowest + self._filling_s > deadline_ms / 1000:
+                    break
         assert step is not None
         if deadline_ms is None:
             return np.ascontiguousarray(step.grid.crop(step.merged))
-        fill = NearestFill(step.grid.window)
-        fill.add(computed)
-        return _refinement(step, fill)
+        return self._filled(step, computed)
 
     def predict_all(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[Any]]:
         """Label frames one after the other; on a device the next one is uploaded while this one is computed.
 
-        Gives and raises what :meth:`predict` does. An image is asked for one ahead of the result that is given.
+        Gives and raises what :meth:`predict` does. An image is asked for one ahead of the result that is given; what
+        is wrong with it is raised when its own turn comes.
         """
         source = iter(images)
-        upcoming: list[_Taken] = []
+        upcoming: list[_Taken | Exception] = []
 
         def take_next() -> None:
-            for image in source:
-                self._check(image)
-                upcoming.append(self._taken(image))
+            if upcoming:
+                # A walk that begins anew has taken it already.
                 return
+            try:
+                for image in source:
+                    self._check(image)
+                    upcoming.append(self._taken(image))
+                    return
+            except Exception as error:  # noqa: BLE001 - whatever it is, the frame before it is not to blame
+                upcoming.append(error)
 
         take_next()
         try:
             while upcoming:
+                taken = upcoming.pop()
+                if isinstance(taken, Exception):
+                    raise taken
                 step: _Step | None = None
-                for step in self._walk(upcoming.pop(), ahead=True, on_begun=take_next):  # noqa: B007
+                for step in self._walk(taken, ahead=True, on_begun=take_next):  # noqa: B007
                     pass
                 assert step is not None
                 yield np.ascontiguousarray(step.grid.crop(step.merged))
         finally:
-            for taken in upcoming:
-                taken.close()
+            for left in upcoming:
+                if isinstance(left, _Taken):
+                    left.close()
 
     def refine(self, image: NDArray[np.uint8]) -> Iterator[Refinement]:
         """Complete predictions of growing density, one after every sub-batch; the last is :meth:`predict`'s.
@@ -276,6 +291,15 @@ class Session:
                 raise BackendError(f"the trunk gave {predictions.shape} for {len(phases)} phases of {grid.phase_size}")
             grid.place(predictions, phases, merged)
             yield _Step(grid, phases, merged)
+
+    def _filled(self, step: _Step, computed: list[Phase]) -> Refinement:
+        """What the computed phases give; how long that takes is remembered for the next deadline."""
+        begun = time.monotonic()
+        fill = NearestFill(step.grid.window)
+        fill.add(computed)
+        refinement = _refinement(step, fill)
+        self._filling_s = max(self._filling_s or 0.0, time.monotonic() - begun)
+        return refinement
 
     def _taken(self, image: NDArray[np.uint8]) -> _Taken:
         """An image whose frame is loaded ahead of its walk."""

@@ -5,6 +5,7 @@ Everything is written under a temporary name beside its place, flushed to the di
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -74,7 +75,9 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        # Where it could not be written, it often cannot be removed either, and the first error says why.
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _swap(stage: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from engines.backends.onnxruntime import import_onnxruntime
 from engines.backends.tensorrt.flavours import import_tensorrt
 from engines.executors.opening import engine_schedules
 from engines.gpus import gpus
-from engines.manifest import Flavour, Manifest, Precision, TuningRecord
+from engines.manifest import Manifest, Precision, TuningRecord
 from engines.schedules import Schedule, default_schedule
 
 
@@ -84,9 +84,10 @@ def device_of(backend: str) -> str:
 
 def runtime_of(backend: str) -> str:
     """Name and version of a backend's runtime. Raises :class:`MissingDependency`."""
-    if backend.startswith("onnxruntime"):
+    wanted = flavour_of(backend)
+    if wanted is None:
         return f"onnxruntime {import_onnxruntime().__version__}"
-    flavour, module = import_tensorrt(Flavour(backend.replace("-", "_")))
+    flavour, module = import_tensorrt(wanted)
     return f"{flavour.value} {module.__version__}"
 
 

@@ -61,12 +61,10 @@ def bytes_of(value: ir.Value) -> int:
 def _elements(value: ir.Value) -> int:
     if value.shape is None:
         raise ValueError(f"the shape of {value.name} is unknown")
-    return math.prod(_extent(size) for size in value.shape)
+    return math.prod(size if isinstance(size, int) else extent_of(str(size.value)) for size in value.shape)
 
 
-def _extent(size: int | ir.SymbolicDim) -> int:
-    """A size for a first axis of one: ``phases`` is 1, and ``64*phases`` is 64."""
-    if isinstance(size, int):
-        return size
-    factor = str(size.value).replace(" ", "").partition("*")[0]
+def extent_of(name: str) -> int:
+    """A named size for a first axis of one: ``phases`` is 1, and ``64*phases`` is 64."""
+    factor = name.replace(" ", "").partition("*")[0]
     return int(factor) if factor.isdigit() else 1

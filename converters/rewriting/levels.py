@@ -46,6 +46,11 @@ def total_window(windows: Sequence[Window]) -> Window:
     return math.prod(h for h, _ in windows), math.prod(w for _, w in windows)
 
 
+def levels_within(windows: Sequence[Window], window: Window) -> int | None:
+    """How many of the first windows together make ``window``; ``None`` where no number of them does."""
+    return next((n for n in range(len(windows) + 1) if total_window(windows[:n]) == window), None)
+
+
 def levels_from_graph(graph: fx.GraphModule) -> Levels:
     """Follow the splits through a traced network.
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.reference import outer_splits, phase_logits
+from converters.rewriting.levels import levels_within
 from converters.rewriting.tracing import graph_from_network
 from converters.stages import Normalization
 from converters.verification import labels, locating
@@ -22,7 +23,7 @@ from converters.verification.runs import Results, TrunkRun, lack_of_memory, logi
 from converters.verification.subject import Frame, Layer, Subject, runnable
 from engines.backends.onnxruntime import NO_BF16
 from engines.manifest import OutputKind, Precision, TrunkRecord
-from engines.parity import Check, Kind, assembled_at, phases_at, relative_error
+from engines.parity import Check, Kind, assembled_at, phases_at, relative_error, softmax
 from engines.phases import Phase, PhaseGrid
 
 _SHARE = 4
@@ -242,12 +243,8 @@ def _computed(subject: Subject, frame: Frame) -> Frame:
     assert network is not None
     like = frame.case or (manifest.reference[0] if manifest.reference else None)
     assert like is not None, "an export always writes a reference case"
-    levels = next(
-        levels
-        for levels in range(len(manifest.windows) + 1)
-        if np.prod([h for h, _ in manifest.windows[:levels]]) == like.window[0]
-        and np.prod([w for _, w in manifest.windows[:levels]]) == like.window[1]
-    )
+    levels = levels_within(manifest.windows, like.window)
+    assert levels is not None, "its window is that of some levels"
     splits = outer_splits(network, graph_from_network(network), levels)
     grid = PhaseGrid(manifest.input.size, manifest.input.padded_size, like.window, (0, 0, 0, 0))
     normalization = Normalization(manifest.input.mean, manifest.input.std)
@@ -261,8 +258,7 @@ def expected_output(logits: NDArray[np.float32], kind: OutputKind) -> NDArray[np
         return np.asarray(logits.argmax(0), np.uint8)
     if kind is OutputKind.LOGITS:
         return logits
-    raised = np.exp(logits - logits.max(0))
-    return np.asarray(raised / raised.sum(0), np.float32)
+    return softmax(logits)
 
 
 def _count(subject: Subject, grid: PhaseGrid, frame: Frame, found: dict[Precision, Results], first: bool) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from converters.verification.subject import Subject
-from engines.backends import BACKENDS
+from engines.backends import backend_of
+from engines.errors import MachineError
+from engines.executors.opening import schedule_of
 from engines.gpus import gpus
-from engines.manifest import EngineRecord, Flavour
+from engines.manifest import EngineRecord, Precision
 from engines.parity import Check
 from engines.proof import backend_checks, provenance_checks
-from engines.schedules import Schedule
 
 
 def engine_checks(subject: Subject) -> Iterator[Check]:
@@ -18,26 +19,26 @@ def engine_checks(subject: Subject) -> Iterator[Check]:
     bundle = subject.bundle
     yield from provenance_checks(bundle)
     for engine in bundle.manifest.engines:
-        lack = _lack(engine)
-        if lack:
-            bound = subject.tolerance(engine.precision).label_agreement
-            yield Check.not_run(f"{engine.precision.value} graph -> engine", engine.engine, bound, lack)
-            continue
-        schedule = Schedule(engine.levels, engine.sub_batch, engine.lowering)
-        yield from backend_checks(
-            bundle, _backend(engine), engine.precision, schedule=schedule, overrides=subject.overrides
-        )
+        yield from _predictions_checks(subject, engine)
     if not bundle.manifest.engines:
         for precision in subject.precisions or list(bundle.manifest.trunk().graphs):
-            tolerance = subject.tolerance(precision).label_agreement
-            yield Check.not_run(f"{precision.value} graph -> engine", "engines", tolerance, "the bundle has no engine")
+            yield _not_run(subject, precision, "engines", "the bundle has no engine")
 
 
-def _backend(engine: EngineRecord) -> str:
-    return "tensorrt" if engine.flavour is Flavour.TENSORRT else "tensorrt-rtx"
+def _predictions_checks(subject: Subject, engine: EngineRecord) -> Iterator[Check]:
+    if not gpus():
+        yield _not_run(subject, engine.precision, engine.engine, "there is no NVIDIA GPU")
+        return
+    backend, schedule = backend_of(engine.flavour), schedule_of(engine)
+    try:
+        yield from backend_checks(
+            subject.bundle, backend, engine.precision, schedule=schedule, overrides=subject.overrides
+        )
+    except MachineError as error:
+        # A bundle may hold engines for several targets: the others say nothing of this one's.
+        yield _not_run(subject, engine.precision, engine.engine, str(error))
 
 
-def _lack(engine: EngineRecord) -> str:
-    if _backend(engine) not in BACKENDS:
-        return f"this release does not run engines of {engine.flavour.value}"
-    return "" if gpus() else "there is no NVIDIA GPU"
+def _not_run(subject: Subject, precision: Precision, where: str, reason: str) -> Check:
+    bound = subject.tolerance(precision).label_agreement
+    return Check.not_run(f"{precision.value} graph -> engine", where, bound, reason)

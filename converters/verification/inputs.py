@@ -2,76 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from converters.verification.probes import ProbedGraph, planes_of, probed
-from converters.verification.subject import Subject
+from converters.verification.subject import Frame, Subject
 from engines.manifest import InputRecord, Precision
 from engines.parity import Check, Kind, relative_error
+from engines.phases import Border, Size
 
 
 def input_checks(subject: Subject) -> Iterator[Check]:
-    """``prepare.onnx`` and the beginning of ``model.onnx`` on the first frame; a failure says what was done to it."""
+    """``prepare.onnx`` and the normalisation in ``model.onnx`` on the first frame; a failure says what was done to it.
+
+    What the network itself does to its input, before its first layer, is no part of it.
+    """
     bundle, manifest = subject.bundle, subject.bundle.manifest
-    image, record = subject.frames[0].image, manifest.input
-    tolerance = subject.tolerance(Precision.FP32).logits
-    planes = planes_of(bundle, image)
-    yield _check(manifest.prepare, image, record, planes, tolerance, record.border)
+    image = subject.frames[0].image
+    padded = _planes(manifest.input.padded_size, manifest.input.border)
+    yield _check(subject, manifest.prepare, padded, planes_of(bundle, image))
     graph = ProbedGraph(bundle.file(manifest.model))
-    with _beginning(graph).runner([graph.first_input]) as runner:
-        read = probed(runner.infer({"frames": image[None]}), graph.first_input)[0]
-    yield _check(manifest.model, image, record, read, tolerance, (0, 0, 0, 0))
+    if graph.normalised is None:
+        name, tolerance = f"frame -> normalised by {manifest.model}", subject.tolerance(Precision.FP32).logits
+        yield Check.not_run(name, "first frame", tolerance, "the graph names no normalisation", Kind.INPUT)
+        return
+    yield _check(subject, manifest.model, _planes(manifest.input.size), _read(graph, graph.normalised, image))
 
 
-def _check(
-    name: str,
-    image: NDArray[np.uint8],
-    record: InputRecord,
-    actual: NDArray[np.float32],
-    tolerance: float,
-    border: tuple[int, int, int, int],
-) -> Check:
-    def planes(frame: NDArray[np.floating]) -> NDArray[np.float32]:
-        height, width = record.padded_size
+def fault_before_first_layer(subject: Subject, frame: Frame) -> str | None:
+    """What was done wrong to a frame until the first layer of ``model.onnx`` reads it, where it is a known fault.
+
+    Asked where that layer differs from PyTorch's: a network may do these things on purpose.
+    """
+    manifest = subject.bundle.manifest
+    graph = ProbedGraph(subject.bundle.file(manifest.model))
+    if graph.first_input is None:
+        return None
+    actual = _read(graph, graph.first_input, frame.image)
+    # Where the padding is a part of the first convolution, it reads the frame itself.
+    size = manifest.input.padded_size if actual.shape[-2:] == manifest.input.padded_size else manifest.input.size
+    return _suspect(manifest.input, frame.image, _planes(size), actual, subject.tolerance(Precision.FP32).logits)
+
+
+Frames = NDArray[np.floating]
+Planes = Callable[[Frames], Frames]
+
+
+def _planes(size: Size, border: Border = (0, 0, 0, 0)) -> Planes:
+    """Frames ``(H, W, 3)`` as planes of this size, with zeros behind them and around."""
+
+    def planes(frame: Frames) -> Frames:
+        height, width = size
         top, left, bottom, right = border
-        result = np.zeros((3, height + top + bottom, width + left + right), np.float32)
+        result = np.zeros((3, height + top + bottom, width + left + right))
         result[:, top : top + frame.shape[0], left : left + frame.shape[1]] = frame.transpose(2, 0, 1)
-        # The exporter may make the padding of a frame a part of the convolution: then it reads the frame itself.
-        return result if actual.shape == result.shape else result[:, : frame.shape[0], : frame.shape[1]]
+        return result
 
-    def error(frame: NDArray[np.floating]) -> float:
-        wanted = planes(frame)
-        return relative_error(actual, wanted) if actual.shape == wanted.shape else float("inf")
+    return planes
 
-    def normal(frame: NDArray[np.floating]) -> NDArray[np.floating]:
-        return np.asarray((frame / 255 - np.array(record.mean)) / np.array(record.std))
 
-    frame = image.astype(np.float64)
+def _check(subject: Subject, name: str, planes: Planes, actual: NDArray[np.float32]) -> Check:
+    record, image = subject.bundle.manifest.input, subject.frames[0].image
+    tolerance = subject.tolerance(Precision.FP32).logits
+    error = _error(actual, planes(_normal(record, image)))
     check = Check.at_most(
-        f"frame -> normalised by {name}", "first frame", error(normal(frame)), tolerance, "relative error", Kind.INPUT
+        f"frame -> normalised by {name}", "first frame", error, tolerance, "relative error", Kind.INPUT
     )
     if not check.failed:
         return check
+    return check.located(f"{name}: {_suspect(record, image, planes, actual, tolerance) or 'another normalisation'}")
+
+
+def _suspect(
+    record: InputRecord, image: NDArray[np.uint8], planes: Planes, actual: NDArray[np.float32], tolerance: float
+) -> str | None:
+    normal = _normal(record, image)
     suspects = {
-        "channels are read as BGR": normal(frame[..., ::-1]),
-        "the normalisation is applied twice": (normal(frame) - np.array(record.mean)) / np.array(record.std),
-        "the normalisation is applied twice, division by 255 included": normal(normal(frame)),
-        "the normalisation is missing": frame,
-        "only the division by 255 is done": frame / 255,
+        "channels are read as BGR": _normal(record, image[..., ::-1]),
+        "the normalisation is applied twice": (normal - np.array(record.mean)) / np.array(record.std),
+        "the normalisation is applied twice, division by 255 included": _normal(record, normal),
+        "the normalisation is missing": image.astype(np.float64),
+        "only the division by 255 is done": image / 255,
     }
-    found = next((words for words, suspect in suspects.items() if error(suspect) <= tolerance), "another normalisation")
-    return check.located(f"{name}: {found}")
+    return next((words for words, frame in suspects.items() if _error(actual, planes(frame)) <= tolerance), None)
 
 
-def _beginning(graph: ProbedGraph) -> ProbedGraph:
-    """The graph up to what the first layer reads."""
+def _normal(record: InputRecord, frame: NDArray[np.generic]) -> Frames:
+    return np.asarray((frame.astype(np.float64) / 255 - np.array(record.mean)) / np.array(record.std))
+
+
+def _error(actual: NDArray[np.float32], wanted: Frames) -> float:
+    return relative_error(actual, wanted) if actual.shape == wanted.shape else float("inf")
+
+
+def _read(graph: ProbedGraph, tensor: str, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A tensor of the whole graph, for one frame."""
+    with _beginning(graph, tensor).runner([tensor]) as runner:
+        return np.asarray(probed(runner.infer({"frames": image[None]}), tensor)[0])
+
+
+def _beginning(graph: ProbedGraph, tensor: str) -> ProbedGraph:
+    """The graph up to one of its tensors."""
     cut = ProbedGraph(graph.path)
     nodes = list(graph.model.graph.node)
-    last = max((place for place, node in enumerate(nodes) if graph.first_input in node.output), default=-1)
+    last = max((place for place, node in enumerate(nodes) if tensor in node.output), default=-1)
     del cut.model.graph.node[last + 1 :]
     del cut.model.graph.output[:]
     needed = {name for node in nodes[: last + 1] for name in node.input}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converters.verification.runs import Results, logits_of, merged
 from converters.verification.subject import Agreement, Frame, Overlay, Subject, runnable
@@ -48,13 +49,12 @@ def count(
     lattice = Lattice.within(grid.window, list(results))
     here = (..., lattice.rows, lattice.columns)
     expected_logits, actual_logits = (merged(grid, logits_of(held))[here] for held in (exact, results))
-    expected = expected_logits.argmax(0).astype(np.uint8)
+    expected: NDArray[np.integer] = expected_logits.argmax(0)
+    actual: NDArray[np.integer] = actual_logits.argmax(0)
     if subject.bundle.manifest.outputs is OutputKind.LABELS:
         # Those that the trunk itself gave.
         own = merged(grid, {phase: result.output for phase, result in results.items()})
         actual = np.asarray(own[here], np.uint8)
-    else:
-        actual = actual_logits.argmax(0).astype(np.uint8)
     tied = ties(actual, expected_logits, tolerance.of_ties)
     agreement = subject.findings.agreements.setdefault(precision.value, Agreement(classes))
     if any(frame is judged for judged in subject.judged):

@@ -17,10 +17,11 @@ from torch import nn
 
 from converters.pooling import pinned_offsets
 from converters.reference import level_offsets, outer_splits
+from converters.rewriting.levels import levels_within, total_window
 from converters.rewriting.tracing import graph_from_network
 from converters.stages import Normalization, Prepare
 from converters.verification.probes import ProbedGraph, Sample, planes_of, probed
-from converters.verification.subject import Frame, Subject, digits_of
+from converters.verification.subject import Frame, Subject
 from engines.manifest import Lowering, Precision, TrunkRecord
 from engines.phases import Phase, PhaseGrid, Size
 
@@ -70,13 +71,9 @@ def placed(
     """
     if values.ndim != 4 or size[0] % values.shape[2] or size[1] % values.shape[3]:
         return None
-    coverage = size[0] // values.shape[2], size[1] // values.shape[3]
-    totals = [
-        (math.prod(w[0] for w in windows[:m]), math.prod(w[1] for w in windows[:m])) for m in range(len(windows) + 1)
-    ]
-    if coverage not in totals:
+    level = levels_within(windows, (size[0] // values.shape[2], size[1] // values.shape[3]))
+    if level is None:
         return None
-    level = totals.index(coverage)
     inner = next(
         (n for n in range(level, -1, -1) if math.prod(h * w for h, w in windows[n:level]) == len(values)), None
     )
@@ -89,7 +86,7 @@ def placed(
         else:
             cut = values.reshape(batch // (h * w), h, w, channels, i, j).transpose(0, 3, 4, 1, 5, 2)
         values = cut.reshape(batch // (h * w), channels, i * h, j * w)
-    h, w = totals[inner]
+    h, w = total_window(windows[:inner])
     return Placed(values[0], (h, w), (phase[0] % h, phase[1] % w))
 
 
@@ -135,17 +132,16 @@ def _sample(shape: tuple[int, ...], size: Size, windows: list[Size], phase: Phas
     """The part of a tensor of the whole graph that belongs to a phase of the first ``levels``."""
     if len(shape) != 4 or size[0] % shape[2] or size[1] % shape[3]:
         return None
-    coverage, level = (size[0] // shape[2], size[1] // shape[3]), 0
-    while level < len(windows) and math.prod(h for h, _ in windows[:level]) != coverage[0]:
-        level += 1
-    if shape[0] != math.prod(h * w for h, w in windows[:level]):
+    coverage = size[0] // shape[2], size[1] // shape[3]
+    level = levels_within(windows, coverage)
+    if level is None or shape[0] != math.prod(coverage):
         return None
-    digits, index = digits_of(phase, windows[:levels]), 0
+    digits, index = level_offsets(windows[:levels], phase), 0
     for (row, column), (h, w) in zip(digits[:level], windows[: min(level, levels)], strict=False):
         index = index * h * w + row * w + column
     held = math.prod(h * w for h, w in windows[levels:level])
     rest = windows[level:levels]
-    step = math.prod(h for h, _ in rest), math.prod(w for _, w in rest)
+    step = total_window(rest)
     offset = phase[0] // coverage[0] % step[0], phase[1] // coverage[1] % step[1]
     return Sample((index * held, (index + 1) * held), offset, step)
 

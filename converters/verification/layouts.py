@@ -1,4 +1,5 @@
-"""Layout, bit for bit: every pixel has a number; cutting the phases out and placing them must give it back."""
+"""Layout, bit for bit: every pixel has a number; the windows that a session cuts, sub-batch by sub-batch, and what
+it merges must give it back."""
 
 from __future__ import annotations
 
@@ -20,10 +21,17 @@ def layout_checks(subject: Subject) -> Iterator[Check]:
 
 def _layout_check(grid: PhaseGrid, levels: int) -> Check:
     height, width = grid.padded_size
-    numbered = np.arange(height * width).reshape(1, height, width)
+    numbered = np.arange(height * width, dtype=np.int64).reshape(1, height, width)
+    (top, left, *_), (g, f) = grid.border, grid.cut_window
+    planes = np.full((1, *grid.planes_size), -1, np.int64)
+    planes[:, top : top + height, left : left + width] = numbered
     merged = np.full_like(numbered, -1)
-    for phases in grid.sub_batches(1):
-        grid.place(grid.at_phase(numbered, phases[0])[None], phases, merged)
+    for phases in grid.sub_batches(grid.largest_sub_batch):
+        # What a network reads beyond its own pixels is around them; the levels inside follow on what is left.
+        pixels = grid.cut(planes, phases)[..., top::g, left::f][..., : height // g, : width // f]
+        for (h, w), (row, column) in zip(grid.inner_windows, grid.inner_offsets(phases), strict=True):
+            pixels = pixels[..., row::h, column::w]
+        grid.place(pixels, phases, merged)
     wrong = int((merged != numbered).sum())
     subject = f"layout of {height}x{width}, levels {levels}"
     return Check.at_most("phases -> merged", subject, wrong, 0, "pixels at another place", Kind.LAYOUT)

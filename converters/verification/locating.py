@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.rewriting.levels import levels_within
+from converters.verification.inputs import fault_before_first_layer
 from converters.verification.layers import first_that_differs, layers_of_model, layers_of_network, layers_of_trunk
-from converters.verification.subject import Frame, Layer, Subject, runnable
+from converters.verification.probes import layer_of
+from converters.verification.subject import Frame, Subject, runnable
 from engines.manifest import Precision, TrunkRecord
 from engines.metrics import exchanged_phases, shift_of_labels
 from engines.parity import relative_error
@@ -23,7 +24,8 @@ def in_trunk(subject: Subject, trunk: TrunkRecord, frame: Frame, actual: NDArray
     assert frame.case is not None
     assert frame.logits is not None
     graph = trunk.graphs[Precision.FP32]
-    levels = _levels(subject, frame)
+    levels = levels_within(subject.bundle.manifest.windows, frame.case.window)
+    assert levels is not None
     words = None
     if actual.shape == frame.logits.shape:
         bound = subject.tolerance(Precision.FP32).logits
@@ -47,7 +49,9 @@ def in_model(subject: Subject, trunk: TrunkRecord, frame: Frame, whole: NDArray[
     assert frame.case is not None
     assert frame.logits is not None
     manifest, bound = subject.bundle.manifest, subject.tolerance(Precision.FP32).logits
-    levels, (row, column), (h, w) = _levels(subject, frame), frame.case.phase, frame.case.window
+    levels = levels_within(subject.bundle.manifest.windows, frame.case.window)
+    assert levels is not None
+    (row, column), (h, w) = frame.case.phase, frame.case.window
     for other in ((r, c) for r in range(h) for c in range(w) if (r, c) != (row, column)):
         held = whole[:, other[0] :: h, other[1] :: w]
         if held.shape == frame.logits.shape and relative_error(held, frame.logits) <= bound:
@@ -63,7 +67,9 @@ def in_model(subject: Subject, trunk: TrunkRecord, frame: Frame, whole: NDArray[
         right = layers_of_trunk(subject, trunk, Precision.FP32, frame, phase)
     layer = first_that_differs(suspects, right)
     if layer:
-        return f"{manifest.model}: {layer}"
+        first = layer.startswith(f"{next(iter(suspects))} ")
+        before = fault_before_first_layer(subject, frame) if first else None
+        return f"{manifest.model}: {before or layer}"
     return _UNKNOWN if subject.network is None else f"{manifest.model}: after the last layer"
 
 
@@ -127,23 +133,12 @@ def measure_layers(subject: Subject) -> None:
     trunk = max(trunks, key=lambda trunk: trunk.levels)
     frame, phase = subject.judged[0], (0, 0)
     exact = layers_of_trunk(subject, trunk, Precision.FP32, frame, phase)
+    known = {layer_of(tensor): layer for tensor, layer in subject.findings.layers.items()}
     for precision in runnable(trunk)[1:]:
         for name, value in layers_of_trunk(subject, trunk, precision, frame, phase).items():
             error = value.error(exact[name]) if name in exact else None
-            if error is not None:
-                layer = subject.findings.layers.setdefault(f"{name}/Conv_output", Layer())
-                layer.error[precision.value] = error
-
-
-def _levels(subject: Subject, frame: Frame) -> int:
-    assert frame.case is not None
-    windows, levels = subject.bundle.manifest.windows, 0
-    while (
-        math.prod(h for h, _ in windows[:levels]),
-        math.prod(w for _, w in windows[:levels]),
-    ) != frame.case.window:
-        levels += 1
-    return levels
+            if error is not None and name in known:
+                known[name].error[precision.value] = error
 
 
 def _phase_in(trunk: TrunkRecord, subject: Subject, frame: Frame) -> Phase:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from converters.onnx_graphs.layers import OPERATORS
+from converters.onnx_graphs.lifetimes import extent_of
 from converters.onnx_graphs.rounding import arithmetic_outputs, write_rounding
 from engines.backends import OnnxRuntimeRunner
 from engines.bundle import Bundle
@@ -48,7 +49,7 @@ class ProbedGraph:
         joined = {name: node.output[0] for node in concats for name in node.input}
         outputs: dict[str, str] = {}
         for name in self.layers:
-            outputs.setdefault(name.removesuffix("_output").removesuffix("/Conv"), joined.get(name, name))
+            outputs.setdefault(layer_of(name), joined.get(name, name))
         # The convolutions of the further phases lead to the same concatenation: the first gives it its name.
         first = {name: layer for layer, name in reversed(outputs.items())}
         return {layer: name for layer, name in outputs.items() if first[name] == layer}
@@ -59,9 +60,15 @@ class ProbedGraph:
         return arithmetic_outputs(self.model)
 
     @property
-    def first_input(self) -> str:
-        """What the first layer reads."""
-        return str(next(node.input[0] for node in self.model.graph.node if node.op_type in OPERATORS))
+    def first_input(self) -> str | None:
+        """What the first layer reads; ``None`` in a graph without layers."""
+        return next((str(node.input[0]) for node in self.model.graph.node if node.op_type in OPERATORS), None)
+
+    @property
+    def normalised(self) -> str | None:
+        """The frame after its normalisation, before anything of the network; ``None`` where nothing has its name."""
+        inside = [node for node in self.model.graph.node if node.name.startswith("normalize/")]
+        return str(inside[-1].output[0]) if inside else None
 
     def logits(self, output: str) -> str:
         """The float tensor that labels or probabilities are made from; ``output`` itself where it is logits."""
@@ -70,7 +77,7 @@ class ProbedGraph:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """For a batch of one; ``16*phases`` is 16."""
-        return tuple(_extent(dim) for dim in self.types[name].shape.dim)
+        return tuple(dim.dim_value or extent_of(dim.dim_param) for dim in self.types[name].shape.dim)
 
     def runner(
         self, tensors: Iterable[str] = (), magnitudes: Iterable[str] = (), samples: Mapping[str, Sample] | None = None
@@ -121,6 +128,11 @@ class Sample:
         return f"sample:{name}"
 
 
+def layer_of(tensor: str) -> str:
+    """``layer1.0.conv1`` of what its convolution gives, ``layer1.0.conv1/Conv_output``."""
+    return tensor.removesuffix("_output").removesuffix("/Conv")
+
+
 def planes_of(bundle: Bundle, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What ``prepare.onnx`` makes of a frame."""
     with OnnxRuntimeRunner(bundle.file(bundle.manifest.prepare)) as prepare:
@@ -130,10 +142,3 @@ def planes_of(bundle: Bundle, image: NDArray[np.uint8]) -> NDArray[np.float32]:
 def probed(results: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.float32]:
     """A tensor that a probing runner gave, whether it is an output of the graph or was added."""
     return np.asarray(results.get(f"probe:{name}", results.get(name)), np.float32)
-
-
-def _extent(dim: Any) -> int:
-    if dim.dim_value:
-        return int(dim.dim_value)
-    factor = str(dim.dim_param).partition("*")[0]
-    return int(factor) if factor.isdigit() else 1

@@ -14,10 +14,12 @@ from engines.bundle import Bundle
 from engines.manifest import Precision, ReferenceRecord, TrunkRecord
 from engines.metrics import confusion_counts
 from engines.parity import Tolerance, tolerance_of
-from engines.phases import Phase, Size
+from engines.phases import Size
 
 IGNORED = 255
 """Label of pixels that no mean IoU counts."""
+
+_NOTHING_IGNORED = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +81,16 @@ class Agreement:
     def __post_init__(self) -> None:
         self.confusion = np.zeros((self.classes, self.classes), np.int64)
 
-    def judge(self, actual: NDArray[np.uint8], expected: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
+    def judge(self, actual: NDArray[np.integer], expected: NDArray[np.integer], truth: NDArray[np.uint8]) -> None:
         """Count labels against what a person has given."""
         for name, labels in (("fp32", expected), ("precision", actual)):
-            counts = confusion_counts(np.minimum(labels, self.classes - 1), truth, self.classes, IGNORED)
+            counts = confusion_counts(self._known(labels), truth, self.classes, IGNORED)
             self.judged[name] = self.judged.get(name, 0) + counts
 
     def add(
         self,
-        actual: NDArray[np.uint8],
-        expected: NDArray[np.uint8],
+        actual: NDArray[np.integer],
+        expected: NDArray[np.integer],
         ties: NDArray[np.bool_],
         near: NDArray[np.bool_],
     ) -> None:
@@ -99,7 +101,11 @@ class Agreement:
         self.ties += int((differs & ties).sum())
         self.near += int(near.sum())
         self.near_differing += int((differs & near).sum())
-        self.confusion += confusion_counts(np.minimum(actual, self.classes - 1), expected, self.classes, IGNORED)
+        self.confusion += confusion_counts(self._known(actual), expected, self.classes, _NOTHING_IGNORED)
+
+    def _known(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
+        """A label that is no class counts as the last one: a fault, but one that must not end the checks."""
+        return np.minimum(labels.astype(np.intp), self.classes - 1)
 
 
 @dataclass
@@ -109,8 +115,8 @@ class Overlay:
     name: str
     precision: str
     image: NDArray[np.uint8]
-    expected: NDArray[np.uint8]
-    actual: NDArray[np.uint8]
+    expected: NDArray[np.integer]
+    actual: NDArray[np.integer]
     ties: NDArray[np.bool_]
 
 
@@ -158,12 +164,3 @@ class Subject:
 def runnable(trunk: TrunkRecord) -> list[Precision]:
     """The precisions of a trunk that ONNX Runtime computes on a CPU, fp32 first."""
     return [Precision.FP32, *(held for held in trunk.graphs if held not in (Precision.FP32, Precision.BF16))]
-
-
-def digits_of(phase: Phase, windows: list[Size]) -> list[Phase]:
-    """The offset of each level that together make a phase."""
-    (row, column), digits = phase, []
-    for h, w in windows:
-        digits.append((row % h, column % w))
-        row, column = row // h, column // w
-    return digits

@@ -10,7 +10,16 @@ from engines.backends.onnxruntime import OnnxRuntimeRunner, Provider
 from engines.errors import InputError
 from engines.manifest import Flavour, Precision
 
-__all__ = ["BACKENDS", "OnnxRuntimeRunner", "Provider", "Runner", "TensorSpec", "flavour_of", "runner_from_graph"]
+__all__ = [
+    "BACKENDS",
+    "OnnxRuntimeRunner",
+    "Provider",
+    "Runner",
+    "TensorSpec",
+    "backend_of",
+    "flavour_of",
+    "runner_from_graph",
+]
 
 _RUNNERS: dict[str, Callable[[Path, Precision], Runner]] = {
     "onnxruntime": lambda graph, precision: OnnxRuntimeRunner(graph, Provider.CPU, precision),
@@ -30,6 +39,11 @@ def flavour_of(backend: str) -> Flavour | None:
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}")
     return _FLAVOURS.get(backend)
+
+
+def backend_of(flavour: Flavour) -> str:
+    """The backend that runs the engines of a flavour."""
+    return next(name for name, held in _FLAVOURS.items() if held is flavour)
 
 
 def runner_from_graph(graph: Path, backend: str, precision: Precision = Precision.FP32) -> Runner:

@@ -149,7 +149,8 @@ class DeviceExecutor(Executor):
             try:
                 # Without the lock: others queue their work meanwhile.
                 self.device.wait(place.done)
-            except BackendError:
+            except BaseException:
+                # Ctrl-C comes here most of the time, and a session that waits for this one could never close.
                 self._leave(pending, keep=False)
                 raise
             self._leave(pending, keep=True)
@@ -169,13 +170,15 @@ class DeviceExecutor(Executor):
 
     def _leave(self, pending: PendingOnDevice, *, keep: bool) -> None:
         with self._condition:
-            # Another thread may have put the result aside meanwhile.
-            if pending.place is not None:
-                if keep:
-                    pending.result = pending.place.taken(pending.phases)
-                pending.give_up()
-            self._waiting -= 1
-            self._condition.notify_all()
+            try:
+                # Another thread may have put the result aside meanwhile.
+                if pending.place is not None:
+                    if keep:
+                        pending.result = pending.place.taken(pending.phases)
+                    pending.give_up()
+            finally:
+                self._waiting -= 1
+                self._condition.notify_all()
 
     def _say(self, stage: str) -> None:
         if self.on_stage is not None:

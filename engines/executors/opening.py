@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.backends import flavour_of, runner_from_graph
+from engines.backends import backend_of, flavour_of, runner_from_graph
 from engines.bundle import Bundle
 from engines.errors import BundleError
 from engines.executors.base import Executor
@@ -60,6 +60,6 @@ def held_engine(bundle: Bundle, flavour: Flavour, precision: Precision, schedule
 def build_command(bundle: Bundle, flavour: Flavour, precision: Precision, schedule: Schedule) -> str:
     """The command that builds an engine of this use."""
     return (
-        f"smp-deploy build-engine {bundle.path} --{precision.value} --flavour {flavour.value.replace('_', '-')} "
+        f"smp-deploy build-engine {bundle.path} --{precision.value} --flavour {backend_of(flavour)} "
         f"--levels {schedule.levels} --lowering {schedule.lowering.value} --sub-batch {schedule.sub_batch}"
     )

@@ -48,9 +48,11 @@ def test_safetensors(state, tmp_path: Path) -> None:
         lambda state: {"model": state, "optimizer": {"lr": 0.1}},
         lambda state: {"model": {"state_dict": state}},
         lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {f"_orig_mod.module.{key}": value for key, value in state.items()},
+        lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
         lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
     ],
-    ids=["plain", "state_dict", "model", "nested", "data parallel", "both"],
+    ids=["plain", "state_dict", "model", "nested", "data parallel", "compiled outside", "compiled inside", "both"],
 )
 def test_pickles_and_their_wrappers(state, wrap, suffix: str, tmp_path: Path) -> None:
     torch.save(wrap(state), tmp_path / f"c{suffix}")

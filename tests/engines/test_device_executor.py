@@ -225,6 +225,31 @@ def test_an_abandoned_walk_leaves_its_place(exported: Bundle, expected: Callable
     assert device.leaked == 0
 
 
+def test_a_session_closes_after_ctrl_c(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(HostDevice):
+        interrupted = False
+
+        def wait(self, event: object) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            super().wait(event)
+
+    device = Interrupted()
+    session = session_on(device, exported, Schedule(2, 3))
+    frame = session.executor.load(frames(1)[0])
+    pending = frame.submit([(0, 0)])
+    device.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        pending.collect()
+    device.interrupted = False
+    closing = threading.Thread(target=session.close, daemon=True)
+    closing.start()
+    closing.join(timeout=60)
+    assert not closing.is_alive()
+    frame.close()
+    assert device.leaked == 0
+
+
 @pytest.mark.parametrize("schedule", [Schedule(2, 3), Schedule(3, 16)], ids=str)
 def test_every_request_that_fails_is_one_error_and_leaves_nothing(exported: Bundle, schedule: Schedule) -> None:
     counting = HostDevice()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import Bundle, Lowering, Precision, Schedule
-from engines.errors import InputError
+from engines.errors import BackendError, InputError
 from engines.manifest import Manifest
 from engines.planner import plan, sub_batch_bytes
 
@@ -87,6 +87,19 @@ def test_tensors_that_tensorrt_cannot_hold_do_not_fit(exported: Bundle) -> None:
     assert all(c.fits(None) for c in plan(large).candidates)
     with pytest.raises(InputError, match=r"every schedule of the bundle has a tensor of more elements"):
         plan(with_trunk(exported.manifest, largest_tensor=2**31 + 1), 2**40, backend="tensorrt")
+
+
+def test_bf16_is_planned_where_it_runs(exported: Bundle) -> None:
+    trunk = exported.manifest.trunks[0]
+    half = with_trunk(
+        exported.manifest,
+        graphs=trunk.graphs | {Precision.BF16: "trunk.bf16.onnx"},
+        live_bytes=trunk.live_bytes | {Precision.BF16: trunk.live_bytes[Precision.FP16]},
+    )
+    with pytest.raises(BackendError, match="ONNX Runtime has no bf16 convolution on the CPU"):
+        plan(half, precision=Precision.BF16)
+    bf16, fp16 = (plan(half, precision=p, backend="tensorrt").candidates for p in (Precision.BF16, Precision.FP16))
+    assert [c.peak_bytes for c in bf16] == [c.peak_bytes for c in fp16]
 
 
 def test_what_is_unknown_is_refused(exported: Bundle) -> None:

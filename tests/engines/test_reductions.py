@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engines import Bundle, Schedule, Session
-from engines.errors import BackendError, OutOfMemory
+from engines.errors import BackendError, FrameError, OutOfMemory
 from tests.engines.host_device import HostDevice
 from tests.engines.test_device_executor import opener, session_on
 
@@ -134,17 +134,30 @@ def test_running_out_of_everything_closes_the_session(exported: Bundle, image: n
     session.close()
 
 
-def test_frames_ahead_are_loaded_anew(exported: Bundle, image: np.ndarray, expected: np.ndarray) -> None:
+@pytest.mark.parametrize("given", [0, 1, 3])
+def test_frames_keep_their_order_when_a_walk_begins_anew(exported: Bundle, image: np.ndarray, given: int) -> None:
+    images = [np.roll(image, 7 * index, axis=1) for index in range(5)]
+    with Session.open(exported, schedule=Schedule(2)) as session:
+        expected = [session.predict(image) for image in images]
     device = HostDevice()
     with Session(exported, opener(device, exported, capturable=False), Schedule(2, 4), [Schedule(2, 1)]) as session:
         results = []
-        for labels in session.predict_all([image] * 3):
+        device.fail_runs = 1 if given == 0 else 0
+        for labels in session.predict_all(images):
             results.append(labels)
-            device.fail_runs = 1 if len(results) == 1 else 0
-        assert len(results) == 3
-        for labels in results:
-            np.testing.assert_array_equal(labels, expected)
+            device.fail_runs = 1 if len(results) == given else 0
+        np.testing.assert_array_equal(results, expected)
         assert session.schedule == Schedule(2, 1)
+    assert device.leaked == 0
+
+
+def test_what_is_wrong_with_the_next_frame_costs_no_result(exported: Bundle, image: np.ndarray) -> None:
+    device = HostDevice()
+    with session_on(device, exported, Schedule(2, 4)) as session:
+        results = session.predict_all([image, image[1:], image])
+        np.testing.assert_array_equal(next(results), session.predict(image))
+        with pytest.raises(FrameError, match="received 63x96"):
+            next(results)
     assert device.leaked == 0
 
 

@@ -92,6 +92,13 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
+def test_a_file_under_a_file_or_of_too_long_a_name_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "below.json", tmp_path / ("n" * 300)):
+        with pytest.raises(OutputError, match="cannot write"):
+            write_file(path, b"{}")
+
+
 def test_a_file_larger_than_allowed_leaves_the_old_one(tmp_path: Path) -> None:
     """A real refusal by the operating system in the middle of a write, as on a full disk."""
     write_file(tmp_path / "a", b"old")

@@ -1,0 +1,110 @@
+"""Bundles that are right though they look unusual: many classes, no layer at the input, engines for other machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from converters.export import ExportConfig, export_bundle
+from converters.pooling import MergePool2d, SplitPool2d
+from converters.precision_search import searched_precision
+from converters.trunks import TrunkChoice
+from converters.verification import Subject, checks_of, engine_hops, reference_frames
+from converters.verification.layers import _sample
+from converters.verification.layouts import layout_checks
+from engines import Bundle, Flavour, Lowering, OutputKind, Precision, Schedule
+from engines.gpus import Gpu
+from engines.parity import Status
+from engines.phases import PhaseGrid
+from tests.networks import with_statistics
+
+SIZE = (16, 24)
+
+
+class Begins(nn.Module):
+    """What stands before the first convolution is the network's own: a batch norm, or a split."""
+
+    def __init__(self, first: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.first, self.conv = first, nn.Conv2d(3, classes, 3, padding=1)
+        self.split = first if isinstance(first, SplitPool2d) else SplitPool2d(2)
+        self.merge = MergePool2d(self.split)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(self.first(x))
+        return self.merge(x if self.split is self.first else self.split(x))
+
+
+def exported(path: Path, network: nn.Module, outputs: OutputKind = OutputKind.LABELS) -> Bundle:
+    return export_bundle(network, ExportConfig(size=SIZE, source="own", outputs=outputs), path / "own")
+
+
+@pytest.mark.parametrize("first", [lambda: nn.BatchNorm2d(3), lambda: SplitPool2d(2)], ids=["norm", "split"])
+def test_what_a_network_does_to_its_input_is_no_fault(tmp_path: Path, first) -> None:  # type: ignore[no-untyped-def]
+    bundle = exported(tmp_path, with_statistics(lambda: Begins(first(), 5), seed=0))
+    checks = list(checks_of(Subject(bundle, reference_frames(bundle))))
+    assert [check for check in checks if check.failed] == []
+    assert [check.status for check in checks if "normalised by" in check.name] == [Status.PASSED] * 2
+
+
+def test_more_classes_than_a_byte_counts(tmp_path: Path) -> None:
+    network = with_statistics(lambda: Begins(nn.Conv2d(3, 3, 1), 300), seed=0)
+    with torch.no_grad():
+        # Most pixels belong to the last classes, which no byte can name.
+        network.conv.bias[280:] += 2
+    bundle = exported(tmp_path, network, OutputKind.LOGITS)
+    subject = Subject(bundle, reference_frames(bundle))
+    assert [check for check in checks_of(subject) if check.failed] == []
+    agreement = subject.findings.agreements["fp16"]
+    assert agreement.confusion.sum() == agreement.pixels > 0
+    assert agreement.confusion[280:].sum() > agreement.pixels / 2
+    frames = [frame.image for frame in subject.frames]
+    assert searched_precision(bundle, Precision.FP16, frames).before.passed
+
+
+def test_an_engine_for_another_machine_ends_no_validation(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Bundle.open(bundle).with_engine(
+        Flavour.TENSORRT, Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record={}
+    )
+    monkeypatch.setattr(engine_hops, "gpus", lambda: [Gpu("a GPU", "9.0")])
+    checks = list(engine_hops.engine_checks(Subject(opened, reference_frames(opened))))
+    (last,) = [check for check in checks if check.name == "fp16 graph -> engine"]
+    assert last.status is Status.NOT_RUN
+    assert "tensorrt" in last.detail
+
+
+@pytest.mark.parametrize("broken", ["cut", "inner_offsets", "place"])
+def test_the_layout_check_sees_what_a_session_uses(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    subject = Subject(Bundle.open(bundle), [])
+    assert [check.status for check in layout_checks(subject)] == [Status.PASSED] * 6
+    right = getattr(PhaseGrid, broken)
+
+    def wrong(grid: PhaseGrid, values: object, *rest: object) -> object:
+        if broken == "place":
+            (phases, into) = rest
+            return right(grid, values, [(c, r) for r, c in phases], into)
+        if broken == "cut":
+            return right(grid, values, [(0, 0) for _ in rest[0]])
+        return right(grid, values)[::-1, ::-1]
+
+    monkeypatch.setattr(PhaseGrid, broken, wrong)
+    assert [check for check in layout_checks(subject) if check.failed]
+
+
+def test_a_layer_behind_a_window_with_a_side_of_one_has_its_place() -> None:
+    windows = [(3, 2), (2, 2), (1, 4)]
+    assert _sample((96, 12, 4, 3), (24, 48), windows, (0, 1), 1) is not None
+
+
+def test_levels_named_twice_are_one_trunk(tmp_path: Path) -> None:
+    choice = TrunkChoice((1, 1), (Lowering.RESHAPE, Lowering.RESHAPE))
+    network = with_statistics(lambda: Begins(nn.Conv2d(3, 3, 1), 4), seed=0)
+    bundle = export_bundle(network, ExportConfig(size=SIZE, source="own", trunks=choice), tmp_path / "own")
+    assert len(bundle.manifest.trunks) == 1
