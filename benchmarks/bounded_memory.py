@@ -23,7 +23,7 @@ from engines import Bundle
 
 def labelled(bundle: Path, image: Path, memory: str) -> dict[str, Any]:
     """One run: its schedule, the peak of its process, seconds, and seconds per megapixel."""
-    command = [sys.executable, "-c", "from smp_deploy.cli.app import main; main()"]
+    command = [sys.executable, "-c", "from smp_deploy.cli.entry import main; main()"]
     with tempfile.TemporaryDirectory() as folder:
         command += ["run", str(bundle), str(image), "-o", folder, "--memory", memory, "--resize", "--json"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -47,7 +47,7 @@ from engines.manifest import (
     TrunkRecord,
     json_from_manifest,
 )
-from engines.phases import PhaseGrid, Size
+from engines.phases import PhaseGrid, Size, padded_size
 from engines.staging import staged_directory
 
 if TYPE_CHECKING:
@@ -179,9 +179,8 @@ def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
     graph = graph_from_network(network)
     levels = levels_from_graph(graph)
     multiple = _size_multiple(network, levels)
-    padded = tuple(-(-side // step) * step for side, step in zip(config.size, multiple, strict=True))
-    padded_size: Size = (padded[0], padded[1])
-    channels = _classes_of(graph, padded_size)
+    padded = padded_size(config.size, multiple)
+    channels = _classes_of(graph, padded)
     classes = config.classes or tuple(default_classes(channels))
     if len(classes) != channels:
         raise InputError(f"the network has {channels} classes, the class file names {len(classes)}")
@@ -192,7 +191,7 @@ def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
     trunks = list(planned_trunks(network, graph, config.trunks, multiple))
     record = InputRecord(
         size=config.size,
-        padded_size=padded_size,
+        padded_size=padded,
         border=trunks[0].looped.border,
         mean=config.normalization.mean,
         std=config.normalization.std,

@@ -24,7 +24,7 @@ def flops_by_component(network: nn.Module, size: Size) -> dict[str, int]:
 
     Nothing is computed: only shapes are followed. Children without operations are left out.
     """
-    counts = _counts(network, [torch.empty(1, 3, *size)])
+    counts = _counts(network, [torch.empty(1, 3, *size, device="meta")])
     root = type(network).__name__
     components = {name: sum(counts.get(f"{root}.{name}", {}).values()) for name, _ in network.named_children()}
     total = sum(counts.get("Global", {}).values())

@@ -61,6 +61,11 @@ class Bundle:
             raise BundleError(f"{name!r} is a link that leaves the bundle {self.path}")
         return inside
 
+    def holds(self, path: Path) -> bool:
+        """Whether ``path`` is the manifest or a file that it lists, by whatever name or link."""
+        own = (self.path / MANIFEST_NAME, *map(self.file, self.manifest.files))
+        return path.exists() and any(held.exists() and path.samefile(held) for held in own)
+
     def trunk_graph(self, trunk: TrunkRecord, precision: Precision) -> Path:
         """A trunk in ``precision``. Raises :class:`BundleError` when the bundle was exported without it."""
         if precision not in trunk.graphs:

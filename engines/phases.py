@@ -22,6 +22,11 @@ Border: TypeAlias = tuple[int, int, int, int]
 """Zeros around the planes: ``(top, left, bottom, right)``."""
 
 
+def padded_size(size: Size, multiple: Size) -> Size:
+    """The smallest size that is at least this one and a multiple of ``multiple`` on each side."""
+    return -(-size[0] // multiple[0]) * multiple[0], -(-size[1] // multiple[1]) * multiple[1]
+
+
 @dataclass(frozen=True)
 class PhaseGrid:
     """The phases that a schedule walks in a loop, for one frame size.

@@ -1,4 +1,4 @@
-"""The product: public API, command line, demo and machine report."""
+"""The command line and what only it needs. In Python use ``engines`` on a vehicle and ``converters`` at a desk."""
 
 from importlib.metadata import version as _version
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from engines.errors import FrameError, InputError
 from engines.phases import Size
@@ -17,6 +19,8 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", 
 _MEANING = {"RGB", "L", "P", "1"}
 """Pillow's modes that mean one thing as RGB; with an alpha channel only where it is opaque throughout."""
 _ALPHA = {"RGBA": "RGB", "LA": "L"}
+_ON_ITS_SIDE = {5, 6, 7, 8}
+"""The orientations of EXIF that exchange height and width."""
 
 
 def frame_from_file(path: Path) -> NDArray[np.uint8]:
@@ -26,23 +30,22 @@ def frame_from_file(path: Path) -> NDArray[np.uint8]:
     camera is applied. Raises :class:`FrameError` for anything whose meaning is not clear: 16 bits or floats a
     channel, transparency, CMYK and other colour spaces, several frames, and what is no image at all.
     """
-    try:
-        with Image.open(path) as image:
-            if (frames := getattr(image, "n_frames", 1)) > 1:
-                raise FrameError(f"{path} holds {frames} images; save the one that is meant")
-            if _is_deep(image):
-                raise FrameError(f"{path} has 16 bits a channel; a frame has 8: convert it first")
-            turned: Any = ImageOps.exif_transpose(image)
-            # A copy: Pillow's own buffer is read-only.
-            return np.array(_rgb(turned, path), np.uint8)
-    except UnidentifiedImageError as error:
-        raise FrameError(f"{path} is no image that can be read") from error
-    except Image.DecompressionBombError as error:
-        raise FrameError(f"{path} is too large to be a frame: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        # Pillow reports damage as any of these.
-        reason = getattr(error, "strerror", None) or error
-        raise FrameError(f"cannot read the image {path}: {reason}") from error
+    with _opened(path) as image:
+        turned: Any = ImageOps.exif_transpose(image)
+        # A copy: Pillow's own buffer is read-only.
+        return np.array(_rgb(turned, path), np.uint8)
+
+
+def check_header(path: Path, size: Size | None, hint: str = "") -> None:
+    """Raise :class:`FrameError` for a file whose header tells that it is no frame, or none of the bundle's ``size``.
+
+    Cheap: pixels are read only of an image that is about to be refused. Without a ``size`` any will do.
+    """
+    with _opened(path) as image:
+        fits = size is None or _turned_size(image) == size
+    if size is not None and not fits:
+        # A PNG may say behind its pixels how it is turned.
+        check_size(path, frame_from_file(path), size, hint)
 
 
 def check_size(name: object, frame: NDArray[np.uint8], size: Size, hint: str = "") -> None:
@@ -86,6 +89,35 @@ def image_files(arguments: tuple[str, ...]) -> list[Path]:
     return list(found)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header is a frame's, its pixels not yet read; damage found in the block is a ``FrameError``."""
+    try:
+        with Image.open(path) as image:
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise FrameError(f"{path} holds {frames} images; save the one that is meant")
+            if _is_deep(image):
+                raise FrameError(f"{path} has 16 bits a channel; a frame has 8: convert it first")
+            if image.mode not in _ALPHA:
+                _check_meaning(image, path)
+            yield image
+    except UnidentifiedImageError as error:
+        raise FrameError(f"{path} is no image that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise FrameError(f"{path} is too large to be a frame: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        # Pillow reports damage as any of these.
+        reason = getattr(error, "strerror", None) or error
+        raise FrameError(f"cannot read the image {path}: {reason}") from error
+
+
+def _turned_size(image: Image.Image) -> Size:
+    """Height and width as a camera's orientation turns them, as far as the header tells."""
+    # A PNG's own getexif would read the pixels.
+    turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _is_deep(image: Image.Image) -> bool:
     """Whether the file has more than 8 bits a channel: Pillow cuts 16-bit colour down without a word."""
     return any(";16" in str(tile) for tile in getattr(image, "tile", ()))
@@ -96,10 +128,15 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
         if image.getextrema()[-1] != (255, 255):
             raise FrameError(f"{path} has transparent pixels, which have no one colour; flatten it first")
         image = image.convert(_ALPHA[image.mode])
+    # Once more: the header does not tell everything.
+    _check_meaning(image, path)
+    return image.convert("RGB")
+
+
+def _check_meaning(image: Image.Image, path: Path) -> None:
     if "transparency" in image.info:
         raise FrameError(f"{path} has transparent pixels, which have no one colour; flatten it first")
     if image.mode not in _MEANING:
         raise FrameError(
             f"{path} has pixels of mode {image.mode!r}; a frame has 8 bits a channel, RGB or grey: convert it first"
         )
-    return image.convert("RGB")

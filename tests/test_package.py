@@ -34,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_installed_wheel_works_outside_the_checkout(site: Path, tmp_path: Path) -> None:
     script = (
-        "import sys, engines, converters, smp_deploy.cli.app as app\n"
+        "import sys, engines, converters, smp_deploy.cli.entry as app\n"
         "for package in (engines, converters, app):\n"
         "    assert package.__file__.startswith(sys.argv[1]), package.__file__\n"
         "options = ['--arch', 'smp-resnet18', '--size', '32x32', '--levels', '2', '-o', 'bundle']\n"

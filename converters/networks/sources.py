@@ -19,6 +19,9 @@ _FAMILIES: dict[str, type[SMP] | type[FCN32s] | type[FCN8s]] = {"smp": SMP, "fcn
 ARCHITECTURES = tuple(f"{family}-{backbone}" for family in _FAMILIES for backbone in BACKBONES)
 """Names of the segmentation networks, for ``--arch``."""
 
+_MOST_CLASSES, _MOST_CHANNELS = 65536, 4096
+"""Beyond these a slip of the finger is likelier than a network, and its weights fit no memory."""
+
 FIGURE7: dict[str, Callable[[], nn.Module]] = {
     "figure7-maxpool": MaxPoolNetwork,
     "figure7-dilated": DilatedNetwork,
@@ -34,12 +37,17 @@ def network_from_arch(arch: str, *, classes: int = 19, width: int = 64) -> Segme
         arch: a name of :data:`ARCHITECTURES`, ``smp-resnet18`` for SMP-18.
         classes: channels of the logits.
         width: channels of the stem, 64 in the paper.
+
+    Raises :class:`NetworkError` for an unknown name, or classes or channels that no network has.
     """
     family, _, backbone = arch.partition("-")
     if family not in _FAMILIES or backbone not in BACKBONES:
         raise NetworkError(f"unknown architecture {arch!r}; known are {', '.join(ARCHITECTURES)}")
-    if classes < 1 or width < 1:
-        raise NetworkError(f"classes and width are at least 1; received classes={classes}, width={width}")
+    if not (1 <= classes <= _MOST_CLASSES and 1 <= width <= _MOST_CHANNELS):
+        raise NetworkError(
+            f"a network has 1 to {_MOST_CLASSES} classes and 1 to {_MOST_CHANNELS} channels in its stem; received "
+            f"classes={classes}, width={width}"
+        )
     return _FAMILIES[family](BACKBONES[backbone], classes=classes, width=width)
 
 
@@ -66,17 +74,17 @@ def network_from_factory(path: str) -> nn.Module:
         factory = getattr(importlib.import_module(module_name), attribute)
     except AttributeError as error:
         raise NetworkError(f"the module {module_name!r} has no {attribute!r}") from error
-    except Exception as error:
-        # Importing a module runs it, so anything may be raised.
+    except (Exception, SystemExit) as error:
+        # Importing a module runs it, so anything may be raised; a script without a guard even ends the process.
         raise NetworkError(f"cannot import {module_name!r} for the model {path!r}: {_said(error)}") from error
     try:
         network = factory() if callable(factory) else None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise NetworkError(f"the factory {path!r} failed: {_said(error)}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{path!r} must be a callable that returns a torch.nn.Module; it gave {network!r}")
     return network
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

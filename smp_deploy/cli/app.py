@@ -1,10 +1,6 @@
-"""``smp-deploy``: the commands and the way into them."""
+"""``smp-deploy``: the commands."""
 
 from __future__ import annotations
-
-import signal
-import sys
-from typing import NoReturn
 
 import click
 
@@ -14,7 +10,6 @@ from smp_deploy.cli.build_engine import build_engine_command
 from smp_deploy.cli.debug_precision import debug_precision_command
 from smp_deploy.cli.demo import demo_command
 from smp_deploy.cli.doctor import doctor_command
-from smp_deploy.cli.errors import BAD_INPUT, exit_code_of
 from smp_deploy.cli.evaluate import evaluate_command
 from smp_deploy.cli.export import export_command
 from smp_deploy.cli.flops import flops_command
@@ -64,19 +59,3 @@ def app() -> None:
 
 for _command in COMMANDS:
     app.add_command(_command)
-
-
-def main() -> NoReturn:
-    """Entry point of the console script."""
-    # A terminated process cleans up like an interrupted one: staged directories are removed on the way out.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(exit_code_of(_run))
-
-
-def _run() -> int:
-    try:
-        outcome = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return BAD_INPUT
-    return outcome if isinstance(outcome, int) else 0

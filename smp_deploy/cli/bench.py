@@ -14,7 +14,14 @@ from engines.errors import MachineError, OutputError
 from engines.manifest import Precision
 from engines.tuning import ChosenSchedule, device_of, runtime_of
 from smp_deploy.cli.console import note, print_json, print_table, progress
-from smp_deploy.cli.options import bundle_argument, images_option, json_option, precision_option, schedule_options
+from smp_deploy.cli.options import (
+    FiniteRange,
+    bundle_argument,
+    images_option,
+    json_option,
+    precision_option,
+    schedule_options,
+)
 from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
 
 if TYPE_CHECKING:
@@ -52,7 +59,7 @@ class _Percentiles(click.ParamType[tuple[float, ...]]):
 @click.option(
     "--warm-up",
     "warm_up_ms",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=200.0,
     show_default=True,
     metavar="MS",
@@ -61,7 +68,7 @@ class _Percentiles(click.ParamType[tuple[float, ...]]):
 @click.option(
     "--duration",
     "duration_s",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=3.0,
     show_default=True,
     metavar="S",

@@ -69,7 +69,7 @@ from smp_deploy.cli.schedules import ScheduleOptions, asked_schedule
     metavar="NAME:SIZE",
     help="A memory pool's limit, workspace:512MiB for example; may be given several times.",
 )
-@click.option("--max-aux-streams", type=click.IntRange(0), metavar="N", help="0 takes the least memory.")
+@click.option("--max-aux-streams", type=click.IntRange(0, 2**31 - 1), metavar="N", help="0 takes the least memory.")
 @click.option(
     "--hardware-compatibility-level",
     "hardware_compatibility",

@@ -22,7 +22,7 @@ Advance = Callable[[int, int], None]
 
 def print_json(document: object) -> None:
     """The one JSON document of a command with ``--json``."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def note(message: str) -> None:

@@ -11,7 +11,7 @@ import click
 
 from engines.bundle import Bundle
 from engines.errors import CheckFailed, MissingDependency
-from engines.manifest import Precision
+from engines.manifest import OutputKind, Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, images_option, json_option
 from smp_deploy.cli.summaries import shown
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 @bundle_argument
 @click.option(
     "--precision",
-    type=click.Choice([precision.value for precision in Precision if precision is not Precision.FP32]),
+    # ONNX Runtime computes no bf16 on a CPU, so nothing could be said of it.
+    type=click.Choice([Precision.FP16.value, Precision.INT8.value]),
     default=Precision.FP16.value,
     show_default=True,
     help="What is compared with fp32.",
@@ -69,20 +70,48 @@ def debug_precision_command(
 
 
 def _command(manifest: Manifest, precision: Precision, search: Search) -> str | None:
-    """The export that keeps the proposed modules, with a placeholder for what a bundle does not know."""
+    """The export that makes this bundle with the proposed modules kept, with placeholders for what it does not know."""
     if not search.proposal:
         return None
-    source = manifest.network.source
-    kept = [*manifest.keep_fp32.get(precision, []), *search.proposal]
-    words = ["--model" if ":" in source else "--arch", source, "--size", shown(manifest.input.size)]
-    words += ["--precision", precision.value]
-    for module in kept:
-        words += ["--keep-fp32", f"{precision.value}:{module}"]
-    if precision is Precision.INT8 and manifest.calibration is not None:
-        words += ["--calibration", manifest.calibration.method]
-    frames = " --calibration-images FRAMES" if precision is Precision.INT8 else ""
+    from converters.onnx_graphs.from_torch import DEFAULT_OPSET
+    from converters.palettes import default_classes
+    from converters.stages import IMAGENET_MEAN, IMAGENET_STD
+
+    source, frame, calibration = manifest.network.source, manifest.input, manifest.calibration
+    words = ["--model" if ":" in source else "--arch", source, "--size", shown(frame.size)]
+    if manifest.outputs is not OutputKind.LABELS:
+        words += ["--outputs", manifest.outputs.value]
+    for name, values, usual in (("--mean", frame.mean, IMAGENET_MEAN), ("--std", frame.std, IMAGENET_STD)):
+        if tuple(values) != usual:
+            words += [name, *map(repr, values)]
+    if manifest.opset != DEFAULT_OPSET:
+        words += ["--opset", str(manifest.opset)]
+    words += _trunk_words(manifest)
+    kept = manifest.keep_fp32 | {precision: [*manifest.keep_fp32.get(precision, []), *search.proposal]}
+    for held in manifest.trunk().graphs:
+        if held is not Precision.FP32:
+            words += ["--precision", held.value]
+            words += [word for module in kept.get(held, ()) for word in ("--keep-fp32", f"{held.value}:{module}")]
+    line = shlex.join(words)
+    if calibration is not None:
+        line += f" --calibration {calibration.method}"
+        if calibration.percentile is not None:
+            line += f" --calibration-percentile {calibration.percentile!r}"
+        line += " --calibration-images FRAMES"
+    if manifest.classes != list(default_classes(len(manifest.classes))):
+        line += " --class-names FILE"
     checkpoint = "CHECKPOINT " if manifest.network.checkpoint_sha256 else ""
-    return f"smp-deploy export {checkpoint}{shlex.join(words)}{frames} -o NEW_BUNDLE"
+    return f"smp-deploy export {checkpoint}{line} -o NEW_BUNDLE"
+
+
+def _trunk_words(manifest: Manifest) -> list[str]:
+    """Levels and lowerings, where the bundle has every combination of some; else they are the default's."""
+    held = {(trunk.levels, trunk.lowering.value) for trunk in manifest.trunks}
+    levels, lowerings = sorted({level for level, _ in held}), sorted({lowering for _, lowering in held})
+    if len(held) != len(levels) * len(lowerings):
+        return []
+    words = [word for level in levels for word in ("--levels", str(level))]
+    return words + [word for lowering in lowerings for word in ("--lowering", lowering)]
 
 
 def _document(search: Search, command: str | None) -> dict[str, Any]:

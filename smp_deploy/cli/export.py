@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from engines.manifest import MANIFEST_NAME, Lowering, OutputKind, Precision
 from engines.phases import Size
 from engines.staging import check_target
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import SizeType, force_option, json_option
+from smp_deploy.cli.options import FiniteRange, SizeType, force_option, json_option
 from smp_deploy.cli.summaries import bundle_rows
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from converters.checkpoints import Checkpoint
@@ -69,7 +72,7 @@ _Triple = tuple[float, float, float]
 )
 @click.option(
     "--calibration-percentile",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=FiniteRange(0, 100, min_open=True),
     metavar="PERCENT",
     help="Values that --calibration percentile does not cut off.  [default: 99.99]",
 )
@@ -157,7 +160,6 @@ def export_command(
         from converters.trunks import TrunkChoice
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
-    from smp_deploy.images import frame_from_file, image_files
 
     loaded = checkpoint_from_file(checkpoint) if checkpoint is not None else None
     width = width or (loaded.width if loaded else None)
@@ -177,7 +179,7 @@ def export_command(
         classes=tuple(classes_from_file(class_names)) if class_names else (),
         width=width if arch else None,
         checkpoint_sha256=loaded.sha256 if loaded else None,
-        reference_frames=tuple(frame_from_file(path) for path in image_files(reference_images)),
+        reference_frames=tuple(frame for _, frame in _frames(reference_images, size, "reference")),
     )
     bundle = export_bundle(network, config, output, replace=force, on_step=note)
     document = {
@@ -229,18 +231,11 @@ def _calibration(
 ) -> CalibrationConfig | None:
     """Read the calibration frames; each that cannot be used is named."""
     from converters.quantization import CalibrationConfig, CalibrationMethod
-    from smp_deploy.images import frame_from_file, image_files
 
     if method is None:
         return None
     frames = []
-    for path in image_files(images):
-        frame = frame_from_file(path)
-        if frame.shape[:2] != size:
-            raise FrameError(
-                f"{path} is {frame.shape[0]}x{frame.shape[1]} (height x width); calibration images are of --size, "
-                f"{size[0]}x{size[1]}"
-            )
+    for path, frame in _frames(images, size, "calibration"):
         if frame.min() == frame.max():
             raise FrameError(
                 f"{path} has one value throughout, {frame.min()}: it says nothing of the activations on real frames"
@@ -249,6 +244,20 @@ def _calibration(
     return CalibrationConfig(
         tuple(frames), CalibrationMethod(method), CalibrationConfig.percentile if percentile is None else percentile
     )
+
+
+def _frames(images: tuple[str, ...], size: Size, kind: str) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+    """Read the frames of an option; one that is not of ``--size`` is named."""
+    from smp_deploy.images import frame_from_file, image_files
+
+    for path in image_files(images):
+        frame = frame_from_file(path)
+        if frame.shape[:2] != size:
+            raise FrameError(
+                f"{path} is {frame.shape[0]}x{frame.shape[1]} (height x width); {kind} images are of --size, "
+                f"{size[0]}x{size[1]}"
+            )
+        yield path, frame
 
 
 def _network(

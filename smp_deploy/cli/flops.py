@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from engines.errors import MissingDependency
-from engines.phases import Size
-from smp_deploy.cli.console import print_json, print_table
+from engines.phases import Size, padded_size
+from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import SizeType, json_option
+from smp_deploy.cli.summaries import shown
 
 
 @click.command("flops", short_help="Count the operations of networks.")
@@ -28,6 +29,8 @@ def flops_command(archs: tuple[str, ...], size: Size, classes: int, width: int, 
     if bool(archs) == table5:
         raise click.UsageError("name networks with --arch, or ask for --table5")
     try:
+        import torch
+
         from converters.flops import flops_by_component
         from converters.networks import FIGURE7, network_from_arch
     except ImportError as error:
@@ -35,9 +38,15 @@ def flops_command(archs: tuple[str, ...], size: Size, classes: int, width: int, 
     if table5:
         counts = {name: flops_by_component(factory(), (256, 256)) for name, factory in FIGURE7.items()}
     else:
-        counts = {
-            arch: flops_by_component(network_from_arch(arch, classes=classes, width=width), size) for arch in archs
-        }
+        counts = {}
+        for arch in archs:
+            with torch.device("meta"):
+                network = network_from_arch(arch, classes=classes, width=width)
+            # As an export pads a frame.
+            padded = padded_size(size, network.size_multiple)
+            if padded != size:
+                note(f"{arch}: frames of {shown(size)} are padded to {shown(padded)}")
+            counts[arch] = flops_by_component(network, padded)
     if as_json:
         print_json({name: {**parts, "total": sum(parts.values())} for name, parts in counts.items()})
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,17 @@ class MemoryType(click.ParamType[int]):
         if not size or size % 1:
             self.fail(f"a size is a number with KiB, MiB or GiB, 512MiB for example; received {text!r}", param, ctx)
         return int(size)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers; NaN and the infinities are in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """``"0.5"`` -> ``0.5``."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
 
 
 _UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

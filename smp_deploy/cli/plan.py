@@ -15,6 +15,7 @@ from engines.staging import write_file
 from engines.tuning import measured_seconds
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import bundle_argument, json_option, memory_option, precision_option
+from smp_deploy.reports.targets import check_file_target
 
 
 @click.command("plan", short_help="Show the schedules of a bundle, and what fits a memory budget.")
@@ -28,7 +29,12 @@ from smp_deploy.cli.options import bundle_argument, json_option, memory_option, 
     show_default=True,
     help="Whose memory is predicted.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw memory against compute.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Draw memory against compute; replaces a .png that stands there, and nothing else.",
+)
 @json_option
 def plan_command(
     bundle: Path, memory: int | None, precision: str, backend: str, plot: Path | None, as_json: bool
@@ -38,6 +44,8 @@ def plan_command(
     The peak is above the empty process (Python with numpy and onnxruntime) on a CPU, device memory on a GPU.
     """
     opened = Bundle.open(bundle)
+    if plot is not None:
+        check_file_target(opened, plot, ".png")
     seconds = measured_seconds(opened.manifest, backend, Precision(precision))
     planned = plan(opened.manifest, memory, precision=Precision(precision), backend=backend, seconds=seconds)
     entries = [_entry(candidate, planned) for candidate in planned.candidates]

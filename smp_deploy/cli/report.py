@@ -20,16 +20,18 @@ def report_command(bundle: Path, output: Path | None, as_json: bool) -> int:
     """Make one self-contained HTML page of the last validation of BUNDLE, and print its summary.
 
     The page needs no network and no other file. With --json the same content goes to stdout as one document, and a
-    page is written only where -o asks for it.
+    page is written only where -o asks for it. A file that stands at -o is replaced only if it is .html.
     """
     from smp_deploy.reports.benches import rows_of
     from smp_deploy.reports.documents import stored
     from smp_deploy.reports.pages import bench_text, page_of, text_of
+    from smp_deploy.reports.targets import check_file_target
 
     opened = Bundle.open(bundle)
+    target = output or opened.path / "reports" / "report.html"
+    check_file_target(opened, target, ".html")
     document, benches = stored(opened), list(rows_of(opened))
     if output is not None or not as_json:
-        target = output or opened.path / "reports" / "report.html"
         write_file(target, page_of(opened, document).encode())
         note(f"wrote {target}")
     if as_json:

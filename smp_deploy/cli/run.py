@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engines.manifest import ClassRecord
+    from engines.manifest import ClassRecord, Manifest
     from engines.session import Session
 
 
 _MOST_PICTURED = 256
 """An indexed PNG has no more colours; with more classes only the floats are written."""
+_RESIZE_HINT = ", or let --resize adapt the image"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,13 @@ class _Options:
 @click.command("run", short_help="Label images with a bundle.")
 @bundle_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the results; replaces those of an earlier run, except in the folder of an image.",
+)
 @click.option(
     "--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True, help="What runs the graphs."
 )
@@ -86,17 +93,18 @@ def run_command(
 
     For every image NAME: NAME-labels.png, an indexed PNG whose pixel values are the classes, and
     NAME-overlay.png. A bundle of logits or probabilities also gives NAME-logits.npy or NAME-probabilities.npy,
-    float32 (classes, H, W).
+    float32 (classes, H, W). They replace those of an earlier run, except in the folder of an image: there no file is
+    replaced.
     """
     from engines.session import Session
-    from smp_deploy.images import image_files
+    from smp_deploy.images import check_header, image_files
 
-    files = image_files(images)
+    files, options = image_files(images), _Options(resize, side_by_side, deadline_ms)
     _refuse_equal_names(files)
-    _refuse_to_overwrite(files, output)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
+    _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
     asked = ScheduleOptions.of({"levels": levels, "lowering": lowering, "sub_batch": sub_batch, "memory": memory})
     choice = session_schedule(opened, backend, Precision(precision), asked)
     note(f"schedule: {choice.schedule} ({choice.reason})")
@@ -104,30 +112,38 @@ def run_command(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write to {output}: {error.strerror}") from error
-    results = []
-    options = _Options(resize, side_by_side, deadline_ms)
-    with (
-        Session.open(
-            opened, backend, precision=Precision(precision), schedule=choice.schedule, allow_smaller=allow_smaller
-        ) as session,
-        progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance,
-    ):
-        for index, path in enumerate(files):
-            of_all = _share(advance, session, index, len(files))
-            results.append(_label(session, path, output, options, of_all))
-    for reduction in session.reductions:
-        note(str(reduction))
-    document = {
-        "bundle": str(bundle),
-        "backend": backend,
-        "schedule": str(session.schedule),
-        "schedule_reason": choice.reason,
-        "reductions": [
-            {"refused": str(reduction.refused), "tried": str(reduction.tried), "reason": reduction.reason}
-            for reduction in session.reductions
-        ],
-        "images": results,
-    }
+    for path in files:
+        check_header(path, None if resize else opened.manifest.input.size, _RESIZE_HINT)
+    results: list[dict[str, Any]] = []
+    with Session.open(
+        opened, backend, precision=Precision(precision), schedule=choice.schedule, allow_smaller=allow_smaller
+    ) as session:
+        try:
+            with progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance:
+                for index, path in enumerate(files):
+                    of_all = _share(advance, session, index, len(files))
+                    results.append(_label(session, path, output, options, of_all))
+        finally:
+            # The pictures that are written stay, so what is done is said even where a later image fails.
+            for reduction in session.reductions:
+                note(str(reduction))
+            document = {
+                "bundle": str(bundle),
+                "backend": backend,
+                "schedule": str(session.schedule),
+                "schedule_reason": choice.reason,
+                "reductions": [
+                    {"refused": str(reduction.refused), "tried": str(reduction.tried), "reason": reduction.reason}
+                    for reduction in session.reductions
+                ],
+                "images": results,
+            }
+            if results:
+                _print(document, as_json)
+    return document
+
+
+def _print(document: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(document)
     else:
@@ -141,10 +157,9 @@ def run_command(
                     _shares(r["classes"]),
                     ", ".join(r["written"]),
                 )
-                for r in results
+                for r in document["images"]
             ],
         )
-    return document
 
 
 def _label(session: Session, path: Path, output: Path, options: _Options, advance: Advance) -> dict[str, Any]:
@@ -156,7 +171,7 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
     frame = frame_from_file(path)
     manifest, wanted = session.manifest, session.grid.frame_size
     if not options.resize:
-        check_size(path, frame, wanted, ", or let --resize adapt the image")
+        check_size(path, frame, wanted, _RESIZE_HINT)
     fits = frame.shape[:2] == wanted
     started = time.perf_counter()
     fitting = frame if fits else resized(frame, wanted)
@@ -225,11 +240,23 @@ def _shares(classes: dict[str, float]) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in list(classes.items())[:3])
 
 
-def _refuse_to_overwrite(files: list[Path], output: Path) -> None:
-    names = {f"{path.stem}-{kind}.png" for path in files for kind in ("labels", "overlay", "side-by-side")}
+def _kinds(manifest: Manifest, options: _Options) -> list[str]:
+    """The ends of the names of an image's results: those that :func:`_label` writes."""
+    floats = [] if manifest.outputs is OutputKind.LABELS else [f"{manifest.outputs.value}.npy"]
+    if len(manifest.classes) > _MOST_PICTURED:
+        return floats
+    return [*floats, "labels.png", "overlay.png", *(["side-by-side.png"] if options.side_by_side else [])]
+
+
+def _refuse_to_overwrite(files: list[Path], output: Path, kinds: list[str]) -> None:
+    """Beside an image lies what is no result: other images, and labels that a person drew."""
+    beside = {folder for path in files for folder in (path.parent.resolve(), path.resolve().parent)}
+    if output.resolve() not in beside:
+        return
     for path in files:
-        if path.name in names and path.resolve().parent == output.resolve():
-            raise InputError(f"{path} would be overwritten by the result of another image; choose another -o")
+        for kind in kinds:
+            if (target := output / f"{path.stem}-{kind}").exists():
+                raise InputError(f"{target} would be overwritten by a result of {path}; choose another -o")
 
 
 def _refuse_equal_names(files: list[Path]) -> None:

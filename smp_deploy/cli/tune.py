@@ -16,7 +16,14 @@ from engines.planner import plan
 from engines.schedules import Schedule, default_schedule
 from smp_deploy.cli.bench import frames_of, machine_of
 from smp_deploy.cli.console import note, print_json, print_table, progress
-from smp_deploy.cli.options import MemoryType, bundle_argument, images_option, json_option, precision_option
+from smp_deploy.cli.options import (
+    FiniteRange,
+    MemoryType,
+    bundle_argument,
+    images_option,
+    json_option,
+    precision_option,
+)
 
 if TYPE_CHECKING:
     from smp_deploy.benchmarking.tuner import Missing
@@ -45,7 +52,7 @@ if TYPE_CHECKING:
 @click.option(
     "--duration",
     "duration_s",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     default=2.0,
     show_default=True,
     metavar="S",

@@ -16,9 +16,12 @@ from engines.errors import CheckFailed, InputError, MissingDependency, OutputErr
 from engines.manifest import Lowering, Precision
 from engines.parity import Check
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import bundle_argument, images_option, json_option
+from smp_deploy.cli.options import FiniteRange, bundle_argument, images_option, json_option
+from smp_deploy.cli.summaries import shown
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from converters.verification import Findings, Frame
@@ -37,11 +40,11 @@ _LIMIT = 5
 @click.option("--labels", type=click.Path(path_type=Path), help="Folder of label PNGs, named like --images.")
 @click.option("--dataset", help="Labelled frames: camvid, cityscapes, gta5, folder, or scenes (generated).")
 @click.option("--root", type=click.Path(path_type=Path), help="The dataset's directory.")
-@click.option("--split", default="val", show_default=True, help="Part of the dataset.")
-@click.option("--limit", type=click.IntRange(min=1), default=_LIMIT, show_default=True, help="Frames of the dataset.")
-@click.option("--rtol", type=click.FloatRange(min=0), help="Error of logits relative to the largest; else the table's.")
-@click.option("--atol", type=click.FloatRange(min=0), help="Absolute error of logits allowed on top; default 0.")
-@click.option("--min-label-agreement", type=click.FloatRange(0, 1), help="Share of labels; else the table's.")
+@click.option("--split", help="Part of the dataset; default val.")
+@click.option("--limit", type=click.IntRange(min=1), help=f"Frames of the dataset; default {_LIMIT}.")
+@click.option("--rtol", type=FiniteRange(min=0), help="Error of logits relative to the largest; else the table's.")
+@click.option("--atol", type=FiniteRange(min=0), help="Absolute error of logits allowed on top; default 0.")
+@click.option("--min-label-agreement", type=FiniteRange(0, 1), help="Share of labels; else the table's.")
 @click.option("--backend", help="Compare this runtime with the stored outputs alone, without PyTorch and onnx.")
 @click.option(
     "--precision", type=click.Choice([p.value for p in Precision]), help="With --backend: which trunk; default fp32."
@@ -110,7 +113,7 @@ def _backend_plan(bundle: Bundle, options: Mapping[str, Any], overrides: Mapping
     from engines.proof import backend_checks, provenance_checks
     from engines.schedules import resolved_schedule
 
-    for name in ("checkpoint", "labels", "dataset", "root"):
+    for name in ("checkpoint", "labels", "dataset", "root", "split", "limit"):
         if options[name] is not None:
             raise InputError(f"--{name} is not for --backend, which compares with the stored outputs alone")
     if options["images"]:
@@ -142,8 +145,6 @@ def _bundle_plan(bundle: Bundle, options: Mapping[str, Any], overrides: Mapping[
 
 
 def _images(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
-    import numpy as np
-
     from converters.verification import Frame
     from smp_deploy.images import check_size, frame_from_file, image_files
 
@@ -152,24 +153,34 @@ def _images(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
         raise InputError("--labels are those of --images; name the images, too")
     frames = []
     for path in image_files(options["images"]):
-        image, truth = frame_from_file(path), None
+        image = frame_from_file(path)
         check_size(path.name, image, bundle.manifest.input.size)
-        if folder is not None:
-            from PIL import Image
-
-            file = folder / f"{path.stem}.png"
-            if not file.is_file():
-                raise InputError(f"{folder} has no {file.name} for {path}")
-            with Image.open(file) as labels:
-                truth = np.array(labels, np.uint8)
-            if truth.shape != bundle.manifest.input.size:
-                raise InputError(f"{file} is of {truth.shape}; labels are one channel of {bundle.manifest.input.size}")
-        frames.append(Frame(path.name, image, truth=truth))
+        frames.append(Frame(path.name, image, truth=_truth(bundle, folder, path) if folder is not None else None))
     return frames
+
+
+def _truth(bundle: Bundle, folder: Path, image: Path) -> NDArray[np.uint8]:
+    """The labels of an image: class numbers, or 255 where a person gave none."""
+    from converters.verification import IGNORED
+    from smp_deploy.datasets.base import DatasetInfo, check_known_ids, read_class_numbers
+
+    file = folder / f"{image.stem}.png"
+    if not file.is_file():
+        raise InputError(f"{folder} has no {file.name} for {image}")
+    labels, size = read_class_numbers(file), bundle.manifest.input.size
+    if labels.shape != size:
+        raise InputError(f"{file} is {shown(labels.shape)} (height x width); the bundle's frames are {shown(size)}")
+    classes = bundle.manifest.classes
+    names, colours = tuple(record.name for record in classes), tuple(record.color for record in classes)
+    check_known_ids(file, labels, DatasetInfo("the bundle", names, colours, IGNORED, ()))
+    return labels
 
 
 def _dataset(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
     if options["dataset"] is None:
+        for name in ("root", "split", "limit"):
+            if options[name] is not None:
+                raise InputError(f"--{name} is for --dataset")
         return []
     import numpy as np
 
@@ -177,7 +188,7 @@ def _dataset(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
     from smp_deploy.datasets import open_dataset
     from smp_deploy.images import check_size
 
-    dataset = open_dataset(options["dataset"], options["root"], options["split"])
+    dataset = open_dataset(options["dataset"], options["root"], options["split"] or "val")
     names = tuple(record.name for record in bundle.manifest.classes)
     if names != dataset.info.classes:
         raise InputError(
@@ -185,7 +196,7 @@ def _dataset(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
             f"{', '.join(dataset.info.classes)}; labels of one cannot be judged by the other"
         )
     frames = []
-    for index in range(min(len(dataset), options["limit"])):
+    for index in range(min(len(dataset), options["limit"] or _LIMIT)):
         example = dataset.load(index)
         check_size(example.name, example.image, bundle.manifest.input.size)
         truth = np.where(example.labels == dataset.info.ignore_id, IGNORED, example.labels).astype(np.uint8)
@@ -212,8 +223,6 @@ def _command(bundle: Path, options: Mapping[str, Any]) -> str:
     """The command line that makes this record again."""
     words = ["smp-deploy", "validate", str(bundle)]
     for name, value in options.items():
-        if (name == "split" and options["dataset"] is None) or (name == "limit" and value == _LIMIT):
-            continue
         for single in value if isinstance(value, tuple) else [] if value is None else [value]:
             words += [f"--{name.replace('_', '-')}", str(single)]
     return shlex.join(words)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from engines.bundle import Bundle
-from engines.errors import InputError
-from engines.manifest import Lowering, Precision
+from engines.errors import BackendError, InputError
 from engines.planner import plan
-from engines.schedules import Schedule
 from engines.staging import write_file
 from smp_deploy.reports.documents import made_directory
+from smp_deploy.reports.records import BenchRun, bench_run_of
 
 BENCHES = "bench.json"
 RECORD_VERSION = 1
@@ -34,40 +36,43 @@ def keep(bundle: Bundle, document: Mapping[str, Any]) -> None:
 
 
 def kept(bundle: Bundle) -> list[dict[str, Any]]:
-    """The measurements that a bundle holds; none where the record is missing or cannot be read."""
+    """The measurements that a bundle holds, those that can be read; none where the whole record cannot."""
     try:
         record = json.loads((bundle.path / "reports" / BENCHES).read_bytes())
-        runs = record["runs"] if record["record_version"] == RECORD_VERSION else []
-        return [run for run in runs if _use_of(run)]
+        runs = list(record["runs"]) if record["record_version"] == RECORD_VERSION else []
     except (OSError, ValueError, KeyError, TypeError):
         return []
+    readable = []
+    for run in runs:
+        with contextlib.suppress(msgspec.ValidationError):
+            bench_run_of(run)
+            readable.append(run)
+    return readable
 
 
 def rows_of(bundle: Bundle) -> Iterator[dict[str, Any]]:
     """A row for every measurement: what ran where, its latency and throughput, memory predicted and measured."""
-    for run in kept(bundle):
-        schedule = run["schedule"]
-        found = Schedule(schedule["levels"], schedule["sub_batch"], Lowering(schedule["lowering"]))
-        memory = run["memory"].get("above_empty_process_bytes")
+    for run in map(bench_run_of, kept(bundle)):
+        memory = run.memory.above_empty_process_bytes
         yield {
-            "device": run["machine"]["device"],
-            "runtime": run["machine"]["runtime"],
-            "precision": run["precision"],
-            "schedule": str(found),
-            "median_ms": run["latency_ms"]["median"],
-            "percentiles": run["latency_ms"]["percentiles"],
-            "megapixels_per_s": run["throughput"]["megapixels_per_s"],
+            "device": run.machine.device,
+            "runtime": run.machine.runtime,
+            "precision": run.precision.value,
+            "schedule": str(run.schedule),
+            "median_ms": run.latency_ms.median,
+            "percentiles": run.latency_ms.percentiles,
+            "megapixels_per_s": run.throughput.megapixels_per_s,
             "measured_mib": None if memory is None else memory / 2**20,
-            "predicted_mib": _predicted_mib(bundle, found, run),
+            "predicted_mib": _predicted_mib(bundle, run),
         }
 
 
-def _predicted_mib(bundle: Bundle, schedule: Schedule, run: Mapping[str, Any]) -> float | None:
+def _predicted_mib(bundle: Bundle, run: BenchRun) -> float | None:
     try:
-        planned = plan(bundle.manifest, precision=Precision(run["precision"]), backend=run["backend"])
-    except InputError:
+        planned = plan(bundle.manifest, precision=run.precision, backend=run.backend)
+    except (InputError, BackendError):
         return None
-    peaks = (candidate.peak_bytes for candidate in planned.candidates if candidate.schedule == schedule)
+    peaks = (candidate.peak_bytes for candidate in planned.candidates if candidate.schedule == run.schedule)
     return next((peak / 2**20 for peak in peaks), None)
 
 

@@ -6,19 +6,24 @@ import io
 import json
 import math
 import platform
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.bundle import Bundle
 from engines.errors import BundleError, InputError, OutputError
 from engines.manifest import Precision
 from engines.parity import Check, Status, tolerance_of
 from engines.staging import write_file
+from smp_deploy.reports.records import Validation
 
 if TYPE_CHECKING:
     from converters.verification import Findings
@@ -30,6 +35,7 @@ RECORD_VERSION = 1
 
 _PACKAGES = ("smp-deploy", "numpy", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx")
 _MOST_OVERLAYS = 5
+_OVERLAY_ARRAYS = ("image", "expected", "actual", "ties")
 
 
 def document_of(
@@ -110,7 +116,7 @@ def store(
         arrays = {
             f"{kind}-{index}": getattr(overlay, kind)
             for index, overlay in enumerate(findings.overlays[:_MOST_OVERLAYS])
-            for kind in ("image", "expected", "actual", "ties")
+            for kind in _OVERLAY_ARRAYS
         }
         stream = io.BytesIO()
         np.savez_compressed(stream, **arrays)
@@ -133,19 +139,40 @@ def stored(bundle: Bundle) -> dict[str, Any]:
     """The bundle's last validation. Raises :class:`InputError` when there is none, or none that can be read."""
     path = bundle.path / "reports" / VALIDATION
     try:
-        document = json.loads(path.read_bytes())
+        document = msgspec.json.decode(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(
             f"{bundle.path} has not been validated; run smp-deploy validate {bundle.path} first"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, msgspec.DecodeError) as error:
         raise BundleError(f"{path} cannot be read: {error}; run smp-deploy validate anew") from error
     found = document.get("record_version") if isinstance(document, dict) else None
     if found != RECORD_VERSION:
         raise BundleError(
             f"{path} has record version {found}, this smp-deploy reads {RECORD_VERSION}; run smp-deploy validate anew"
         )
+    try:
+        msgspec.convert(document, Validation)
+    except msgspec.ValidationError as error:
+        raise BundleError(f"{path} is no record of a validation: {error}; run smp-deploy validate anew") from error
     return dict(document)
+
+
+def stored_overlays(bundle: Bundle, count: int) -> list[tuple[NDArray[Any], ...]]:
+    """The arrays of the first ``count`` overlays; none where they are not kept.
+
+    Of each the frame ``(H, W, 3)`` uint8, labels in fp32 and in the other precision ``(H, W)`` integers, and where
+    they are ties ``(H, W)`` bool. Raises :class:`BundleError` for a file that cannot be read.
+    """
+    path = bundle.path / "reports" / ARRAYS
+    if not path.exists():
+        return []
+    try:
+        with path.open("rb") as stream, np.lib.npyio.NpzFile(stream) as arrays:
+            return [tuple(arrays[f"{kind}-{index}"] for kind in _OVERLAY_ARRAYS) for index in range(count)]
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # numpy and zipfile report damage as any of these.
+        raise BundleError(f"{path} cannot be read: {error}; run smp-deploy validate anew") from error
 
 
 def _figures(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:

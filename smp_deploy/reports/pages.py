@@ -13,7 +13,7 @@ import numpy as np
 from engines.bundle import Bundle
 from engines.errors import MissingDependency
 from smp_deploy.reports.benches import BENCHES, rows_of
-from smp_deploy.reports.documents import ARRAYS, VALIDATION
+from smp_deploy.reports.documents import VALIDATION, stored_overlays
 from smp_deploy.reports.pictures import chain_figure, layers_figure, overlay_png, phases_figure, png_uri
 
 _MOST_CHANGES = 12
@@ -128,7 +128,8 @@ def _groups(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping
 def _precision(document: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of one precision."""
     pixels, differing, near = found["pixels"], found["differing"], found["near"]
-    has_layers = any(name in layer["error"] for layer in document["layers"])
+    layers = document.get("layers", [])
+    has_layers = any(name in layer["error"] for layer in layers)
     tolerance = document["tolerances"][name]
     return {
         "name": name,
@@ -145,9 +146,9 @@ def _precision(document: Mapping[str, Any], name: str, found: Mapping[str, Any])
         if found["by_phase"] and len(found["by_phase"]) * len(found["by_phase"][0]) > 1
         else "",
         "by_phase": found["by_phase"],
-        "layers": layers_figure(document["layers"], name, tolerance["logits"]) if has_layers else "",
+        "layers": layers_figure(layers, name, tolerance["logits"]) if has_layers else "",
         "worst_layers": sorted(
-            (layer for layer in document["layers"] if name in layer["error"]),
+            (layer for layer in layers if name in layer["error"]),
             key=lambda layer: -float(layer["error"][name]),
         )[:5],
     }
@@ -159,33 +160,30 @@ def _largest(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _overlays(bundle: Bundle, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    path = bundle.path / "reports" / ARRAYS
-    if not document.get("overlays") or not path.exists():
-        return []
+    overlays = document.get("overlays", [])
     shown = []
-    with np.load(path) as arrays:
-        for index, overlay in enumerate(document["overlays"]):
-            image, expected, actual, ties = (
-                arrays[f"{kind}-{index}"] for kind in ("image", "expected", "actual", "ties")
-            )
-            differing = int((actual != expected).sum())
-            shown.append(
-                {
-                    **overlay,
-                    "differing": differing,
-                    "ties": int(((actual != expected) & ties).sum()),
-                    "share": differing / actual.size,
-                    "frame": png_uri(image),
-                    "labels": png_uri(_colored(bundle, expected)),
-                    "difference": overlay_png(image, expected, actual, ties),
-                }
-            )
+    # No overlays where their arrays are not kept.
+    for overlay, arrays in zip(overlays, stored_overlays(bundle, len(overlays)), strict=False):
+        image, expected, actual, ties = arrays
+        differing = int((actual != expected).sum())
+        shown.append(
+            {
+                **overlay,
+                "differing": differing,
+                "ties": int(((actual != expected) & ties).sum()),
+                "share": differing / actual.size,
+                "frame": png_uri(image),
+                "labels": png_uri(_colored(bundle, expected)),
+                "difference": overlay_png(image, expected, actual, ties),
+            }
+        )
     return shown
 
 
 def _colored(bundle: Bundle, labels: Any) -> Any:
-    table = np.zeros((256, 3), np.uint8)
     classes = bundle.manifest.classes
+    # All of uint8 has a colour; a bundle of logits may have more classes than that.
+    table = np.zeros((max(256, len(classes)), 3), np.uint8)
     table[: len(classes)] = [record.color for record in classes]
     return table[labels]
 

@@ -56,6 +56,11 @@ def test_wrong_labels_fail_whatever_the_logits(tolerance: Tolerance) -> None:
     assert label_agreement(logits.argmax(0).astype(np.uint8), logits, 0).judged(tolerance) == 1
 
 
+def test_a_change_of_the_mean_iou_is_bounded_by_precision() -> None:
+    points = {precision.value: tolerance.mean_iou for precision, tolerance in TOLERANCES.items()}
+    assert points == {"fp32": 0.01, "fp16": 0.1, "bf16": 0.8, "int8": 1.0}
+
+
 def test_labels_of_another_size_are_refused() -> None:
     with pytest.raises(LayoutError, match=r"\(1, 1\) and logits of \(3, 4, 4\)"):
         label_agreement(np.zeros((1, 1), np.uint8), np.zeros((3, 4, 4)), 0.1)

@@ -112,8 +112,9 @@ def test_classes_and_width_are_at_least_one() -> None:
 def test_factories_are_found_in_the_working_directory(tmp_path, monkeypatch) -> None:
     (tmp_path / "my_own_nets.py").write_text(
         "from torch import nn\ndef good():\n    return nn.Conv2d(3, 2, 1)\ndef bad():\n    return 3\n"
-        "def failing():\n    return 1 / 0\n"
+        "def failing():\n    return 1 / 0\ndef leaving():\n    raise SystemExit(0)\n"
     )
+    (tmp_path / "my_script.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "my_broken_nets.py").write_text("def good(:\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -121,6 +122,8 @@ def test_factories_are_found_in_the_working_directory(tmp_path, monkeypatch) -> 
     for path, message in {
         "my_own_nets:bad": "it gave 3",
         "my_own_nets:failing": "the factory 'my_own_nets:failing' failed: ZeroDivisionError",
+        "my_own_nets:leaving": "the factory 'my_own_nets:leaving' failed: SystemExit: 0",
+        "my_script:good": "cannot import 'my_script' .*SystemExit: 0",
         "my_broken_nets:good": "cannot import 'my_broken_nets' .*SyntaxError",
         "my_own_nets:absent": "has no 'absent'",
         "absent_package.nets:good": "cannot import 'absent_package.nets'",

@@ -267,7 +267,7 @@ def test_an_unknown_command_or_option(cli: Cli) -> None:
 
 def test_a_missing_extra_names_the_install_command(work: Path) -> None:
     blocker = "import sys; sys.modules['onnxscript'] = sys.modules['onnx_ir'] = None\n"
-    script = blocker + "from smp_deploy.cli.app import main; sys.argv[0] = 'smp-deploy'; main()"
+    script = blocker + "from smp_deploy.cli.entry import main; sys.argv[0] = 'smp-deploy'; main()"
     command = [sys.executable, "-c", script, "export", "smp18.safetensors", *EXPORT, "-o", "bundle"]
     result = subprocess.run(command, cwd=work, capture_output=True, text=True)
     refused(result, "pip install 'smp-deploy[export]'", code=3)
@@ -279,3 +279,58 @@ def test_a_network_on_no_gpu_says_what_is_missing(cli: Cli, exported: Bundle, tm
     Image.new("RGB", (96, 64)).save(tmp_path / "x.png")
     result = cli("run", exported.path, tmp_path / "x.png", "-o", tmp_path / "out", "--backend", "onnxruntime-cuda")
     refused(result, "CUDAExecutionProvider", code=3)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bench", "b", "--duration"),
+        ("bench", "b", "--warm-up"),
+        ("validate", "b", "--rtol"),
+        ("validate", "b", "--min-label-agreement"),
+        ("tune", "b", "--duration"),
+        ("export", "c.safetensors", *EXPORT, "-o", "x", "--calibration-percentile"),
+    ],
+    ids=" ".join,
+)
+def test_a_number_is_finite(cli: Cli, words: tuple[str, ...], number: str, tmp_path: Path) -> None:
+    result = cli(*words, number, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "Invalid value for" in result.stderr
+    assert left(tmp_path) == set()
+
+
+def test_sizes_and_streams_that_no_machine_has(cli: Cli, work: Path) -> None:
+    refused(cli("flops", "--arch", "smp-resnet18", "--width", "99999999", cwd=work), "1 to 4096 channels")
+    refused(
+        cli("export", "smp18.safetensors", *EXPORT, "--width", "99999999", "-o", "b", cwd=work), "1 to 4096 channels"
+    )
+    assert "0<=x<=2147483647" in cli("build-engine", "b", "--max-aux-streams", "9999999999", cwd=work).stderr
+
+
+def test_reference_images_of_another_size_are_named(cli: Cli, work: Path) -> None:
+    Image.new("RGB", (90, 64)).save(work / "wrong.png")
+    result = cli("export", "smp18.safetensors", *EXPORT, "--reference-images", "wrong.png", "-o", "b", cwd=work)
+    refused(result, "wrong.png is 64x90", "reference images are of --size, 64x96")
+    assert left(work) == {"smp18.safetensors", "wrong.png"}
+
+
+@pytest.mark.parametrize("milliseconds", [50, 120, 200, 300])
+def test_an_interruption_at_the_start_is_one_message(tmp_path: Path, milliseconds: int) -> None:
+    # Whatever it was doing by then: importing, reading, or done. The interpreter's own start is not ours.
+    script = (
+        "import os, signal, sys, threading\n"
+        "from smp_deploy.cli.entry import main\n"
+        f"threading.Timer({milliseconds / 1000}, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "sys.argv = ['smp-deploy', 'doctor']\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert "Traceback" not in result.stderr.partition("Exception ignored")[0]
+    if result.returncode:
+        assert (result.returncode, result.stderr.strip().splitlines()[-1]) == (
+            2,
+            "smp-deploy: interrupted; nothing was left half-written",
+        )

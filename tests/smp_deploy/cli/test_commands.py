@@ -151,6 +151,15 @@ def test_flops_of_a_known_network(cli: Cli) -> None:
     assert cli("flops").returncode == 2
 
 
+def test_flops_pad_a_frame_as_an_export_does(cli: Cli) -> None:
+    padded = cli("flops", "--arch", "smp-resnet18", "--size", "360x480", "--json")
+    assert padded.stderr == "smp-resnet18: frames of 360x480 are padded to 384x480\n"
+    assert document(padded) == document(cli("flops", "--arch", "smp-resnet18", "--size", "384x480", "--json"))
+    # Only shapes are followed, so no size is too large.
+    whole = document(cli("flops", "--arch", "smp-resnet18", "--size", "320000x320000", "--json"))
+    assert whole["smp-resnet18"]["total"] > 1e17
+
+
 def test_doctor_says_what_is_there(cli: Cli) -> None:
     said = document(cli("doctor", "--json"))
     able = {capability["name"]: capability for capability in said["capabilities"]}

@@ -25,7 +25,7 @@ def test_a_killed_run_leaves_whole_pictures(bundle: Path, tmp_path: Path, images
     script = (
         "import os, signal, sys\n"
         "import smp_deploy.cli.run as run\n"
-        "from smp_deploy.cli.app import main\n"
+        "from smp_deploy.cli.entry import main\n"
         "written = []\n"
         "real = os.fsync\n"
         "def fsync(descriptor):\n"

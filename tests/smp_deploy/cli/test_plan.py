@@ -45,6 +45,27 @@ def test_run_chooses_by_memory(exported: Bundle, frame, cli, tmp_path: Path) -> 
     assert "--memory chooses the schedule; leave out --levels, --sub-batch and --lowering" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["bundle/weights.bin", "bundle/manifest.json", "link.png", "frame.jpg"])
+def test_a_plot_replaces_no_file_of_another_kind(bundle: Path, cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / "frame.jpg").write_bytes(b"a frame")
+    (tmp_path / "link.png").symlink_to(bundle / "trunk.onnx")
+    before = (tmp_path / name).read_bytes()
+    result = cli("plan", bundle, "--plot", tmp_path / name)
+    assert result.returncode == 2
+    (said,) = result.stderr.splitlines()
+    assert f"{tmp_path / name} is " in said
+    assert said.endswith("; choose another place")
+    assert (tmp_path / name).read_bytes() == before
+    Bundle.open(bundle)
+
+
+def test_a_plot_replaces_an_older_plot(exported: Bundle, cli, tmp_path: Path) -> None:
+    (tmp_path / "plan.PNG").write_bytes(b"older")
+    assert cli("plan", exported.path, "--plot", tmp_path / "plan.PNG").returncode == 0
+    with Image.open(tmp_path / "plan.PNG") as opened:
+        assert opened.size == (840, 540)
+
+
 @pytest.mark.parametrize("command", ["evaluate", "build-engine"])
 def test_other_commands_take_memory(exported: Bundle, cli, command: str) -> None:
     extra = ("--dataset", "scenes") if command == "evaluate" else ()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from converters.reference import noise_frame
-from engines import Bundle, Precision, Session
+from engines import Bundle, OutputKind, Precision, Session
+from engines.manifest import CalibrationRecord
+from smp_deploy.cli.debug_precision import _command
 from tests.conftest import Cli
 
 NETWORK = """
@@ -132,3 +136,29 @@ def test_options_that_cannot_be_met(cli: Cli, work: Path, options: tuple[str, ..
     assert part in result.stderr
     assert "Traceback" not in result.stderr
     assert not (work / "refused").exists()
+
+
+def test_the_proposed_export_is_that_of_the_bundle(exported: Bundle) -> None:
+    manifest, trunk = exported.manifest, exported.manifest.trunk()
+    # The defaults are left out, and what a bundle does not know has a placeholder.
+    search = SimpleNamespace(proposal=("head",))
+    assert _command(manifest, Precision.FP16, search) == (
+        "smp-deploy export --arch smp-resnet18 --size 64x96 --precision fp16 --keep-fp32 fp16:head -o NEW_BUNDLE"
+    )
+    own = msgspec.structs.replace(
+        manifest,
+        network=msgspec.structs.replace(manifest.network, source="nets:my", checkpoint_sha256="0" * 64),
+        input=msgspec.structs.replace(manifest.input, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)),
+        outputs=OutputKind.LOGITS,
+        opset=20,
+        trunks=[msgspec.structs.replace(trunk, graphs=trunk.graphs | {Precision.INT8: "trunk.int8.onnx"})],
+        keep_fp32={Precision.FP16: ["conv1"], Precision.INT8: ["layer4.*"]},
+        calibration=CalibrationRecord(method="percentile", frames=1, ranges={}, percentile=99.0),
+        classes=[msgspec.structs.replace(record, color=(1, 2, 3)) for record in manifest.classes],
+    )
+    assert _command(own, Precision.INT8, search) == (
+        "smp-deploy export CHECKPOINT --model nets:my --size 64x96 --outputs logits --mean 0.5 0.5 0.5 "
+        "--std 0.25 0.5 1.0 --opset 20 --levels 2 --lowering reshape --precision fp16 --keep-fp32 fp16:conv1 "
+        "--precision int8 --keep-fp32 'int8:layer4.*' --keep-fp32 int8:head --calibration percentile "
+        "--calibration-percentile 99.0 --calibration-images FRAMES --class-names FILE -o NEW_BUNDLE"
+    )

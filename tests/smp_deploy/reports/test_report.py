@@ -178,6 +178,9 @@ def test_records_that_are_not_there_or_not_understood(cli: Cli, bundle: Path) ->
         (("--precision", "fp16"), "--precision goes with --backend"),
         (("--backend", "onnxruntime", "--images", "x"), "--images is not for --backend"),
         (("--backend", "onnxruntime", "--dataset", "camvid"), "--dataset is not for --backend"),
+        (("--backend", "onnxruntime", "--limit", "3"), "--limit is not for --backend"),
+        (("--split", "test"), "--split is for --dataset"),
+        (("--root", "x"), "--root is for --dataset"),
         (("--dataset", "scenes"), "labels of one cannot be judged by the other"),
     ],
 )
@@ -193,7 +196,13 @@ def test_labels_of_ones_own(cli: Cli, bundle: Path, frame: np.ndarray, tmp_path:
     arguments = ("validate", bundle, "--images", tmp_path / "a.png", "--labels", tmp_path / "labels", "--json")
     assert "has no a.png" in cli(*arguments).stderr
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "labels" / "a.png")
-    assert "labels are one channel of (64, 96)" in cli(*arguments).stderr
+    assert "a.png is 4x4 (height x width); the bundle's frames are 64x96" in cli(*arguments).stderr
+    # Modulo 256 these would be classes; and what is none is said before the checks, not after them.
+    Image.fromarray(np.full((64, 96), 259, np.uint16)).save(tmp_path / "labels" / "a.png")
+    assert "a.png: a label image holds one 8-bit class number for each pixel" in cli(*arguments).stderr
+    Image.fromarray(np.full((64, 96), 200, np.uint8)).save(tmp_path / "labels" / "a.png")
+    done = cli(*arguments)
+    assert (done.returncode, "a.png: unknown label 200" in done.stderr, "passed" in done.stderr) == (2, True, False)
     Image.fromarray(frame[..., 0] % 19).save(tmp_path / "labels" / "a.png")
     done = cli(*arguments)
     checks = json.loads(done.stdout)["checks"]

@@ -1,0 +1,177 @@
+"""Records that no hash protects, damaged; targets that are not to be replaced; more classes than a byte counts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines import Bundle
+from engines.errors import BundleError, OutputError
+from engines.manifest import ClassRecord
+from engines.parity import Check
+from smp_deploy.reports.benches import keep, kept, rows_of
+from smp_deploy.reports.documents import document_of, stored
+from smp_deploy.reports.pages import page_of
+from smp_deploy.reports.targets import check_file_target
+from tests.conftest import SIZE, Cli
+
+OVERLAY = {"name": "road.png", "precision": "fp16"}
+
+
+def with_record(path: Path, **changes: Any) -> Bundle:
+    """The bundle with the record of a validation of one check and one overlay."""
+    bundle = Bundle.open(path)
+    checks = [Check.at_most("PyTorch -> model.onnx", "noise", 1e-7, 1e-5, "relative error")]
+    made = document_of(bundle, checks, seconds=1, overrides={}, frames=["noise"], commands=[])
+    write(path, {**made, "overlays": [OVERLAY], **changes})
+    save_arrays(path, np.zeros(SIZE, np.uint8))
+    return bundle
+
+
+def write(path: Path, record: Any) -> None:
+    (path / "reports").mkdir(exist_ok=True)
+    (path / "reports" / "validation.json").write_text(json.dumps(record))
+
+
+def save_arrays(path: Path, labels: np.ndarray) -> None:
+    frame, ties = np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.bool_)
+    arrays: dict[str, Any] = {"image-0": frame, "expected-0": labels, "actual-0": labels, "ties-0": ties}
+    np.savez_compressed(path / "reports" / "validation.npz", **arrays)
+
+
+@pytest.mark.parametrize(
+    ("record", "part"),
+    [
+        ({"record_version": 1}, "missing required field `bundle`"),
+        ({"verdict": "perhaps"}, "`$.verdict`"),
+        ({"checks": [{"name": "half"}]}, "`$.checks[0]`"),
+        ({"agreements": {"int4": {}}}, "`$.agreements[...]`"),
+        ({"checks": float("nan")}, "cannot be read: JSON is malformed"),
+    ],
+)
+def test_a_record_of_another_shape(bundle: Path, record: dict[str, Any], part: str) -> None:
+    if "record_version" in record:
+        write(bundle, record)
+    else:
+        with_record(bundle, **record)
+    with pytest.raises(BundleError) as caught:
+        stored(Bundle.open(bundle))
+    for said in (str(bundle / "reports" / "validation.json"), part, "run smp-deploy validate anew"):
+        assert said in str(caught.value)
+
+
+def test_labels_of_a_precision_without_tolerances(bundle: Path) -> None:
+    counts = dict.fromkeys(("pixels", "differing", "ties", "near", "near_differing"), 0)
+    agreement: dict[str, Any] = {**counts, "by_phase": None, "error_by_phase": None, "classes": [], "changes": []}
+    opened = with_record(bundle, agreements={"fp16": agreement})
+    assert stored(opened)["agreements"] == {"fp16": agreement}
+    with_record(bundle, agreements={"int4": agreement})
+    with pytest.raises(BundleError, match="there are no tolerances of int4"):
+        stored(opened)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "another array", "fewer arrays"])
+def test_arrays_that_are_damaged(bundle: Path, damage: str) -> None:
+    opened, arrays = with_record(bundle), bundle / "reports" / "validation.npz"
+    whole = arrays.read_bytes()
+    if damage == "another array":
+        with arrays.open("wb") as stream:
+            np.save(stream, np.zeros(3))
+    elif damage == "fewer arrays":
+        np.savez(arrays, other=np.zeros(3))
+    else:
+        place = len(whole) // 10
+        flipped = whole[:place] + bytes(255 - value for value in whole[place : place + 40]) + whole[place + 40 :]
+        arrays.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "flipped": flipped}[damage])
+    with pytest.raises(BundleError, match=r"validation\.npz cannot be read: .+; run smp-deploy validate anew"):
+        page_of(opened, stored(opened))
+
+
+def test_arrays_that_are_not_kept_leave_the_overlays_out(bundle: Path) -> None:
+    opened = with_record(bundle)
+    assert 'alt="road.png, labels in fp32"' in page_of(opened, stored(opened))
+    (bundle / "reports" / "validation.npz").unlink()
+    assert "road.png" not in page_of(opened, stored(opened))
+
+
+def test_damage_is_one_message_of_the_command(cli: Cli, bundle: Path) -> None:
+    with_record(bundle)
+    arrays = bundle / "reports" / "validation.npz"
+    arrays.write_bytes(arrays.read_bytes()[:100])
+    done = cli("report", bundle)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"smp-deploy: {arrays} cannot be read: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def bench(**schedule: Any) -> dict[str, Any]:
+    return {
+        "backend": "onnxruntime",
+        "precision": "fp32",
+        "schedule": {"levels": 2, "lowering": "reshape", "sub_batch": 1, "reason": "asked for", **schedule},
+        "machine": {"device": "a CPU", "runtime": "onnxruntime 1.0"},
+        "latency_ms": {"median": 2.0, "percentiles": {"90": 3.0}},
+        "throughput": {"megapixels_per_s": 1.0},
+        "memory": {"not_measured": "there is no psutil"},
+    }
+
+
+def test_measurements_that_cannot_be_read_count_as_none(bundle: Path) -> None:
+    opened, good = Bundle.open(bundle), bench(sub_batch=2)
+    wrong = [bench(lowering="folded"), bench(sub_batch=0), {**bench(), "latency_ms": {}}, "no run", None]
+    (bundle / "reports").mkdir()
+    (bundle / "reports" / "bench.json").write_text(json.dumps({"record_version": 1, "runs": [*wrong, good]}))
+    assert kept(opened) == [good]
+    assert [row["schedule"] for row in rows_of(opened)] == ["levels 2, sub-batch 2, reshape"]
+    keep(opened, bench())
+    assert kept(opened) == [good, bench()]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "weights.bin", "reference/frame-0.npy"])
+def test_a_page_replaces_no_file_of_the_bundle(cli: Cli, bundle: Path, name: str) -> None:
+    with_record(bundle)
+    before = (bundle / name).read_bytes()
+    done = cli("report", bundle, "-o", bundle / name)
+    assert done.returncode == 2
+    assert done.stderr == (f"smp-deploy: {bundle / name} is a file of the bundle {bundle}; choose another place\n")
+    assert (bundle / name).read_bytes() == before
+    Bundle.open(bundle)
+
+
+def test_targets(exported: Bundle, tmp_path: Path) -> None:
+    for name in ("page.html", "PAGE.HTML", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.html").symlink_to(exported.path / "manifest.json")
+    for name in ("page.html", "PAGE.HTML", "absent", "absent.txt"):
+        check_file_target(exported, tmp_path / name, ".html")
+    for name, part in (
+        ("notes.txt", "is there and is no .html file"),
+        ("folder", "is there and is no .html file"),
+        ("link.html", "is a file of the bundle"),
+    ):
+        with pytest.raises(OutputError, match=part):
+            check_file_target(exported, tmp_path / name, ".html")
+
+
+def test_overlays_of_more_classes_than_a_byte_counts(bundle: Path) -> None:
+    opened = with_record(bundle)
+    classes = [ClassRecord(name=f"class {index}", color=(index % 256, index // 256, 7)) for index in range(300)]
+    many = Bundle(bundle, msgspec.structs.replace(opened.manifest, classes=classes))
+    labels = (np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 300).astype(np.int16)
+    save_arrays(bundle, labels)
+    found = re.search(
+        r'src="data:image/png;base64,([^"]+)" alt="road.png, labels in fp32"', page_of(many, stored(many))
+    )
+    assert found is not None
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found[1]))))
+    np.testing.assert_array_equal(shown, np.stack([labels % 256, labels // 256, np.full(SIZE, 7)], axis=-1))
