@@ -112,7 +112,7 @@ def measure(family: str, seed: int, train: Dataset, validation: Dataset, options
 
 def _curve(path: Path) -> list[dict[str, float]]:
     with path.open(encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def draw_curves(results: list[dict[str, Any]], directory: Path) -> None:

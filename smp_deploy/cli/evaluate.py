@@ -40,7 +40,7 @@ _ALL_PHASES = 16
 @click.option("--sub-batch", type=click.IntRange(min=1), help="Bundle: phases at a time; default 1.")
 @memory_option
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Checkpoint: where it runs; default cpu.")
-@click.option("--threads", type=click.IntRange(min=1), help="Checkpoint: CPU threads; default: all cores.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Checkpoint: CPU threads; default: all cores.")
 @json_option
 def evaluate_command(**options: Any) -> int:
     """Judge SOURCE, a checkpoint of `train` or a bundle, by labelled frames at full size.
@@ -63,15 +63,17 @@ def evaluate_command(**options: Any) -> int:
             _make(output)
         with progress("evaluate") as advance:
             found = evaluate(predictor, dataset, extremes=options["pictures"], limit=options["limit"], advance=advance)
+        # Printed first: hours of prediction are not lost with a disk that is full.
+        if options["as_json"]:
+            print_json({"source": str(options["source"]), **document_from_evaluation(found)})
+        else:
+            judged = f"{found.frames} frames of {dataset.info.name} {options['split']}"
+            title = f"{judged}, {found.seconds:.1f} s of prediction"
+            print_table(("class", "IoU, %", "boundary IoU, %"), table_from_evaluation(found), title=title)
         if output is not None:
             write_reports(found, output)
             write_extremes(found, predictor, dataset, output)
             note(f"wrote {output}")
-    if options["as_json"]:
-        print_json({"source": str(options["source"]), **document_from_evaluation(found)})
-    else:
-        title = f"{found.frames} frames of {dataset.info.name} {options['split']}, {found.seconds:.1f} s of prediction"
-        print_table(("class", "IoU, %", "boundary IoU, %"), table_from_evaluation(found), title=title)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from smp_deploy.cli.console import note, print_json, progress
-from smp_deploy.cli.options import SizeType, json_option
+from smp_deploy.cli.options import FiniteRange, SizeType, json_option
 
 if TYPE_CHECKING:
     from smp_deploy.training import Measurement, Run, TrainingConfig
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_RANGE = click.FloatRange(min=0)
+_RANGE = FiniteRange(min=0)
 
 _DATA = (
     click.option("--dataset", required=True, help="camvid, cityscapes, gta5, folder, or scenes (generated)."),
@@ -48,7 +49,14 @@ _OPTIMISATION = (
 _AUGMENTATION = (
     click.option("--crop", type=SizeType(), default="512x512", show_default=True, help="Multiples of 32."),
     click.option("--flip", type=_RANGE, default=0.5, show_default=True, help="Probability of a horizontal flip."),
-    click.option("--scale", type=(float, float), default=(1.0, 1.0), show_default=True, help="Smallest and largest."),
+    click.option(
+        "--scale",
+        type=(_RANGE, _RANGE),
+        metavar="LOW HIGH",
+        default=(1.0, 1.0),
+        show_default=True,
+        help="Smallest and largest factor, 0.01 to 100.",
+    ),
     click.option("--aspect", type=_RANGE, default=0.0, show_default=True, help="Largest log change of the aspect."),
     click.option("--jitter", type=_RANGE, default=0.0, show_default=True, help="Strength of colour changes."),
 )
@@ -58,12 +66,12 @@ _MACHINE = (
     click.option("--save-every", type=click.IntRange(min=1), help="Steps between saved states; default: an epoch."),
     click.option(
         "--workers",
-        type=click.IntRange(min=0),
+        type=click.IntRange(0, 256),
         default=0,
         show_default=True,
         help="Processes that prepare batches ahead.",
     ),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads of PyTorch; default: all cores."),
+    click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads of PyTorch; default: all cores."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
     json_option,
 )
@@ -102,8 +110,8 @@ def train_command(**options: Any) -> int:
     with progress("train") as advance:
         last = trainer.fit(Observer(advance, _say, note), resume=options["resume"])
     if options["as_json"]:
-        document = {"output": str(run.output), "mean_iou": last.mean_iou, "thin_iou": last.thin_iou, "step": last.step}
-        print_json(document)
+        row = last.as_row()
+        print_json({"output": str(run.output), **{name: row[name] for name in ("mean_iou", "thin_iou", "step")}})
     else:
         note(f"wrote {run.output}; learning curves are in {run.directory}")
     return 0
@@ -157,7 +165,6 @@ def run_from_options(options: Mapping[str, Any]) -> Run:
 
 
 def _say(measurement: Measurement) -> None:
-    note(
-        f"epoch {measurement.epoch:g}: loss {measurement.loss:.4f}, mean IoU {100 * measurement.mean_iou:.1f} %, "
-        f"thin {100 * measurement.thin_iou:.1f} %"
-    )
+    ious = {"mean IoU": measurement.mean_iou, "thin": measurement.thin_iou}
+    said = [f"{name} {100 * iou:.1f} %" for name, iou in ious.items() if not math.isnan(iou)]
+    note(f"epoch {measurement.epoch:g}: " + ", ".join([f"loss {measurement.loss:.4f}", *said]))

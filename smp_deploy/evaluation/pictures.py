@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from engines.staging import write_file
 from smp_deploy.datasets.base import Dataset, DatasetInfo, Example
 from smp_deploy.evaluation.evaluate import Evaluation, FrameScore
 from smp_deploy.evaluation.predictors import Predictor
@@ -18,13 +20,18 @@ _WRONG = (255, 40, 40)
 
 
 def write_extremes(evaluation: Evaluation, predictor: Predictor, dataset: Dataset, directory: Path) -> list[Path]:
-    """``best-1-<name>.png`` and ``worst-1-<name>.png`` and so on; the frames are predicted once more."""
+    """``best-1-<name>.png`` and ``worst-1-<name>.png`` and so on; the frames are predicted once more.
+
+    Each is whole or absent. Raises :class:`OutputError` when one cannot be written.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind, scores in (("best", evaluation.best), ("worst", evaluation.worst)):
         for place, score in enumerate(scores, start=1):
             path = directory / f"{kind}-{place}-{score.name}.png"
-            _picture(score, predictor, dataset).save(path)
+            encoded = io.BytesIO()
+            _picture(score, predictor, dataset).save(encoded, format="png")
+            write_file(path, encoded.getvalue())
             paths.append(path)
     return paths
 

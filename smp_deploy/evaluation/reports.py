@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from engines.staging import write_file
 from smp_deploy.evaluation.evaluate import Evaluation, FrameScore
 
 _PER_CENT_DIGITS = 1
@@ -44,10 +45,13 @@ def document_from_evaluation(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def write_reports(evaluation: Evaluation, directory: Path) -> None:
-    """``evaluation.json``, ``classes.csv`` and ``confusion.csv`` (rows: truth, columns: prediction)."""
+    """``evaluation.json``, ``classes.csv`` and ``confusion.csv`` (rows: truth, columns: prediction).
+
+    Each is whole or absent. Raises :class:`OutputError` when one cannot be written.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     document = document_from_evaluation(evaluation)
-    (directory / "evaluation.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_file(directory / "evaluation.json", (json.dumps(document, indent=2) + "\n").encode())
     columns = ["name", "iou", "boundary_iou", "thin", "pixels"]
     rows = [[record[column] for column in columns] for record in document["classes"]]
     _write_csv(directory / "classes.csv", [columns, *rows])
@@ -85,4 +89,4 @@ def _number(value: float) -> float | None:
 def _write_csv(path: Path, rows: list[list[Any]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    path.write_text(text.getvalue(), encoding="utf-8")
+    write_file(path, text.getvalue().encode())

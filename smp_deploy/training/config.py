@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from engines.errors import InputError
+
+_MOST_EPOCHS = 10**6
+_LARGEST = 1e30
+"""Steps of larger figures do not fit float32."""
 
 
 class Optimizer(enum.Enum):
@@ -49,7 +52,7 @@ class Augmentation:
     flip: float = 0.5
     """Probability of a horizontal flip."""
     scale: tuple[float, float] = (1.0, 1.0)
-    """The frame is resized by a factor drawn log-uniformly from this range."""
+    """The frame is resized by a factor drawn log-uniformly from this range, within [0.01, 100]."""
     aspect: float = 0.0
     """The width is further changed by ``exp`` of a number drawn from ``[-aspect, aspect]``."""
     jitter: float = 0.0
@@ -57,12 +60,14 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         _require(
-            min(self.crop) >= 32 and not any(side % 32 for side in self.crop), "crop", "multiples of 32", self.crop
+            min(self.crop) >= 32 and not any(side % 32 for side in self.crop), "--crop", "multiples of 32", self.crop
         )
-        _require(0 <= self.flip <= 1, "flip", "a probability", self.flip)
-        _require(0 < self.scale[0] <= self.scale[1], "scale", "a range of positive factors, low first", self.scale)
-        _require(0 <= self.aspect < 1, "aspect", "in [0, 1)", self.aspect)
-        _require(0 <= self.jitter < 0.75, "jitter", "in [0, 0.75)", self.jitter)
+        _require(0 <= self.flip <= 1, "--flip", "a probability", self.flip)
+        _require(
+            0.01 <= self.scale[0] <= self.scale[1] <= 100, "--scale", "factors of 0.01 to 100, low first", self.scale
+        )
+        _require(0 <= self.aspect < 1, "--aspect", "in [0, 1)", self.aspect)
+        _require(0 <= self.jitter < 0.75, "--jitter", "in [0, 0.75)", self.jitter)
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,8 @@ class Loss:
     """Weight of the Lovász-softmax loss, a convex surrogate of the mean IoU."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.class_weighting <= 1, "class_weighting", "in [0, 1]", self.class_weighting)
-        _require(self.lovasz >= 0, "lovasz", "not negative", self.lovasz)
+        _require(0 <= self.class_weighting <= 1, "--class-weighting", "in [0, 1]", self.class_weighting)
+        _require(0 <= self.lovasz <= _LARGEST, "--lovasz", f"in [0, {_LARGEST:g}]", self.lovasz)
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,9 @@ class Validation:
     """Stop after this many validations without a better mean IoU, and keep the best weights; None: never."""
 
     def __post_init__(self) -> None:
-        _require(self.every_epochs >= 1, "every_epochs", "at least 1", self.every_epochs)
+        _require_epochs("--validate-every", self.every_epochs)
         _require(self.phases >= 1, "phases", "at least 1", self.phases)
-        _require(self.patience is None or self.patience >= 1, "patience", "at least 1", self.patience)
+        _require(self.patience is None or self.patience >= 1, "--patience", "at least 1", self.patience)
 
 
 @dataclass(frozen=True)
@@ -119,20 +124,36 @@ class TrainingConfig:
     """SMP: how many of the last splits stay splits, each giving four times the supervised pixels."""
     precision: Precision = Precision.FP32
     seed: int = 0
+    """In [0, 2**32): what is drawn in a step is seeded with this and the step's number, in 64 bits together."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: Loss = field(default_factory=Loss)
     validation: Validation = field(default_factory=Validation)
 
     def __post_init__(self) -> None:
-        for name in ("width", "epochs", "batch", "accumulate"):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _require(0 < self.learning_rate < math.inf, "learning_rate", "positive and finite", self.learning_rate)
-        _require(self.weight_decay >= 0, "weight_decay", "not negative", self.weight_decay)
+        for name in ("width", "batch", "accumulate"):
+            _require(getattr(self, name) >= 1, f"--{name}", "at least 1", getattr(self, name))
+        _require_epochs("--epochs", self.epochs)
+        positive, from_zero = f"in (0, {_LARGEST:g}]", f"in [0, {_LARGEST:g}]"
+        _require(0 < self.learning_rate <= _LARGEST, "--learning-rate", positive, self.learning_rate)
+        _require(0 <= self.weight_decay <= _LARGEST, "--weight-decay", from_zero, self.weight_decay)
         _require(0 <= self.warmup < 1, "warmup", "in [0, 1)", self.warmup)
-        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive", self.clip_norm)
-        _require(0 <= self.averaging < 1, "averaging", "in [0, 1)", self.averaging)
-        _require(0 <= self.dense_levels <= 3, "dense_levels", "0 to 3", self.dense_levels)
-        _require(self.seed >= 0, "seed", "not negative", self.seed)
+        _require(self.clip_norm is None or 0 < self.clip_norm <= _LARGEST, "--clip-norm", positive, self.clip_norm)
+        _require(0 <= self.averaging < 1, "--averaging", "in [0, 1)", self.averaging)
+        _require(0 <= self.dense_levels <= 3, "--dense-levels", "0 to 3", self.dense_levels)
+        _require(0 <= self.seed < 2**32, "--seed", f"0 to {2**32 - 1}", self.seed)
+        self._require_statistics()
+
+    def _require_statistics(self) -> None:
+        """A batch norm of the last layer has no variance to divide by if it sees one element of each channel."""
+        rows, columns = self.augmentation.crop
+        elements = self.batch * (rows // 32) * (columns // 32)
+        if self.arch.startswith("smp-"):
+            elements *= 4**self.dense_levels
+        if elements < 2:
+            raise InputError(
+                f"training: --batch {self.batch} with --crop {rows}x{columns} leaves the last batch norms one element "
+                "to normalise; choose a larger batch or crop"
+            )
 
 
 def json_from_config(config: TrainingConfig) -> str:
@@ -155,6 +176,11 @@ def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _require_epochs(option: str, received: int) -> None:
+    _require(1 <= received <= _MOST_EPOCHS, option, f"1 to {_MOST_EPOCHS}", received)
+
+
 def _require(holds: bool, name: str, expected: str, received: object) -> None:
+    """Refuse a setting; ``name`` is its option of ``smp-deploy train``, where it has one."""
     if not holds:
         raise InputError(f"training: {name} must be {expected}; received {received}")

@@ -22,7 +22,7 @@ def machine_limits() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in said:
             raise MemoryError(
                 "training needs more than is free; use a smaller --batch, with --accumulate for the same gradient, "
-                "or a smaller --crop"
+                "or a smaller --crop or --width"
             ) from error
         if any(all(part in said for part in parts) for parts in _WORKER_ENDED):
             raise MachineError(

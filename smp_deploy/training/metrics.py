@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,21 +23,23 @@ class Measurement:
     loss: float
     """Mean training loss since the measurement before."""
     mean_iou: float
-    """Of the validation frames, in [0, 1]; of sampled elements for SMP."""
+    """Of the validation frames, in [0, 1]; of sampled elements for SMP; NaN where no pixel has a label."""
     thin_iou: float
+    """NaN for a dataset that names no thin classes."""
 
     def as_row(self) -> dict[str, Any]:
-        """Plain names and numbers."""
-        return asdict(self)
+        """Plain names and numbers; None for what is undefined."""
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Measurement:
         """The inverse of :meth:`as_row`."""
-        return cls(**row)
+        numbers: dict[str, Any] = {name: math.nan if value is None else value for name, value in row.items()}
+        return cls(**numbers)
 
 
 def write_csv(path: Path, history: Sequence[Measurement]) -> None:
-    """One line for each measurement, under a header."""
+    """One line for each measurement, under a header; an empty cell for what is undefined."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(Measurement.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
@@ -58,7 +61,9 @@ def write_curves(path: Path, history: Sequence[Measurement], title: str) -> bool
     loss.plot(epochs, [measurement.loss for measurement in history])
     loss.set(xlabel="epoch", ylabel="training loss")
     iou.plot(epochs, [100 * measurement.mean_iou for measurement in history], label="all classes")
-    iou.plot(epochs, [100 * measurement.thin_iou for measurement in history], label="thin classes")
+    thin = [100 * measurement.thin_iou for measurement in history]
+    if not all(map(math.isnan, thin)):
+        iou.plot(epochs, thin, label="thin classes")
     iou.set(xlabel="epoch", ylabel="validation mean IoU, %")
     iou.legend()
     for axes in (loss, iou):
@@ -83,11 +88,13 @@ class Events:
         self._writer = SummaryWriter(str(directory), purge_step=first_step or None)
 
     def add(self, measurement: Measurement) -> None:
-        """Write one measurement; it is on disk when this returns."""
+        """Write what is defined of one measurement; it is on disk when this returns."""
         if self._writer is None:
             return
+        row = measurement.as_row()
         for name in ("learning_rate", "loss", "mean_iou", "thin_iou"):
-            self._writer.add_scalar(name, getattr(measurement, name), measurement.step)
+            if row[name] is not None:
+                self._writer.add_scalar(name, row[name], measurement.step)
         self._writer.flush()
 
     def close(self) -> None:

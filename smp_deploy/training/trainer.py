@@ -41,7 +41,7 @@ class Run:
 
     @property
     def directory(self) -> Path:
-        """``<output>.run``: the state, the learning curves and the events."""
+        """The output without its suffix, plus ``.run``: the state, the learning curves and the events."""
         return self.output.with_suffix(".run")
 
     @property
@@ -85,7 +85,8 @@ class Trainer:
         self._save_every = run.save_every or max(1, round(self._steps_per_epoch))
         self._measure_every = max(1, round(config.validation.every_epochs * self._steps_per_epoch))
         torch.manual_seed(config.seed)
-        self.network = network_from_arch(config.arch, classes=len(self._info.classes), width=config.width)
+        with machine_limits():
+            self.network = network_from_arch(config.arch, classes=len(self._info.classes), width=config.width)
         self._step = 0
         self._history: list[Measurement] = []
         self._recent: list[float] = []
@@ -96,9 +97,9 @@ class Trainer:
     def fit(self, observer: Observer, *, resume: bool) -> Measurement:
         """Train to the end, write the weights, and give the measurement of the weights that are written.
 
-        Raises :class:`OutputError` when there is a run already and ``resume`` is not asked for,
-        :class:`CheckFailed` when the loss or the weights are no longer numbers, and :class:`MemoryError` when a
-        step needs more than there is.
+        Raises :class:`OutputError` when there is a run already and ``resume`` is not asked for, or when the output
+        exists and was not written by the run that is resumed, :class:`CheckFailed` when the loss or the weights are
+        no longer numbers, and :class:`MemoryError` when a step needs more than there is.
         """
         state = self._start(observer, resume=resume)
         weights = self._class_weights(observer)
@@ -113,14 +114,14 @@ class Trainer:
         events = Events(self.run.directory / "events", self._step)
         batches = self._batches()
         first = self._step
-        while self._step < self.steps and not self._exhausted():
+        while not self._finished():
             self._take_step(batches, optimizer, scaler, weights)
             observer.step(self._step - first, self.steps - first)
             if self._step % self._measure_every == 0 or self._step == self.steps:
                 measurement = self._measure()
                 events.add(measurement)
                 observer.measured(measurement)
-            if self._step % self._save_every == 0 or self._step == self.steps or self._exhausted():
+            if self._step % self._save_every == 0 or self._finished():
                 self._save(optimizer, scaler)
         events.close()
         info = WeightsInfo(self.config.arch, self.config.width, self._info, self._config_json)
@@ -130,28 +131,35 @@ class Trainer:
     def _start(self, observer: Observer, *, resume: bool) -> RunState | None:
         if self.run.output.is_dir():
             raise OutputError(f"{self.run.output} is a directory; the weights are written to a file of that name")
+        state = self._resumed(resume=resume) if self.run.state.exists() else None
+        # Weights are written after the last state: a run that is not finished has written none.
+        if self.run.output.exists() and not self._finished():
+            raise OutputError(f"{self.run.output} exists already, and is not of this run; choose another output")
         try:
             self.run.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot write to {self.run.directory}: {error.strerror}") from error
         for torn in self.run.directory.glob(".*.partial"):
             torn.unlink()  # a state that was being written when the run was killed
-        if self.run.state.exists():
-            if not resume:
-                raise OutputError(
-                    f"{self.run.directory} holds a run already; continue it with --resume, or choose another output"
-                )
-            state = load_state(self.run.state, self._identity)
-            self.network.load_state_dict(state.network)
-            self._step, self._history, self._recent = state.step, state.history, state.recent_losses
-            self._average, self._best = state.average, state.best
+        if state is not None:
             observer.note(f"resumed at step {state.step} of {self.steps}")
-            return state
-        if self.run.init_from is not None:
+        elif self.run.init_from is not None:
             source = self.run.init_from
             fresh = initialise_from(self.network, checkpoint_from_file(source).tensors, source=str(source))
             observer.note(f"started from {source}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
-        return None
+        return state
+
+    def _resumed(self, *, resume: bool) -> RunState:
+        """The state on disk, taken over."""
+        if not resume:
+            raise OutputError(
+                f"{self.run.directory} holds a run already; continue it with --resume, or choose another output"
+            )
+        state = load_state(self.run.state, self._identity)
+        self.network.load_state_dict(state.network)
+        self._step, self._history, self._recent = state.step, state.history, state.recent_losses
+        self._average, self._best = state.average, state.best
+        return state
 
     def _class_weights(self, observer: Observer) -> Tensor | None:
         power = self.config.loss.class_weighting
@@ -252,6 +260,9 @@ class Trainer:
         write_csv(self.run.directory / "metrics.csv", self._history)
         write_curves(self.run.directory / "curves.png", self._history, f"{self.config.arch}, {self._info.name}")
         return measurement
+
+    def _finished(self) -> bool:
+        return self._step >= self.steps or self._exhausted()
 
     def _exhausted(self) -> bool:
         """Whether the last measurements, as many as the patience, brought nothing better."""

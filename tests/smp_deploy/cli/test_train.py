@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import resource
+import shutil
+import warnings
 
+import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -128,10 +135,17 @@ def test_another_number_of_classes_leaves_the_head_fresh(checkpoint, tmp_path):
         (("--width", "4", "--init-from", "CHECKPOINT"), CheckpointError, r"has shape .*is the width another one's\?"),
         (("--batch", "201"), InputError, "a batch of 201 needs as many training frames; the dataset has 200"),
         (("--dataset", "camvid"), DatasetError, "name it with --root"),
-        (("--dense-levels", "4"), InputError, "dense_levels must be 0 to 3; received 4"),
+        (("--dense-levels", "4"), InputError, "--dense-levels must be 0 to 3; received 4"),
         (("--accumulate", "9"), InputError, "leaves no step"),
         (("--precision", "fp16"), InputError, "fp16 training needs --device cuda"),
-        (("--crop", "100x64"), InputError, "crop must be multiples of 32"),
+        (("--crop", "100x64"), InputError, "--crop must be multiples of 32"),
+        (("--validate-every", "0"), InputError, "--validate-every must be 1 to 1000000; received 0"),
+        (("--seed", "4294967296"), InputError, "--seed must be 0 to 4294967295; received 4294967296"),
+        (("--batch", "1"), InputError, "--batch 1 with --crop 32x32 leaves the last batch norms one element"),
+        (("--scale", "1", "inf"), click.BadParameter, "'inf' is no finite number"),
+        (("--threads", "99999"), click.BadParameter, "99999 is not in the range 1<=x<=1024"),
+        (("--workers", "99999"), click.BadParameter, "99999 is not in the range 0<=x<=256"),
+        (("--output", "CHECKPOINT", "--resume", "--width", "4"), CheckpointError, "width: 2, now 4"),
         (("--output", "weights.pt"), OutputError, "written as .safetensors"),
     ],
 )
@@ -139,6 +153,61 @@ def test_mistakes_are_answered(checkpoint, tmp_path, arguments, error, message):
     named = [str(checkpoint) if argument == "CHECKPOINT" else argument for argument in arguments]
     with pytest.raises(error, match=message):
         _run(train_command, *FAST, "-o", tmp_path / "d.safetensors", *named)
+
+
+FLOATS = [option.opts[0] for option in train_command.params if isinstance(option.type, click.types.FloatParamType)]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("option", [*FLOATS, "--scale"])
+def test_every_figure_is_finite(tmp_path, option, number):
+    assert len(FLOATS) == 9
+    values = ("1", number) if option == "--scale" else (number,)
+    with pytest.raises(click.BadParameter) as caught:
+        _run(train_command, *FAST, "-o", tmp_path / "d.safetensors", option, *values)
+    assert caught.value.param.opts[0] == option
+
+
+def test_existing_weights_are_not_overwritten(checkpoint, tmp_path):
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(checkpoint, mine)
+    before = mine.read_bytes()
+    for more in ((), ("--init-from", mine), ("--resume",)):
+        with pytest.raises(OutputError, match="exists already, and is not of this run; choose another output"):
+            _run(train_command, *FAST, "-o", mine, *more)
+    assert mine.read_bytes() == before
+
+
+def test_a_dataset_without_thin_classes(tmp_path):
+    for split in ("train", "val"):
+        for part, channels in (("images", (3,)), ("labels", ())):
+            (tmp_path / split / part).mkdir(parents=True)
+            for number in range(3):
+                pixels = np.random.default_rng(number).integers(0, 2, (32, 32, *channels), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / part / f"{number}.png")
+    (tmp_path / "classes.json").write_text('{"classes": ["a", "b"]}')
+    folder = ("--dataset", "folder", "--root", tmp_path, "--batch", "2", "-o", tmp_path / "a.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = _run(train_command, *FAST, *folder, "--json")
+    document = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert document["thin_iou"] is None
+    assert 0 <= document["mean_iou"] <= 1
+    assert "mean IoU" in result.stderr
+    assert "thin" not in result.stderr
+    assert "nan" not in result.stderr.lower()
+    header, row = (tmp_path / "a.run" / "metrics.csv").read_text().splitlines()
+    assert header.endswith(",mean_iou,thin_iou")
+    assert row.endswith(f"{document['mean_iou']},")
+    assert all(b"thin_iou" not in path.read_bytes() for path in (tmp_path / "a.run" / "events").iterdir())
+    # What is undefined stays so in the state: a resume gives the same document.
+    assert json.loads(_run(train_command, *FAST, *folder, "--json", "--resume").stdout) == document
+
+
+def test_a_dataset_with_thin_classes(checkpoint):
+    header, row = ((checkpoint.parent / "a.run" / "metrics.csv").read_text()).splitlines()
+    assert all(math.isfinite(float(value)) for value in row.split(","))
+    assert header.split(",")[-1] == "thin_iou"
 
 
 def test_a_device_that_is_not_there(tmp_path, monkeypatch):
@@ -169,6 +238,25 @@ def test_where_the_results_cannot_go_is_said_before_the_first_frame(checkpoint, 
         _run(*common, tmp_path / "file")
     with pytest.raises(OutputError, match=r"cannot write to .*below: Not a directory"):
         _run(*common, tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize(("as_json", "bytes_", "name"), [((), 1000, "evaluation.json"), (("--json",), 4000, "best-1")])
+def test_a_result_outlives_a_full_disk(checkpoint, tmp_path, as_json, bytes_, name):
+    """A real refusal by the operating system: no file may be longer than ``bytes_``."""
+    output, runner = tmp_path / "found", CliRunner()
+    arguments = [str(checkpoint), "--dataset", "scenes", "--limit", "1", "--threads", "1", "-o", str(output), *as_json]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, before[1]))
+    try:
+        result = runner.invoke(evaluate_command, arguments, standalone_mode=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert isinstance(result.exception, OutputError)
+    assert str(result.exception).startswith(f"cannot write {output / name}")
+    assert (json.loads(result.stdout)["frames"] == 1) if as_json else ("thin objects (*)" in result.stdout)
+    left = sorted(path.name for path in output.iterdir())
+    assert left == (["classes.csv", "confusion.csv", "evaluation.json"] if as_json else [])
+    assert "wrote" not in result.stderr
 
 
 def test_what_is_no_checkpoint(tmp_path):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -95,13 +97,25 @@ def test_padding_puts_the_map_where_it_is_told():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": (100, 64)}, r"crop must be multiples of 32; received \(100, 64\)"),
-        ({"flip": 1.5}, "flip must be a probability; received 1.5"),
-        ({"scale": (2.0, 1.0)}, "scale must be a range of positive factors"),
-        ({"jitter": 0.9}, r"jitter must be in \[0, 0.75\)"),
-        ({"aspect": -1.0}, "aspect must be"),
+        ({"crop": (100, 64)}, r"--crop must be multiples of 32; received \(100, 64\)"),
+        ({"flip": 1.5}, "--flip must be a probability; received 1.5"),
+        ({"scale": (2.0, 1.0)}, "--scale must be factors of 0.01 to 100, low first"),
+        ({"scale": (1.0, math.inf)}, r"--scale must be .*; received \(1.0, inf\)"),
+        ({"scale": (math.nan, 1.0)}, "--scale must be"),
+        ({"scale": (1e-300, 1.0)}, "--scale must be"),
+        ({"jitter": 0.9}, r"--jitter must be in \[0, 0.75\)"),
+        ({"aspect": -1.0}, "--aspect must be"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         Augmentation(**changes)
+
+
+@pytest.mark.parametrize("scale", [(0.01, 0.01), (100.0, 100.0), (0.01, 100.0)])
+def test_the_widest_scales_give_crops(scale):
+    widest = Augmentation(crop=(32, 64), scale=scale, aspect=0.99)
+    for seed in range(50):
+        x, y = augmented(_example(), widest, IGNORE, np.random.default_rng(seed))
+        assert (x.shape, y.shape) == ((3, 32, 64), (32, 64))
+        assert bool(x.isfinite().all())

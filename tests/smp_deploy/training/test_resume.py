@@ -7,6 +7,7 @@ import importlib.util
 import multiprocessing
 import random
 import runpy
+import shutil
 import time
 from pathlib import Path
 
@@ -130,6 +131,41 @@ def test_a_run_is_not_overwritten_and_not_continued_with_other_settings(undistur
     other = Trainer(tiny.CONFIG, Scenes("train", size=(32, 64), count=10), tiny.VALIDATION, Run(undisturbed))
     with pytest.raises(CheckpointError, match="frames: 12, now 10"):
         other.fit(Observer(), resume=True)
+
+
+def test_a_finished_run_is_resumed_to_the_same_weights(tmp_path, undisturbed):
+    copy = tmp_path / "a.safetensors"
+    shutil.copy(undisturbed, copy)
+    shutil.copytree(undisturbed.with_suffix(".run"), tmp_path / "a.run")
+    _tiny().trainer(copy).fit(Observer(), resume=True)
+    _assert_same(copy, undisturbed)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_weights_of_another_origin_are_not_overwritten(tmp_path, undisturbed, resume):
+    output = tmp_path / "mine.safetensors"
+    shutil.copy(undisturbed, output)
+    before = output.read_bytes()
+    for init_from in (None, output):
+        with pytest.raises(OutputError, match=r"mine.safetensors exists already, and is not of this run; choose"):
+            _tiny().trainer(output, init_from=init_from).fit(Observer(), resume=resume)
+    assert output.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_weights_put_beside_an_interrupted_run_are_not_overwritten(tmp_path):
+    output = tmp_path / "a.safetensors"
+
+    def _interrupt(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _tiny().trainer(output).fit(Observer(_interrupt), resume=False)
+    output.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="exists already, and is not of this run"):
+        _tiny().trainer(output).fit(Observer(), resume=True)
+    assert output.read_bytes() == b"mine"
 
 
 def test_a_damaged_state_is_named(tmp_path):

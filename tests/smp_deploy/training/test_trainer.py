@@ -15,7 +15,9 @@ from smp_deploy.datasets import CamVid, Example, Scenes
 from smp_deploy.evaluation import NetworkPredictor, evaluate
 from smp_deploy.training import (
     Augmentation,
+    Loss,
     Observer,
+    Optimizer,
     Run,
     Schedule,
     Trainer,
@@ -224,14 +226,63 @@ def test_differences_name_nested_fields():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1; received 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive and finite; received 0.0"),
-        ({"learning_rate": math.inf}, "learning_rate must be positive and finite; received inf"),
-        ({"averaging": 1.0}, r"averaging must be in \[0, 1\); received 1.0"),
-        ({"clip_norm": 0.0}, "clip_norm must be positive"),
-        ({"seed": -1}, "seed must be not negative"),
+        ({"epochs": 0}, "--epochs must be 1 to 1000000; received 0"),
+        ({"epochs": 10**400}, "--epochs must be 1 to 1000000; received 10000"),
+        ({"batch": 0}, "--batch must be at least 1; received 0"),
+        ({"learning_rate": 0.0}, r"--learning-rate must be in \(0, 1e\+30\]; received 0.0"),
+        ({"learning_rate": math.inf}, r"--learning-rate must be in \(0, 1e\+30\]; received inf"),
+        ({"learning_rate": 1e39}, r"--learning-rate must be in \(0, 1e\+30\]; received 1e\+39"),
+        ({"weight_decay": math.inf}, r"--weight-decay must be in \[0, 1e\+30\]; received inf"),
+        ({"weight_decay": math.nan}, r"--weight-decay must be in \[0, 1e\+30\]; received nan"),
+        ({"averaging": 1.0}, r"--averaging must be in \[0, 1\); received 1.0"),
+        ({"clip_norm": 0.0}, r"--clip-norm must be in \(0, 1e\+30\]; received 0.0"),
+        ({"clip_norm": math.inf}, "--clip-norm must be in"),
+        ({"seed": -1}, "--seed must be 0 to 4294967295; received -1"),
+        ({"seed": 2**32}, "--seed must be 0 to 4294967295; received 4294967296"),
     ],
 )
 def test_settings_that_make_no_sense(changes, message):
     with pytest.raises(InputError, match=message):
         TrainingConfig(**changes)
+
+
+def test_the_loss_and_the_validation_name_their_options():
+    with pytest.raises(InputError, match=r"--validate-every must be 1 to 1000000; received 0"):
+        Validation(every_epochs=0)
+    with pytest.raises(InputError, match=r"--lovasz must be in \[0, 1e\+30\]; received inf"):
+        Loss(lovasz=math.inf)
+    with pytest.raises(InputError, match=r"--class-weighting must be in \[0, 1\]; received nan"):
+        Loss(class_weighting=math.nan)
+
+
+def test_the_largest_settings_train_or_say_why_not(tmp_path):
+    config = _config(epochs=1, seed=2**32 - 1, learning_rate=1e30, weight_decay=1e30, optimizer=Optimizer.ADAMW)
+    with pytest.raises(CheckFailed, match="lower --learning-rate"):
+        Trainer(config, TRAIN, VAL, Run(tmp_path / "a.safetensors")).fit(Observer(), resume=False)
+
+
+@pytest.mark.parametrize("arch", ["smp-resnet18", "fcn32s-resnet18", "fcn8s-resnet18"])
+def test_one_element_has_no_statistics(tmp_path, arch):
+    """The refusal is as tight as torch's own: the next larger batch, crop or sampling takes a step."""
+    one = {"arch": arch, "epochs": 1, "batch": 1, "augmentation": Augmentation((32, 32))}
+    with pytest.raises(InputError, match="--batch 1 with --crop 32x32 leaves the last batch norms one element"):
+        _config(**one)
+    larger = [{"batch": 2}, {"augmentation": Augmentation((32, 64))}]
+    if arch.startswith("smp"):
+        larger.append({"dense_levels": 1})
+    else:
+        with pytest.raises(InputError, match="leaves the last batch norms one element"):
+            _config(**one, dense_levels=1)  # means nothing to an FCN
+    train = Scenes("train", size=(32, 64), count=2)
+    for number, changes in enumerate(larger):
+        config = _config(**{**one, **changes})
+        Trainer(config, train, VAL, Run(tmp_path / f"{number}.safetensors")).fit(Observer(), resume=False)
+
+
+def test_a_network_that_no_memory_holds(tmp_path, monkeypatch):
+    def _too_large(*_arguments, **_options):
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("smp_deploy.training.trainer.network_from_arch", _too_large)
+    with pytest.raises(MemoryError, match=r"use a smaller --batch.*or --width"):
+        Trainer(_config(), TRAIN, VAL, Run(tmp_path / "a.safetensors"))
