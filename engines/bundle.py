@@ -181,7 +181,9 @@ class Bundle:
             with path.open("rb") as stream:
                 digest = _sha256(stream)
         except OSError as error:
-            raise BundleError(f"cannot read {path}: {error.strerror}; the bundle is damaged") from error
+            # A file that is not there is damage; one that may not be read is not.
+            damage = "; the bundle is damaged" if isinstance(error, FileNotFoundError) else ""
+            raise BundleError(f"cannot read {path}: {error.strerror}{damage}") from error
         if digest != record.sha256:
             raise BundleError(f"{path} is not the file that was exported (SHA-256 differs); export the bundle again")
 

@@ -136,8 +136,9 @@ def plan(
 
 
 def shown_bytes(size: int) -> str:
-    """``"1000.0 MiB"``, rounded up, so that a budget of what is shown suffices."""
-    return f"{math.ceil(size / MIB * 10) / 10:.1f} MiB"
+    """``"1000.0 MiB"``, or ``"1.5 KiB"`` below one MiB, rounded up, so that a budget of what is shown suffices."""
+    unit, name = (MIB, "MiB") if size >= MIB else (2**10, "KiB")
+    return f"{math.ceil(size / unit * 10) / 10:.1f} {name}"
 
 
 def sub_batch_bytes(manifest: Manifest, schedule: Schedule, precision: Precision, backend: str) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from engines.backends import BACKENDS
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import json_option, memory_option
 
@@ -29,7 +30,7 @@ _ALL_PHASES = 16
 @click.option("--pictures", type=click.IntRange(min=0), default=3, show_default=True, help="Best and worst frames.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many frames.")
 @click.option("--phases", type=click.IntRange(1), help="How many phases are computed; of a checkpoint's there are 16.")
-@click.option("--backend", help="Bundle: the runtime; default onnxruntime.")
+@click.option("--backend", type=click.Choice(BACKENDS), help="Bundle: the runtime; default onnxruntime.")
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), help="Bundle: which trunk; default fp32."
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from engines.backends import BACKENDS
 from engines.bundle import Bundle
 from engines.errors import CheckFailed, InputError, MissingDependency, OutputError
 from engines.manifest import Lowering, Precision
@@ -45,7 +46,11 @@ _LIMIT = 5
 @click.option("--rtol", type=FiniteRange(min=0), help="Error of logits relative to the largest; else the table's.")
 @click.option("--atol", type=FiniteRange(min=0), help="Absolute error of logits allowed on top; default 0.")
 @click.option("--min-label-agreement", type=FiniteRange(0, 1), help="Share of labels; else the table's.")
-@click.option("--backend", help="Compare this runtime with the stored outputs alone, without PyTorch and onnx.")
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    help="Compare this runtime with the stored outputs alone, without PyTorch and onnx.",
+)
 @click.option(
     "--precision", type=click.Choice([p.value for p in Precision]), help="With --backend: which trunk; default fp32."
 )

@@ -66,7 +66,7 @@ def test_the_smallest_budget_fits_and_one_byte_less_does_not(exported: Bundle, b
     choice = plan(exported.manifest, smallest, backend=backend).choice
     assert choice is not None
     assert choice.peak_bytes == smallest
-    with pytest.raises(InputError, match=rf"smallest budget that would is [\d.]+ MiB \({smallest} bytes\)"):
+    with pytest.raises(InputError, match=rf"smallest budget that would is [\d.]+ [KM]iB \({smallest} bytes\)"):
         plan(exported.manifest, smallest - 1, backend=backend)
 
 
