@@ -84,12 +84,6 @@ def test_bad_options_of_export(cli: Cli, work: Path, arguments: tuple[str, ...],
     assert left(work) == before
 
 
-def test_a_reference_image_of_another_size(cli: Cli, work: Path) -> None:
-    Image.new("RGB", (10, 10)).save(work / "small.png")
-    result = cli("export", "smp18.safetensors", *EXPORT, "--reference-images", "small.png", "-o", "bundle", cwd=work)
-    refused(result, "reference frame 0 is 10x10", "64x96")
-
-
 @pytest.mark.parametrize(
     ("name", "make", "part"),
     [
