@@ -32,7 +32,7 @@ class CalibrationConfig:
 
     frames: tuple[NDArray[np.uint8], ...] = field(compare=False)
     """``(H, W, 3)`` uint8, of the bundle's size, such as the network is meant for."""
-    method: CalibrationMethod = CalibrationMethod.ENTROPY
+    method: CalibrationMethod = CalibrationMethod.PERCENTILE
     percentile: float = 99.99
     """For :attr:`CalibrationMethod.PERCENTILE`: values that are not cut off, in per cent."""
 

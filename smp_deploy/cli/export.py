@@ -68,7 +68,7 @@ _Triple = tuple[float, float, float]
 @click.option(
     "--calibration",
     type=click.Choice(["entropy", "percentile", "minmax"]),
-    help="How int8 chooses the range of an activation.  [default: entropy]",
+    help="How int8 chooses the range of an activation.  [default: percentile]",
 )
 @click.option(
     "--calibration-percentile",
@@ -221,9 +221,10 @@ def _calibration_method(
         return None
     if not images:
         raise click.UsageError("--precision int8 needs --calibration-images: frames such as the network is meant for")
+    method = method or "percentile"
     if percentile is not None and method != "percentile":
         raise click.UsageError("--calibration-percentile is for --calibration percentile")
-    return method or "entropy"
+    return method
 
 
 def _calibration(

@@ -50,7 +50,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(cli: Cli, work: Path) -> Path:
     """All precisions, the last layer of int8 in fp32."""
     options = [word for name in ("fp16", "bf16", "int8") for word in ("--precision", name)]
-    calibration = ("--calibration-images", "frames", "--calibration", "percentile", "--calibration-percentile", "99.9")
+    # The default method is percentile.
+    calibration = ("--calibration-images", "frames", "--calibration-percentile", "99.9")
     result = cli(*EXPORT, *options, *calibration, "--keep-fp32", "int8:5", "-o", "bundle", cwd=work)
     assert result.returncode == 0, result.stderr
     assert "calibrating int8 on 2 frames (percentile)" in result.stderr
@@ -119,7 +120,7 @@ INT8 = ("--precision", "int8")
         ((*INT8, "--calibration-images", "constant"), "black.png has one value throughout, 7"),
         ((*INT8, "--calibration-images", "small"), "small.png is 30x48 (height x width); calibration images are of"),
         (
-            (*INT8, "--calibration-images", "frames", "--calibration-percentile", "99"),
+            (*INT8, "--calibration-images", "frames", "--calibration", "minmax", "--calibration-percentile", "99"),
             "--calibration-percentile is for --calibration percentile",
         ),
         (("--calibration-images", "frames"), "--calibration-images is for --precision int8"),
