@@ -37,7 +37,7 @@ LONGEST = ("test_docs.py", "test_package.py")
 
 
 def pytest_configure() -> None:
-    """A shell starts what it puts into the background with SIGINT ignored, and no test of an interruption would hold."""
+    """A shell starts what it puts into the background with SIGINT ignored: no test of an interruption would hold."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
