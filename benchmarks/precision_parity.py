@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
@@ -39,7 +40,7 @@ from converters.stages import Normalization
 from converters.trunks import PrecisionPlan, TrunkChoice
 from engines import Bundle, Lowering, OutputKind, Precision
 from engines.backends import OnnxRuntimeRunner
-from engines.parity import relative_error, ties, tolerance_of
+from engines.parity import label_agreement, relative_error, tolerance_of
 from engines.phases import PhaseGrid, dispersed
 from smp_deploy.datasets import open_dataset
 from smp_deploy.evaluation import ConfusionMatrix
@@ -117,21 +118,13 @@ class Options:
 def compared(
     actual: list[NDArray[np.float32]], expected: list[NDArray[np.float32]], precision: Precision
 ) -> dict[str, float]:
-    """As the parity table compares them: over all pixels, and without the ties."""
-    tolerance = tolerance_of(precision)
-    pixels = differing = tied = 0
-    error = 0.0
-    for a, e in zip(actual, expected, strict=True):
-        error = max(error, relative_error(a, e))
-        labels = a.argmax(0).astype(np.uint8)
-        differs = labels != e.argmax(0)
-        pixels += differs.size
-        differing += int(differs.sum())
-        tied += int((differs & ties(labels, e, tolerance.of_ties)).sum())
+    """As the parity table compares them: over all pixels, and without the ties. All phases are of one size."""
+    pairs, limit = list(zip(actual, expected, strict=True)), tolerance_of(precision).of_ties
+    found = [label_agreement(a.argmax(0), e, limit) for a, e in pairs]
     return {
-        "logits_error": error,
-        "label_agreement": 1 - differing / pixels,
-        "agreement_without_ties": 1 - (differing - tied) / pixels,
+        "logits_error": max(relative_error(a, e) for a, e in pairs),
+        "label_agreement": fmean(agreement.agreement for agreement in found),
+        "agreement_without_ties": fmean(agreement.agreement_without_ties for agreement in found),
     }
 
 

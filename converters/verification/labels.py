@@ -50,11 +50,13 @@ def count(
     here = (..., lattice.rows, lattice.columns)
     expected_logits, actual_logits = (merged(grid, logits_of(held))[here] for held in (exact, results))
     expected: NDArray[np.integer] = expected_logits.argmax(0)
-    actual: NDArray[np.integer] = actual_logits.argmax(0)
+    actual: NDArray[np.integer]
     if subject.bundle.manifest.outputs is OutputKind.LABELS:
         # Those that the trunk itself gave.
         own = merged(grid, {phase: result.output for phase, result in results.items()})
         actual = np.asarray(own[here], np.uint8)
+    else:
+        actual = actual_logits.argmax(0)
     tied = ties(actual, expected_logits, tolerance.of_ties)
     agreement = subject.findings.agreements.setdefault(precision.value, Agreement(classes))
     if any(frame is judged for judged in subject.judged):

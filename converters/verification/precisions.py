@@ -28,13 +28,14 @@ def precision_checks(subject: Subject) -> Iterator[Check]:
 
 def _check(manifest: Manifest, precision: Precision, name: str, layers: list[ir.Node]) -> Check:
     kinds = {str(layer.name): kind_of(layer) for layer in layers}
-    promised = {str(layer.name): _promised(manifest, precision, layer) for layer in layers}
+    modules = {module_of(layer) for layer in layers}
+    kept = {module for pattern in manifest.keep_fp32.get(precision, ()) for module in modules_named(pattern, modules)}
+    promised = {str(layer.name): _promised(manifest, precision, layer, kept) for layer in layers}
     wrong = [layer for layer, kind in kinds.items() if kind is not promised[layer]]
     counts = Counter(_shown(kind) for kind in kinds.values())
     detail = "layers by type: " + (", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none")
-    kept = sorted({module for pattern in manifest.keep_fp32.get(precision, ()) for module in _named(pattern, layers)})
     if kept:
-        detail += f"; to stay in fp32: {', '.join(kept)}"
+        detail += f"; to stay in fp32: {', '.join(sorted(kept))}"
     check = Check.at_most(f"precision of {name}", "graph", len(wrong), 0, detail, Kind.PRECISION)
     if not wrong:
         return check
@@ -42,17 +43,13 @@ def _check(manifest: Manifest, precision: Precision, name: str, layers: list[ir.
     return check.located(f"{name}: {every} computes in {_shown(kinds[wrong[0]])}")
 
 
-def _promised(manifest: Manifest, precision: Precision, layer: ir.Node) -> Precision:
-    if any(_named(pattern, [layer]) for pattern in manifest.keep_fp32.get(precision, ())):
+def _promised(manifest: Manifest, precision: Precision, layer: ir.Node, kept: set[str]) -> Precision:
+    if module_of(layer) in kept:
         return Precision.FP32
     if precision is Precision.INT8:
         ranges = manifest.calibration.ranges if manifest.calibration else {}
         return Precision.INT8 if layer.op_type == "Conv" and module_of(layer) in ranges else Precision.FP32
     return precision
-
-
-def _named(pattern: str, layers: list[ir.Node]) -> set[str]:
-    return modules_named(pattern, {module_of(layer) for layer in layers})
 
 
 def _shown(kind: Precision | None) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engines.anytime import NearestFill
 from engines.errors import InputError
-from engines.phases import Phase, dispersed
+from engines.phases import Phase, dispersed, padded_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ class NetworkPredictor:
     def _planes(self, image: NDArray[np.uint8]) -> Tensor:
         from smp_deploy.training.augment import normalised, padded_to, planes_from_image
 
-        size = (-(-image.shape[0] // 32) * 32, -(-image.shape[1] // 32) * 32)
+        size = padded_size((image.shape[0], image.shape[1]), self._network.size_multiple)
         return padded_to(normalised(planes_from_image(image)), size)[None].to(self._device)
 
     def _phase(self, network: SegmentationNetwork, x: Tensor, phase: Phase) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from converters.networks import SMP, SegmentationNetwork
+from engines.phases import padded_size
 from smp_deploy.datasets.base import Dataset
 from smp_deploy.evaluation.confusion import ConfusionMatrix
 from smp_deploy.training.augment import normalised, padded_to, planes_from_image
@@ -54,7 +55,7 @@ def validate(network: SegmentationNetwork, dataset: Dataset, *, phases: int, dev
     dense = isinstance(network, SMP)
     for index in range(len(dataset)):
         example = dataset.load(index)
-        size = (-(-example.labels.shape[0] // 32) * 32, -(-example.labels.shape[1] // 32) * 32)
+        size = padded_size((example.labels.shape[0], example.labels.shape[1]), network.size_multiple)
         x = padded_to(normalised(planes_from_image(example.image)), size)[None].to(device)
         labels = padded_to(torch.from_numpy(example.labels.astype(np.int64)), size, value=dataset.info.ignore_id)[None]
         for draw in range(phases if dense else 1):
