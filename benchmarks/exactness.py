@@ -24,11 +24,11 @@ from torch import nn
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
+from converters.analysis.levels import levels_from_graph  # noqa: E402
+from converters.analysis.tracing import graph_from_network  # noqa: E402
 from converters.export import ExportConfig, export_bundle  # noqa: E402
 from converters.networks import network_from_arch  # noqa: E402
-from converters.rewriting.levels import levels_from_graph  # noqa: E402
 from converters.rewriting.loops import most_levels  # noqa: E402
-from converters.rewriting.tracing import graph_from_network  # noqa: E402
 from converters.trunks import TrunkChoice  # noqa: E402
 from engines import Lowering, OutputKind  # noqa: E402
 from smp_deploy.benchmarking.exactness import LOGITS_TOLERANCE, TIE, differences  # noqa: E402

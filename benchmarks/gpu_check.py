@@ -29,11 +29,11 @@ sys.path.insert(0, str(REPOSITORY))
 
 from engines import Bundle, Lowering, Precision, Schedule, Session  # noqa: E402 - found through the line above
 from engines.backends import flavour_of  # noqa: E402
+from engines.devices.gpus import gpus  # noqa: E402
 from engines.errors import SmpDeployError  # noqa: E402
 from engines.executors.device import DeviceExecutor  # noqa: E402
 from engines.executors.timing import stage_times_ms  # noqa: E402
-from engines.gpus import gpus  # noqa: E402
-from engines.parity import TOLERANCES, label_agreement  # noqa: E402
+from engines.parity.checks import TOLERANCES, label_agreement  # noqa: E402
 
 RESULTS = REPOSITORY / "docs" / "results"
 GPU_BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")

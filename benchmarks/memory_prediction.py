@@ -17,8 +17,8 @@ from typing import Any
 import onnxruntime
 
 from engines import Bundle
-from engines.planner import MIB, plan
-from smp_deploy.peak_memory import session_peak
+from engines.planning.planner import MIB, plan
+from smp_deploy.benchmarking.peak_memory import session_peak
 
 
 def rows_of(path: Path, largest_mib: int) -> tuple[list[dict[str, Any]], int]:

@@ -28,20 +28,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from converters.analysis.tracing import graph_from_network
 from converters.export import ExportConfig, export_bundle
-from converters.onnx_graphs.rounding import write_rounding
-from converters.quantization import CalibrationMethod, Histogram
-from converters.quantization.ranges import histograms_from_frames
+from converters.graphs.quantization import CalibrationMethod, Histogram
+from converters.graphs.quantization.ranges import histograms_from_frames
+from converters.graphs.rounding import write_rounding
+from converters.graphs.stages import Normalization
 from converters.rewriting.batchnorm import fold_batch_norms
 from converters.rewriting.loops import looped_from_graph
 from converters.rewriting.lowerings import lowered
-from converters.rewriting.tracing import graph_from_network
-from converters.stages import Normalization
 from converters.trunks import PrecisionPlan, TrunkChoice
 from engines import Bundle, Lowering, OutputKind, Precision
 from engines.backends import OnnxRuntimeRunner
-from engines.parity import label_agreement, relative_error, tolerance_of
-from engines.phases import PhaseGrid, dispersed
+from engines.parity.checks import label_agreement, relative_error, tolerance_of
+from engines.schedules.phases import PhaseGrid, dispersed
 from smp_deploy.datasets import open_dataset
 from smp_deploy.evaluation import ConfusionMatrix
 from smp_deploy.images import frame_from_file, image_files

@@ -121,12 +121,12 @@ def _whole_network(directory: Path, width: int, *, dilated: bool) -> Any:
     from safetensors.torch import load_file
     from torch import nn
 
+    from converters.analysis.tracing import graph_from_network
+    from converters.graphs.stages import Normalization, WholeNetwork
     from converters.networks import network_from_arch
     from converters.rewriting.batchnorm import fold_batch_norms
     from converters.rewriting.loops import looped_from_graph
     from converters.rewriting.lowerings import lowered
-    from converters.rewriting.tracing import graph_from_network
-    from converters.stages import Normalization, WholeNetwork
 
     network = network_from_arch("smp-resnet18", width=width).eval()
     network.load_state_dict(load_file(directory / "weights.safetensors"))
@@ -161,9 +161,9 @@ def prepare(directory: Path, size: tuple[int, int], width: int) -> Bundle:
     from safetensors.torch import save_file
 
     from converters.export import ExportConfig, export_bundle
+    from converters.graphs.from_torch import onnx_from_torch
+    from converters.graphs.weights import SharedWeights
     from converters.networks import network_from_arch
-    from converters.onnx_graphs.from_torch import onnx_from_torch
-    from converters.onnx_graphs.weights import SharedWeights
     from converters.trunks import TrunkChoice
 
     sys.path.insert(0, str(REPOSITORY))
@@ -186,7 +186,7 @@ def prepare(directory: Path, size: tuple[int, int], width: int) -> Bundle:
 
 def contenders(bundle: Bundle, frame: np.ndarray, *, seconds: float) -> list[Measured]:
     """What a user would do instead, the tuned schedule, and the schedules that bound memory."""
-    from smp_deploy.benchmarking import TuningConfig, tune
+    from smp_deploy.benchmarking.tuner import TuningConfig, tune
 
     best = tune(bundle, frame, TuningConfig(levels=(2,), rounds=3, seconds=seconds)).measurements[0]
     tuned = Schedule(best.levels, best.sub_batch, best.lowering)
@@ -199,7 +199,7 @@ def rounds_of(all_measured: list[Measured], directory: Path, width: int, rounds:
     """Run every contender once in every round, and the matrix products; their GFLOP/s."""
     import msgspec
 
-    from smp_deploy.peak_memory import peak_of
+    from smp_deploy.benchmarking.peak_memory import peak_of
 
     reference: np.ndarray | None = None
     gflops = []
@@ -228,8 +228,8 @@ def result_of(all_measured: list[Measured], bundle: Bundle, gflops: list[float],
     import onnxruntime
     import torch
 
-    from engines.tuning import device_of
-    from smp_deploy.benchmarking import median
+    from engines.planning.tunings import device_of
+    from smp_deploy.benchmarking.statistics import median
     from smp_deploy.machine import machine_facts
 
     manifest = bundle.manifest

@@ -24,7 +24,7 @@ import onnxruntime
 import torch
 
 from engines import Bundle, Precision, Schedule
-from engines.tuning import device_of
+from engines.planning.tunings import device_of
 from smp_deploy.machine import machine_facts
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"

@@ -17,23 +17,22 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from converters.onnx_graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
-from converters.onnx_graphs.precision import check_opset
+from converters.analysis.levels import Levels, levels_from_graph, total_window
+from converters.analysis.tracing import graph_from_network
+from converters.graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
+from converters.graphs.precision import check_opset
+from converters.graphs.quantization import CalibrationConfig, CalibrationMethod, ranges_from_frames
+from converters.graphs.quantization.ranges import check_frames
+from converters.graphs.stages import Normalization, Prepare, WholeNetwork
 from converters.palettes import default_classes
 from converters.pooling import Window
-from converters.quantization import CalibrationConfig, CalibrationMethod, ranges_from_frames
-from converters.quantization.ranges import check_frames
 from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import noise_frame, outer_splits, phase_logits, reference_levels, reference_phase
 from converters.rewriting.batchnorm import fold_batch_norms
-from converters.rewriting.levels import Levels, levels_from_graph, total_window
 from converters.rewriting.loops import most_levels
-from converters.rewriting.tracing import graph_from_network
-from converters.stages import Normalization, Prepare, WholeNetwork
 from converters.trunks import PlannedTrunk, PrecisionPlan, TrunkChoice, kept_modules, planned_trunks, write_trunks
-from engines.bundle import Bundle, record_of_file
-from engines.errors import InputError, MissingDependency, NetworkError
-from engines.manifest import (
+from engines.bundle.bundle import Bundle, record_of_file
+from engines.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     CalibrationRecord,
@@ -47,11 +46,12 @@ from engines.manifest import (
     TrunkRecord,
     json_from_manifest,
 )
-from engines.phases import PhaseGrid, Size, padded_size
-from engines.staging import staged_directory
+from engines.bundle.staging import staged_directory
+from engines.errors import InputError, MissingDependency, NetworkError
+from engines.schedules.phases import PhaseGrid, Size, padded_size
 
 if TYPE_CHECKING:
-    from converters.onnx_graphs.weights import SharedWeights
+    from converters.graphs.weights import SharedWeights
 
 _MAX_LABELS = 256
 _WEIGHTS = "weights.bin"
@@ -123,7 +123,7 @@ def export_bundle(
     _check_precisions(config)
     try:
         # The package imports onnx_ir, which imports onnx: one place tells that they are missing.
-        from converters.onnx_graphs.weights import SharedWeights
+        from converters.graphs.weights import SharedWeights
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
     with _evaluating(network), staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage:

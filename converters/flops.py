@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from engines.phases import Size
+from engines.schedules.phases import Size
 
 _aten = torch.ops.aten
 

@@ -6,8 +6,8 @@ import colorsys
 import re
 from pathlib import Path
 
+from engines.bundle.manifest import ClassRecord
 from engines.errors import InputError
-from engines.manifest import ClassRecord
 
 _CITYSCAPES = """\
 road 128 64 128

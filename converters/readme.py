@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engines.backends.tensorrt.settings import BuildConfig
 from engines.backends.tensorrt.trtexec import trtexec_lines
-from engines.manifest import Manifest
+from engines.bundle.manifest import Manifest
 
 README_NAME = "README.md"
 

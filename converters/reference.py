@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from converters.analysis.levels import levels_from_graph, total_window
+from converters.analysis.tracing import layer_of, merge_window, split_window
+from converters.graphs.stages import Normalization, Prepare
 from converters.pooling import MergePool2d, Offset, SharedOffset, SplitPool2d, Window, pinned_offsets
-from converters.rewriting.levels import levels_from_graph, total_window
-from converters.rewriting.tracing import layer_of, merge_window, split_window
-from converters.stages import Normalization, Prepare
-from engines.phases import Phase, PhaseGrid, Size
+from engines.schedules.phases import Phase, PhaseGrid, Size
 
 _FEWEST_PIXELS = 8192
 """Of a reference phase. One label that differs is then above the tolerance of fp32, 99.99%."""

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx, nn
 
+from converters.analysis.levels import levels_from_graph
 from converters.flops import operations
-from converters.onnx_graphs.from_torch import onnx_from_torch
-from converters.onnx_graphs.modules import matching_modules
-from converters.rewriting.levels import levels_from_graph
+from converters.graphs.from_torch import onnx_from_torch
+from converters.graphs.modules import matching_modules
+from converters.graphs.stages import Trunk
 from converters.rewriting.loops import LoopedNetwork, cut_levels, looped_from_graph, most_levels
 from converters.rewriting.lowerings import LoweredNetwork, lowered
 from converters.rewriting.proof import prove_phases
-from converters.stages import Trunk
+from engines.bundle.manifest import InputRecord, Lowering, OutputKind, Precision, TrunkRecord
 from engines.errors import NetworkError
-from engines.manifest import InputRecord, Lowering, OutputKind, Precision, TrunkRecord
-from engines.phases import PhaseGrid, Size
+from engines.schedules.phases import PhaseGrid, Size
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converters.onnx_graphs.weights import SharedWeights
+    from converters.graphs.weights import SharedWeights
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class PrecisionPlan:
 
     def converted(self, model: ir.Model, precision: Precision) -> ir.Model:
         """A trunk in one of the precisions, from its fp32 graph, which stays as it is."""
-        from converters.onnx_graphs.precision import cast_network
-        from converters.quantization.graphs import quantize_network
+        from converters.graphs.precision import cast_network
+        from converters.graphs.quantization.graphs import quantize_network
 
         if precision is Precision.FP32:
             return model
@@ -136,9 +136,9 @@ def write_trunks(
     on_step: Callable[[str], None],
 ) -> list[TrunkRecord]:
     """Export every trunk in every precision into ``stage``; the first one is ``trunk.onnx``."""
-    from converters.onnx_graphs.layers import kind_of, layers_of
-    from converters.onnx_graphs.lifetimes import largest_tensor, live_bytes
-    from converters.onnx_graphs.packing import packed_bytes
+    from converters.graphs.layers import kind_of, layers_of
+    from converters.graphs.lifetimes import largest_tensor, live_bytes
+    from converters.graphs.packing import packed_bytes
 
     records = []
     for index, trunk in enumerate(trunks):

@@ -1,11 +1,11 @@
 """ONNX in, predictions out: all that the vehicle needs, on numpy, msgspec and one runtime."""
 
-from engines.anytime import Refinement
 from engines.backends import BACKENDS
-from engines.bundle import Bundle
-from engines.manifest import Flavour, Lowering, Manifest, OutputKind, Precision
-from engines.phases import PhaseGrid
-from engines.schedules import Schedule
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Flavour, Lowering, Manifest, OutputKind, Precision
+from engines.schedules.anytime import Refinement
+from engines.schedules.phases import PhaseGrid
+from engines.schedules.schedule import Schedule
 from engines.session import Session
 
 __all__ = [

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import EngineRecord, OutputKind, Precision
 from engines.errors import BundleError
-from engines.manifest import EngineRecord, OutputKind, Precision
-from engines.metrics import by_phase, shift_of_labels
-from engines.parity import Check, Kind, label_agreement, relative_error, softmax, tolerance_of
-from engines.schedules import Schedule
+from engines.parity.checks import Check, Kind, label_agreement, relative_error, softmax, tolerance_of
+from engines.parity.metrics import by_phase, shift_of_labels
+from engines.schedules.schedule import Schedule
 from engines.session import Session
 
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.anytime import NearestFill, Refinement
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Manifest, OutputKind, Precision
 from engines.errors import BackendError, FrameError, InputError, OutOfMemory
 from engines.executors.base import Executor, LoadedFrame, PendingPhases
 from engines.executors.opening import executor_from_bundle
 from engines.executors.reducing import OpenedExecutor, OpenExecutor, ReducingExecutor, Reduction
-from engines.executors.smaller import smaller_schedules
-from engines.manifest import Manifest, OutputKind, Precision
-from engines.phases import Phase, PhaseGrid
-from engines.schedules import Schedule, resolved_schedule
-from engines.tuning import chosen_schedule
+from engines.planning.smaller import smaller_schedules
+from engines.planning.tunings import chosen_schedule
+from engines.schedules.anytime import NearestFill, Refinement
+from engines.schedules.phases import Phase, PhaseGrid
+from engines.schedules.schedule import Schedule, resolved_schedule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -98,8 +98,8 @@ class Session:
             backend: a name of :data:`engines.backends.BACKENDS`.
             precision: arithmetic of the trunk.
             schedule: which levels are walked, how many phases at a time, in which lowering; by default
-                :func:`engines.tuning.chosen_schedule`'s, the fastest where the bundle was tuned on this device. A
-                sub-batch larger than the phases that can go together is one of all of them.
+                the fastest where the bundle was tuned on this device, else the bundle's default. A sub-batch
+                larger than the phases that can go together is one of all of them.
             allow_smaller: when memory runs out, here or in a later call, go on with the next smaller schedule that
                 the bundle has a trunk or an engine for; :attr:`reductions` tells.
 
@@ -163,7 +163,7 @@ class Session:
 
         Returns:
             Labels ``(H, W)`` uint8, or ``(classes, H, W)`` float32 for a bundle of logits or probabilities;
-            the caller's own array. With a deadline a :class:`~engines.anytime.Refinement`, which also says
+            the caller's own array. With a deadline a :class:`~engines.schedules.anytime.Refinement`, which also says
             which pixels were computed.
 
         Raises:

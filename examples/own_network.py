@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from converters.export import ExportConfig, export_bundle
+from converters.graphs.stages import Normalize
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.reference import noise_frame
-from converters.stages import Normalize
 from engines import Schedule, Session
 
 SIZE = (126, 256)

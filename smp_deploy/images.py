@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from engines.errors import FrameError, InputError
-from engines.phases import Size
+from engines.schedules.phases import Size
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _MEANING = {"RGB", "L", "P", "1"}

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from engines.gpus import gpus
+from engines.devices.gpus import gpus
 from smp_deploy import __version__
 
 _NEEDS_GPU = "needs an NVIDIA GPU"

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from engines.manifest import ClassRecord
+from engines.bundle.manifest import ClassRecord
 from smp_deploy.images import resized, resized_labels
 
 _OPACITY = 0.55

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from converters.networks import network_from_arch
 from converters.reference import noise_frame
-from engines.manifest import SCHEMA_VERSION, manifest_schema
+from engines.bundle.manifest import SCHEMA_VERSION, manifest_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"]

@@ -12,10 +12,10 @@ from types import ModuleType
 import pytest
 
 from engines import Bundle, Lowering, Precision, Schedule
+from engines.devices.gpus import gpus
 from engines.executors.timing import stage_times_ms
-from engines.gpus import gpus
-from tests.engines.host_device import HostDevice
-from tests.engines.test_device_executor import frames, opener
+from tests.engines.executors.host_device import HostDevice
+from tests.engines.executors.test_device_executor import frames, opener
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu_check.py"

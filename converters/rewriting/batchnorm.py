@@ -12,7 +12,7 @@ from collections import Counter
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from converters.rewriting.tracing import erase, layer_of
+from converters.analysis.tracing import erase, layer_of
 
 
 def fold_batch_norms(graph: fx.GraphModule) -> None:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from converters.analysis.levels import Levels, levels_from_graph, total_window
+from converters.analysis.pointwise import is_pointwise
+from converters.analysis.tracing import erase, input_of, merge_window, name_of, output_of, split_window
 from converters.pooling import Window
-from converters.rewriting.levels import Levels, levels_from_graph, total_window
-from converters.rewriting.pointwise import is_pointwise
 from converters.rewriting.shrinks import shrink_at_offset
-from converters.rewriting.tracing import erase, input_of, merge_window, name_of, output_of, split_window
 from converters.rewriting.windows import prefix_of, read_windows
 from engines.errors import NetworkError
-from engines.phases import Border
+from engines.schedules.phases import Border
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from converters.rewriting.loops import LoopedNetwork
 from converters.rewriting.lowerings import LoweredNetwork
 from engines.errors import NetworkError
-from engines.phases import PhaseGrid, Size
+from engines.schedules.phases import PhaseGrid, Size
 
 _TOLERANCE = 1e-4
 """Relative to the largest logit: rounding stays far below, a mistake far above."""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from converters.analysis.convolutions import is_stepwise, padding_of
+from converters.analysis.pointwise import is_pointwise
+from converters.analysis.tracing import calls, erase, layer_of
 from converters.pooling import Window
-from converters.rewriting.convolutions import is_stepwise, padding_of
-from converters.rewriting.pointwise import is_pointwise
-from converters.rewriting.tracing import calls, erase, layer_of
-from engines.phases import Border
+from engines.schedules.phases import Border
 
 
 def shrink_at_offset(graph: fx.GraphModule, split: fx.Node, window: Window, offsets: fx.Node, level: int) -> None:

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from converters.analysis.convolutions import keeps_size, padding_of
+from converters.analysis.levels import total_window
+from converters.analysis.pointwise import is_pointwise
+from converters.analysis.tracing import calls, erase, input_of, layer_of, split_window
 from converters.pooling import Window
-from converters.rewriting.convolutions import keeps_size, padding_of
-from converters.rewriting.levels import total_window
-from converters.rewriting.pointwise import is_pointwise
-from converters.rewriting.tracing import calls, erase, input_of, layer_of, split_window
-from engines.phases import Border
+from engines.schedules.phases import Border
 
 
 @dataclass(frozen=True)

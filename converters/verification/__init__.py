@@ -1,6 +1,6 @@
 """Verification of a bundle on the machine that exports: PyTorch against every graph, in ONNX Runtime.
 
-One file for each kind of check; every check is a function from a :class:`Subject` to :class:`~engines.parity.Check`.
+One file for each kind of check; every check is a function from a :class:`Subject` to checks.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from converters.verification.magnitudes import magnitude_checks
 from converters.verification.precisions import precision_checks
 from converters.verification.sub_batches import sub_batch_checks
 from converters.verification.subject import IGNORED, Findings, Frame, Subject, reference_frames
-from engines.parity import Check
+from engines.parity.checks import Check
 
 __all__ = ["CHECKS", "IGNORED", "Findings", "Frame", "Subject", "checks_of", "reference_frames"]
 

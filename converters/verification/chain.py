@@ -13,18 +13,18 @@ from contextlib import ExitStack
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.analysis.levels import levels_within
+from converters.analysis.tracing import graph_from_network
+from converters.graphs.stages import Normalization
 from converters.reference import outer_splits, phase_logits
-from converters.rewriting.levels import levels_within
-from converters.rewriting.tracing import graph_from_network
-from converters.stages import Normalization
 from converters.verification import labels, locating
 from converters.verification.probes import planes_of
 from converters.verification.runs import Results, TrunkRun, lack_of_memory, logits_of, merged, whole_logits
 from converters.verification.subject import Frame, Layer, Subject, runnable
 from engines.backends.onnxruntime import NO_BF16
-from engines.manifest import OutputKind, Precision, TrunkRecord
-from engines.parity import Check, Kind, assembled_at, phases_at, relative_error, softmax
-from engines.phases import Phase, PhaseGrid
+from engines.bundle.manifest import OutputKind, Precision, TrunkRecord
+from engines.parity.checks import Check, Kind, assembled_at, phases_at, relative_error, softmax
+from engines.schedules.phases import Phase, PhaseGrid
 
 _SHARE = 4
 """Of the phases of every frame but the first, one in so many."""

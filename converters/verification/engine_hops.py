@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from converters.verification.subject import Subject
 from engines.backends import backend_of
+from engines.bundle.manifest import EngineRecord, Precision
+from engines.devices.gpus import gpus
 from engines.errors import MachineError
 from engines.executors.opening import schedule_of
-from engines.gpus import gpus
-from engines.manifest import EngineRecord, Precision
-from engines.parity import Check
+from engines.parity.checks import Check
 from engines.proof import backend_checks, provenance_checks
 
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from converters.verification.runs import Results, logits_of, merged
 from converters.verification.subject import Agreement, Frame, Overlay, Subject, runnable
 from engines.backends.onnxruntime import NO_BF16
-from engines.manifest import OutputKind, Precision
-from engines.metrics import by_phase, ious, near_boundaries, shift_of_labels
-from engines.parity import Check, Kind, LabelAgreement, ties
-from engines.phases import Phase, PhaseGrid, Size
+from engines.bundle.manifest import OutputKind, Precision
+from engines.parity.checks import Check, Kind, LabelAgreement, ties
+from engines.parity.metrics import by_phase, ious, near_boundaries, shift_of_labels
+from engines.schedules.phases import Phase, PhaseGrid, Size
 
 
 def label_checks(subject: Subject) -> Iterator[Check]:

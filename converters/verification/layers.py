@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from converters.analysis.levels import levels_within, total_window
+from converters.analysis.tracing import graph_from_network
+from converters.graphs.stages import Normalization, Prepare
 from converters.pooling import pinned_offsets
 from converters.reference import level_offsets, outer_splits
-from converters.rewriting.levels import levels_within, total_window
-from converters.rewriting.tracing import graph_from_network
-from converters.stages import Normalization, Prepare
 from converters.verification.probes import ProbedGraph, Sample, planes_of, probed
 from converters.verification.subject import Frame, Subject
-from engines.manifest import Lowering, Precision, TrunkRecord
-from engines.phases import Phase, PhaseGrid, Size
+from engines.bundle.manifest import Lowering, Precision, TrunkRecord
+from engines.schedules.phases import Phase, PhaseGrid, Size
 
 _DIFFERS = 1e-4
 """Relative to the layer's largest value; fp32 in another order of summation stays below a tenth of it."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from converters.verification.subject import Subject
-from engines.parity import Check, Kind
-from engines.phases import PhaseGrid
+from engines.parity.checks import Check, Kind
+from engines.schedules.phases import PhaseGrid
 
 
 def layout_checks(subject: Subject) -> Iterator[Check]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.rewriting.levels import levels_within
+from converters.analysis.levels import levels_within
 from converters.verification.inputs import fault_before_first_layer
 from converters.verification.layers import first_that_differs, layers_of_model, layers_of_network, layers_of_trunk
 from converters.verification.probes import layer_of
 from converters.verification.subject import Frame, Subject, runnable
-from engines.manifest import Precision, TrunkRecord
-from engines.metrics import exchanged_phases, shift_of_labels
-from engines.parity import relative_error
-from engines.phases import Phase
+from engines.bundle.manifest import Precision, TrunkRecord
+from engines.parity.checks import relative_error
+from engines.parity.metrics import exchanged_phases, shift_of_labels
+from engines.schedules.phases import Phase
 
 _UNKNOWN = "every graph differs in the same way: run validate with --checkpoint to name the layer"
 

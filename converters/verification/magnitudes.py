@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from converters.verification.subject import Subject, runnable
 from engines.backends.onnxruntime import NO_BF16
-from engines.parity import LARGEST_FP16, Check, Kind
+from engines.parity.checks import LARGEST_FP16, Check, Kind
 
 
 def magnitude_checks(subject: Subject) -> Iterator[Check]:

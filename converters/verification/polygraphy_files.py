@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from converters.verification.subject import Findings, runnable
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.staging import write_file
 from engines.errors import MissingDependency
-from engines.staging import write_file
 
 INPUTS = "inputs.json"
 """Name of the feeds of the default trunk, one for each frame."""

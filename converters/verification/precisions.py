@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from converters.onnx_graphs.layers import kind_of, layers_of
-from converters.onnx_graphs.modules import module_of, modules_named
+from converters.graphs.layers import kind_of, layers_of
+from converters.graphs.modules import module_of, modules_named
 from converters.verification.subject import Subject
-from engines.manifest import Manifest, Precision
-from engines.parity import Check, Kind
+from engines.bundle.manifest import Manifest, Precision
+from engines.parity.checks import Check, Kind
 
 
 def precision_checks(subject: Subject) -> Iterator[Check]:

@@ -11,12 +11,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from converters.onnx_graphs.layers import OPERATORS
-from converters.onnx_graphs.lifetimes import extent_of
-from converters.onnx_graphs.rounding import arithmetic_outputs, write_rounding
+from converters.graphs.layers import OPERATORS
+from converters.graphs.lifetimes import extent_of
+from converters.graphs.rounding import arithmetic_outputs, write_rounding
 from engines.backends import OnnxRuntimeRunner
-from engines.bundle import Bundle
-from engines.manifest import Precision
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Precision
 
 
 class ProbedGraph:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from converters.verification.layers import placed
 from converters.verification.probes import ProbedGraph, probed
 from engines.backends import OnnxRuntimeRunner
-from engines.bundle import Bundle
-from engines.manifest import Lowering, Precision, TrunkRecord
-from engines.phases import Phase, PhaseGrid
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Lowering, Precision, TrunkRecord
+from engines.schedules.phases import Phase, PhaseGrid
 
 if TYPE_CHECKING:
     from typing_extensions import Self

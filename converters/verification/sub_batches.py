@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from converters.verification.probes import planes_of
 from converters.verification.runs import TrunkRun
 from converters.verification.subject import Subject, runnable
-from engines.parity import Check, Kind, relative_error
+from engines.parity.checks import Check, Kind, relative_error
 
 
 def sub_batch_checks(subject: Subject) -> Iterator[Check]:

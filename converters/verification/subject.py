@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from converters.reference import noise_frame
-from engines.bundle import Bundle
-from engines.manifest import Precision, ReferenceRecord, TrunkRecord
-from engines.metrics import confusion_counts
-from engines.parity import Tolerance, tolerance_of
-from engines.phases import Size
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Precision, ReferenceRecord, TrunkRecord
+from engines.parity.checks import Tolerance, tolerance_of
+from engines.parity.metrics import confusion_counts
+from engines.schedules.phases import Size
 
 IGNORED = 255
 """Label of pixels that no mean IoU counts."""

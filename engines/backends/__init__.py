@@ -7,8 +7,8 @@ from pathlib import Path
 
 from engines.backends.base import Runner, TensorSpec
 from engines.backends.onnxruntime import OnnxRuntimeRunner, Provider
+from engines.bundle.manifest import Flavour, Precision
 from engines.errors import InputError
-from engines.manifest import Flavour, Precision
 
 __all__ = [
     "BACKENDS",

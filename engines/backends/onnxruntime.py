@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from engines.backends.base import Array, Runner, TensorSpec
+from engines.bundle.manifest import Precision
 from engines.errors import BackendError, MissingDependency, OutOfMemory
-from engines.manifest import Precision
 
 
 class Provider(enum.Enum):

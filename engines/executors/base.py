@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import BackendError
-from engines.phases import Phase
+from engines.schedules.phases import Phase
 
 if TYPE_CHECKING:
     from typing_extensions import Self

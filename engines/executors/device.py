@@ -30,7 +30,7 @@ from engines.errors import BackendError, OutOfMemory
 from engines.executors.base import Executor, LoadedFrame, PendingPhases, closed_error
 from engines.executors.places import FramePlace, PredictionPlace
 from engines.executors.resources import Resources
-from engines.phases import Phase, PhaseGrid
+from engines.schedules.phases import Phase, PhaseGrid
 
 _CHANNELS = 3
 _FLOAT = 4

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engines.backends.base import Runner
 from engines.errors import OutOfMemory
 from engines.executors.base import Executor, LoadedFrame, PendingPhases, closed_error
-from engines.phases import Phase, PhaseGrid
+from engines.schedules.phases import Phase, PhaseGrid
 
 
 class RunnerExecutor(Executor):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from engines.backends import backend_of, flavour_of, runner_from_graph
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import EngineRecord, Flavour, Manifest, Precision
 from engines.errors import BundleError
 from engines.executors.base import Executor
 from engines.executors.host import RunnerExecutor
-from engines.manifest import EngineRecord, Flavour, Manifest, Precision
-from engines.schedules import Schedule
+from engines.schedules.schedule import Schedule
 
 
 def executor_from_bundle(bundle: Bundle, backend: str, precision: Precision, schedule: Schedule) -> Executor:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from engines.errors import BackendError, OutOfMemory
 from engines.executors.base import Executor, closed_error
-from engines.schedules import Schedule
+from engines.schedules.schedule import Schedule
 
 OpenExecutor: TypeAlias = Callable[[Schedule], Executor]
 """Opens an executor at a schedule."""

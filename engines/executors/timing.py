@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engines.devices.base import Event, Stream
 from engines.executors.device import DeviceExecutor
-from engines.phases import Phase
+from engines.schedules.phases import Phase
 
 
 def stage_times_ms(executor: DeviceExecutor, image: NDArray[np.uint8], phases: list[Phase]) -> dict[str, float]:

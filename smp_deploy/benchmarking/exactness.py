@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.backends.onnxruntime import OnnxRuntimeRunner
-from engines.bundle import Bundle
-from engines.manifest import Manifest
-from engines.schedules import Schedule
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Manifest
+from engines.schedules.schedule import Schedule
 from engines.session import Session
 
 LOGITS_TOLERANCE = 1e-5

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from engines.backends import flavour_of
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Lowering, Manifest, Precision, TrunkRecord, TuningMeasurement, TuningRecord
 from engines.errors import InputError
 from engines.executors.opening import engine_schedules
-from engines.manifest import Lowering, Manifest, Precision, TrunkRecord, TuningMeasurement, TuningRecord
-from engines.planner import sub_batch_bytes
-from engines.schedules import Schedule, default_schedule
+from engines.planning.planner import sub_batch_bytes
+from engines.planning.tunings import device_of, runtime_of
+from engines.schedules.schedule import Schedule, default_schedule
 from engines.session import Session
-from engines.tuning import device_of, runtime_of
 from smp_deploy.benchmarking.statistics import median
 from smp_deploy.benchmarking.timing import Frame, frame_ms
 

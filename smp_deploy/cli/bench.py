@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engines.backends import BACKENDS, flavour_of
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Precision
 from engines.errors import MachineError, OutputError
-from engines.manifest import Precision
-from engines.tuning import ChosenSchedule, device_of, runtime_of
+from engines.planning.tunings import ChosenSchedule, device_of, runtime_of
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import (
     FiniteRange,
@@ -26,8 +26,8 @@ from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
 
 if TYPE_CHECKING:
     from engines.session import Session
-    from smp_deploy.benchmarking import Length, Summary
-    from smp_deploy.benchmarking.timing import Frame
+    from smp_deploy.benchmarking.statistics import Summary
+    from smp_deploy.benchmarking.timing import Frame, Length
 
 
 class _Percentiles(click.ParamType[tuple[float, ...]]):
@@ -96,7 +96,8 @@ def bench_command(bundle: Path, **options: Any) -> dict[str, Any]:
     report.
     """
     from engines.session import Session
-    from smp_deploy.benchmarking import Length, frame_latencies, rearrangement_ms, summary_of
+    from smp_deploy.benchmarking.statistics import summary_of
+    from smp_deploy.benchmarking.timing import Length, frame_latencies, rearrangement_ms
     from smp_deploy.reports.benches import keep
 
     opened, precision, backend = Bundle.open(bundle), Precision(options["precision"]), options["backend"]
@@ -175,7 +176,7 @@ def _document(
 
 
 def _memory(bundle: Path, choice: ChosenSchedule, precision: Precision, backend: str) -> dict[str, Any]:
-    from smp_deploy.peak_memory import session_peak
+    from smp_deploy.benchmarking.peak_memory import session_peak
 
     try:
         peak = session_peak(bundle, choice.schedule, precision=precision, backend=backend)

@@ -16,9 +16,9 @@ from engines.backends.tensorrt.settings import BuildConfig, HardwareCompatibilit
 from engines.backends.tensorrt.targets import Target, check_build, check_flavour, check_machine
 from engines.backends.tensorrt.timing import check_timing_cache
 from engines.backends.tensorrt.trtexec import trtexec_lines
-from engines.bundle import Bundle
-from engines.manifest import Flavour, Precision
-from engines.schedules import default_schedule
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Flavour, Precision
+from engines.schedules.schedule import default_schedule
 from smp_deploy import __version__
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import MemoryType, bundle_argument, json_option, schedule_options

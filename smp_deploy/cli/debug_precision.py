@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import OutputKind, Precision
 from engines.errors import CheckFailed, MissingDependency
-from engines.manifest import OutputKind, Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, images_option, json_option
 from smp_deploy.cli.summaries import shown
 
 if TYPE_CHECKING:
-    from converters.precision_search import Figures, Search
-    from engines.manifest import Manifest
+    from converters.verification.precision_search import Figures, Search
+    from engines.bundle.manifest import Manifest
 
 
 @click.command("debug-precision", short_help="Find the modules that a lower precision hurts.")
@@ -48,7 +48,7 @@ def debug_precision_command(
 
     opened, wanted = Bundle.open(bundle), Precision(precision)
     try:
-        from converters.precision_search import searched_precision
+        from converters.verification.precision_search import searched_precision
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
     frames = []
@@ -73,9 +73,9 @@ def _command(manifest: Manifest, precision: Precision, search: Search) -> str | 
     """The export that makes this bundle with the proposed modules kept, with placeholders for what it does not know."""
     if not search.proposal:
         return None
-    from converters.onnx_graphs.from_torch import DEFAULT_OPSET
+    from converters.graphs.from_torch import DEFAULT_OPSET
+    from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
     from converters.palettes import default_classes
-    from converters.stages import IMAGENET_MEAN, IMAGENET_STD
 
     source, frame, calibration = manifest.network.source, manifest.input, manifest.calibration
     words = ["--model" if ":" in source else "--arch", source, "--size", shown(frame.size)]

@@ -107,9 +107,9 @@ def _opened(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor
 
 @contextmanager
 def _bundle(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor]:
-    from engines.bundle import Bundle
+    from engines.bundle.bundle import Bundle
+    from engines.bundle.manifest import OutputKind, Precision
     from engines.errors import InputError
-    from engines.manifest import OutputKind, Precision
     from engines.session import Session
     from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
     from smp_deploy.evaluation.predictors import BundlePredictor

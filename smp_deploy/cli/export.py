@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from engines.bundle.manifest import MANIFEST_NAME, Lowering, OutputKind, Precision
+from engines.bundle.staging import check_target
 from engines.errors import FrameError, MissingDependency
-from engines.manifest import MANIFEST_NAME, Lowering, OutputKind, Precision
-from engines.phases import Size
-from engines.staging import check_target
+from engines.schedules.phases import Size
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import FiniteRange, SizeType, force_option, json_option
 from smp_deploy.cli.summaries import bundle_rows
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from converters.checkpoints import Checkpoint
-    from converters.quantization import CalibrationConfig
-    from converters.stages import Normalization
+    from converters.graphs.quantization import CalibrationConfig
+    from converters.graphs.stages import Normalization
 
 _Triple = tuple[float, float, float]
 
@@ -231,7 +231,7 @@ def _calibration(
     images: tuple[str, ...], method: str | None, percentile: float | None, size: Size
 ) -> CalibrationConfig | None:
     """Read the calibration frames; each that cannot be used is named."""
-    from converters.quantization import CalibrationConfig, CalibrationMethod
+    from converters.graphs.quantization import CalibrationConfig, CalibrationMethod
 
     if method is None:
         return None
@@ -278,7 +278,7 @@ def _network(
 
 
 def _normalization(mean: _Triple | None, std: _Triple | None) -> Normalization:
-    from converters.stages import Normalization
+    from converters.graphs.stages import Normalization
 
     normalization = Normalization(mean or Normalization.mean, std or Normalization.std)
     if not all(math.isfinite(x) for x in normalization.mean) or not all(0 < x < math.inf for x in normalization.std):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from engines.errors import MissingDependency
-from engines.phases import Size, padded_size
+from engines.schedules.phases import Size, padded_size
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import SizeType, json_option
 from smp_deploy.cli.summaries import shown

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import bundle_argument, json_option
 from smp_deploy.cli.summaries import TRUNK_COLUMNS, bundle_rows, trunk_rows, tuning_summaries

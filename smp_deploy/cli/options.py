@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from engines.manifest import Lowering, Precision
-from engines.phases import Size
+from engines.bundle.manifest import Lowering, Precision
+from engines.schedules.phases import Size
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Precision
+from engines.bundle.staging import write_file
 from engines.errors import MissingDependency
-from engines.manifest import Precision
-from engines.planner import CALIBRATIONS, Candidate, Plan, plan, shown_bytes
-from engines.staging import write_file
-from engines.tuning import measured_seconds
+from engines.planning.planner import CALIBRATIONS, Candidate, Plan, plan, shown_bytes
+from engines.planning.tunings import measured_seconds
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import bundle_argument, json_option, memory_option, precision_option
 from smp_deploy.reports.targets import check_file_target

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from engines.bundle import Bundle
-from engines.staging import write_file
+from engines.bundle.bundle import Bundle
+from engines.bundle.staging import write_file
 from smp_deploy.cli.console import note, print_json
 from smp_deploy.cli.options import bundle_argument, json_option
 

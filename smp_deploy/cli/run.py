@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engines.backends import BACKENDS
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import OutputKind, Precision
+from engines.bundle.staging import write_file
 from engines.errors import InputError, OutputError
-from engines.manifest import OutputKind, Precision
-from engines.staging import write_file
 from smp_deploy.cli.console import Advance, note, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, json_option, precision_option, schedule_options
 from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from engines.manifest import ClassRecord, Manifest
+    from engines.bundle.manifest import ClassRecord, Manifest
     from engines.session import Session
 
 

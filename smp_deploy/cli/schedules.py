@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from engines.backends.onnxruntime import import_onnxruntime
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Lowering, Precision
 from engines.errors import InputError
-from engines.manifest import Lowering, Precision
-from engines.planner import plan, shown_bytes
-from engines.schedules import resolved_schedule
-from engines.tuning import ChosenSchedule, chosen_schedule, measured_seconds
-from smp_deploy.peak_memory import current_peak_bytes
+from engines.planning.planner import plan, shown_bytes
+from engines.planning.tunings import ChosenSchedule, chosen_schedule, measured_seconds
+from engines.schedules.schedule import resolved_schedule
+from smp_deploy.benchmarking.peak_memory import current_peak_bytes
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def asked_schedule(
     """The schedule that the options name in full or in part, or that fits their budget; ``None`` without any of them.
 
     On the CPU a budget is that of the whole process: what it holds already is taken off. On a GPU it is device
-    memory. Raises what :func:`engines.planner.plan` raises.
+    memory. Raises what :func:`engines.planning.planner.plan` raises.
     """
     if options == ScheduleOptions():
         return None

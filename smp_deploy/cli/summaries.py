@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engines.bundle import Bundle
-from engines.phases import Size
-from engines.schedules import Schedule
+from engines.bundle.bundle import Bundle
+from engines.schedules.phases import Size
+from engines.schedules.schedule import Schedule
 from smp_deploy.benchmarking.statistics import median
 
 

@@ -10,10 +10,10 @@ import click
 import msgspec
 
 from engines.backends import BACKENDS
-from engines.bundle import Bundle
-from engines.manifest import Lowering, Precision, TuningRecord
-from engines.planner import plan
-from engines.schedules import Schedule, default_schedule
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Lowering, Precision, TuningRecord
+from engines.planning.planner import plan
+from engines.schedules.schedule import Schedule, default_schedule
 from smp_deploy.cli.bench import frames_of, machine_of
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import (
@@ -72,7 +72,7 @@ def tune_command(bundle: Path, **options: Any) -> dict[str, Any]:
     than half of what is free, or than --memory. Rounds are interleaved; what is hopeless after a round is dropped.
     From then on `run`, `bench` and sessions use the winner on this device with this runtime.
     """
-    from smp_deploy.benchmarking import TuningConfig, missing_trunks, tune
+    from smp_deploy.benchmarking.tuner import TuningConfig, missing_trunks, tune
 
     opened, backend = Bundle.open(bundle), options["backend"]
     opened.check_writable()
@@ -117,7 +117,7 @@ def _fits(bundle: Bundle, backend: str, precision: Precision, budget_bytes: int 
 
 
 def _print(bundle: Bundle, tuning: TuningRecord, missing: list[Missing]) -> None:
-    from smp_deploy.benchmarking import median
+    from smp_deploy.benchmarking.statistics import median
 
     medians = {Schedule(m.levels, m.sub_batch, m.lowering): median(m.frame_ms) for m in tuning.measurements}
     winner = next(iter(medians))
@@ -144,7 +144,7 @@ TUNING_COLUMNS = ("levels", "lowering", "sub-batch", "median, ms", "spread", "sp
 
 def tuning_rows(tuning: TuningRecord, default_ms: float) -> list[tuple[Any, ...]]:
     """The measurements as rows of a table with :data:`TUNING_COLUMNS`; speed is relative to the default's."""
-    from smp_deploy.benchmarking import median, spread
+    from smp_deploy.benchmarking.statistics import median, spread
 
     rounds = max(len(m.frame_ms) for m in tuning.measurements)
     rows = []

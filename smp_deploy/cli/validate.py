@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engines.backends import BACKENDS
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Lowering, Precision
 from engines.errors import CheckFailed, InputError, MissingDependency, OutputError
-from engines.manifest import Lowering, Precision
-from engines.parity import Check
+from engines.parity.checks import Check
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import FiniteRange, bundle_argument, images_option, json_option
 from smp_deploy.cli.summaries import shown
@@ -116,7 +116,7 @@ def _backend_plan(bundle: Bundle, options: Mapping[str, Any], overrides: Mapping
     from itertools import chain
 
     from engines.proof import backend_checks, provenance_checks
-    from engines.schedules import resolved_schedule
+    from engines.schedules.schedule import resolved_schedule
 
     for name in ("checkpoint", "labels", "dataset", "root", "split", "limit"):
         if options[name] is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.metrics import confusion_counts, ious
+from engines.parity.metrics import confusion_counts, ious
 from smp_deploy.datasets.base import DatasetInfo
 
 __all__ = ["ConfusionMatrix", "confusion_counts", "ious", "mean_of_defined"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.anytime import NearestFill
 from engines.errors import InputError
-from engines.phases import Phase, dispersed, padded_size
+from engines.schedules.anytime import NearestFill
+from engines.schedules.phases import Phase, dispersed, padded_size
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from engines.staging import write_file
+from engines.bundle.staging import write_file
 from smp_deploy.evaluation.evaluate import Evaluation, FrameScore
 
 _PER_CENT_DIGITS = 1

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.staging import write_file
 from engines.errors import BackendError, InputError
-from engines.planner import plan
-from engines.staging import write_file
+from engines.planning.planner import plan
 from smp_deploy.reports.documents import made_directory
 from smp_deploy.reports.records import BenchRun, bench_run_of
 

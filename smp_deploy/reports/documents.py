@@ -18,11 +18,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Precision
+from engines.bundle.staging import write_file
 from engines.errors import BundleError, InputError, OutputError
-from engines.manifest import Precision
-from engines.parity import Check, Status, tolerance_of
-from engines.staging import write_file
+from engines.parity.checks import Check, Status, tolerance_of
 from smp_deploy.reports.records import Validation
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 from engines.errors import MissingDependency
 from smp_deploy.reports.benches import BENCHES, rows_of
 from smp_deploy.reports.documents import VALIDATION, stored_overlays

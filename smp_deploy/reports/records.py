@@ -6,9 +6,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from engines.manifest import Precision
-from engines.parity import Tolerance
-from engines.schedules import Schedule
+from engines.bundle.manifest import Precision
+from engines.parity.checks import Tolerance
+from engines.schedules.schedule import Schedule
 
 _Figure: TypeAlias = float | Literal["inf", "-inf", "nan"] | None
 """Infinities and NaN, which JSON lacks, are text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.bundle import Bundle
+from engines.bundle.bundle import Bundle
 from engines.errors import OutputError
 
 

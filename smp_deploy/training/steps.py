@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from converters.networks import SMP, SegmentationNetwork
-from engines.phases import padded_size
+from engines.schedules.phases import padded_size
 from smp_deploy.datasets.base import Dataset
 from smp_deploy.evaluation.confusion import ConfusionMatrix
 from smp_deploy.training.augment import normalised, padded_to, planes_from_image

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from converters.checkpoints import checkpoint_from_file, load_checkpoint
 from converters.networks import SegmentationNetwork, network_from_arch
+from engines.bundle.staging import write_file
 from engines.errors import CheckpointError
-from engines.staging import write_file
 from smp_deploy.datasets.base import DatasetInfo
 
 _HEADS = ("head.", "head_layer2.", "head_layer3.")

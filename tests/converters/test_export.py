@@ -15,10 +15,10 @@ from torch import nn
 
 from converters import reference
 from converters.export import ExportConfig, export_bundle
+from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from converters.networks import network_from_arch
 from converters.palettes import default_classes
 from converters.pooling import MergePool2d, SplitPool2d, merge, split
-from converters.stages import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from converters.trunks import TrunkChoice
 from engines import Bundle, Lowering, OutputKind, Precision, Session
 from engines.errors import InputError, NetworkError, OutputError

@@ -5,9 +5,9 @@ import pytest
 
 from engines import Bundle, Precision
 from engines.errors import BundleError, InputError
-from engines.parity import TOLERANCES, Status, Tolerance, tolerance_of
+from engines.parity.checks import TOLERANCES, Status, Tolerance, tolerance_of
 from engines.proof import backend_checks
-from engines.schedules import Schedule
+from engines.schedules.schedule import Schedule
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])

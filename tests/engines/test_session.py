@@ -15,8 +15,8 @@ import pytest
 import engines
 from engines import Bundle, Schedule, Session
 from engines.backends import OnnxRuntimeRunner, Provider
+from engines.bundle.manifest import Precision
 from engines.errors import BackendError, BundleError, FrameError, InputError, LayoutError
-from engines.manifest import Precision
 
 
 def whole_labels(bundle: Bundle, frame: np.ndarray) -> np.ndarray:

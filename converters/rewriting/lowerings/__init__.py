@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from converters.rewriting.loops import LoopedNetwork
-from engines.manifest import Lowering
+from engines.bundle.manifest import Lowering
 
 
 @dataclass(frozen=True)

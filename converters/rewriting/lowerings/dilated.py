@@ -15,13 +15,13 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from converters.analysis.convolutions import is_stepwise, padding_of
+from converters.analysis.levels import stacks_from_graph, total_window
+from converters.analysis.pointwise import is_pointwise
+from converters.analysis.tracing import erase, layer_of, merge_window, name_of, split_window
 from converters.pooling import Window
-from converters.rewriting.convolutions import is_stepwise, padding_of
-from converters.rewriting.levels import stacks_from_graph, total_window
 from converters.rewriting.loops import LoopedNetwork
 from converters.rewriting.lowerings import LoweredNetwork
-from converters.rewriting.pointwise import is_pointwise
-from converters.rewriting.tracing import erase, layer_of, merge_window, name_of, split_window
 from engines.errors import NetworkError
 
 _ELEMENTWISE = frozenset(

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from converters.analysis.convolutions import is_stepwise, padding_of
+from converters.analysis.pointwise import is_pointwise
+from converters.analysis.tracing import erase, layer_of, merge_window, split_window
 from converters.pooling import Window
-from converters.rewriting.convolutions import is_stepwise, padding_of
 from converters.rewriting.loops import LoopedNetwork
 from converters.rewriting.lowerings import LoweredNetwork
-from converters.rewriting.pointwise import is_pointwise
 from converters.rewriting.shrinks import producer_of
-from converters.rewriting.tracing import erase, layer_of, merge_window, split_window
-from engines.phases import Border
+from engines.schedules.phases import Border
 
 
 def strided(network: LoopedNetwork) -> LoweredNetwork:

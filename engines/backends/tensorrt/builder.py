@@ -15,9 +15,9 @@ from engines.backends.tensorrt.logger import BuildLog, OnLog, trt_logger
 from engines.backends.tensorrt.progress import BuildProgress, OnProgress, interruptible, trt_monitor
 from engines.backends.tensorrt.settings import BuildConfig, settings_from_config
 from engines.backends.tensorrt.timing import load_timing_cache, save_timing_cache
+from engines.bundle.manifest import Flavour, Precision
+from engines.devices.gpus import gpus
 from engines.errors import BackendError
-from engines.gpus import gpus
-from engines.manifest import Flavour, Precision
 
 __all__ = ["BuildConfig", "BuildListener", "BuiltEngine", "engine_from_onnx"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from engines.bundle.manifest import Flavour
 from engines.errors import BackendError, MissingDependency
-from engines.manifest import Flavour
 
 _EXTRAS = {Flavour.TENSORRT: "tensorrt", Flavour.TENSORRT_RTX: "tensorrt-rtx"}
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from engines.backends.tensorrt.logger import BuildLog
+from engines.bundle.manifest import Flavour, Precision
 from engines.errors import BackendError
-from engines.manifest import Flavour, Precision
 
 _WORDS = {"INT8": ("int8",), "BF16": ("bf16", "bfloat16"), "HALF": ("fp16", "half"), "FLOAT": ("fp32", "float")}
 """Types of the network definition, and how the inspector writes them; the first that fits counts."""

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.gpus import Gpu, gpus
+from engines.devices.gpus import Gpu, gpus
 
 
 class Family(enum.Enum):

@@ -9,14 +9,14 @@ import msgspec
 
 from engines.backends.tensorrt.engine import TensorRTEngine
 from engines.backends.tensorrt.flavours import import_tensorrt
-from engines.bundle import Bundle, record_of
+from engines.bundle.bundle import Bundle, record_of
+from engines.bundle.manifest import EngineRecord, Flavour
 from engines.devices.base import Device
 from engines.devices.cuda import CudaDevice
+from engines.devices.gpus import gpus
 from engines.errors import BackendError, BundleError, OutOfMemory
 from engines.executors.base import Executor
 from engines.executors.device import DeviceExecutor
-from engines.gpus import gpus
-from engines.manifest import EngineRecord, Flavour
 
 
 def executor_from_engine(bundle: Bundle, engine: EngineRecord) -> Executor:

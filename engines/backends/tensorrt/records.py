@@ -12,8 +12,8 @@ from engines.backends.tensorrt.builder import BuiltEngine
 from engines.backends.tensorrt.machine import Machine
 from engines.backends.tensorrt.settings import BuildConfig
 from engines.backends.tensorrt.targets import Target
-from engines.bundle import Bundle, record_of
-from engines.manifest import EngineRecord, Flavour
+from engines.bundle.bundle import Bundle, record_of
+from engines.bundle.manifest import EngineRecord, Flavour
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.tensorrt.logger import BuildLog
+from engines.bundle.manifest import Flavour, Precision
 from engines.errors import BackendError
-from engines.manifest import Flavour, Precision
 
 
 class MemoryPool(enum.Enum):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from engines.backends.tensorrt.machine import Family, Machine, Soc
 from engines.backends.tensorrt.settings import BuildConfig, HardwareCompatibility
+from engines.bundle.manifest import Flavour
 from engines.errors import BackendError, InputError
-from engines.manifest import Flavour
 
 
 class Target(enum.Enum):

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from engines.bundle.staging import write_file
 from engines.errors import InputError, OutputError
-from engines.staging import write_file
 
 
 def check_timing_cache(path: Path) -> None:

@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch import nn
 
+from converters.analysis.levels import levels_from_graph
+from converters.analysis.tracing import graph_from_network
 from converters.networks import network_from_arch
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.rewriting.batchnorm import fold_batch_norms
-from converters.rewriting.levels import levels_from_graph
 from converters.rewriting.loops import LoopedNetwork, cut_levels, looped_from_graph, most_levels
 from converters.rewriting.lowerings import LoweredNetwork, lowered
-from converters.rewriting.tracing import graph_from_network
+from engines.bundle.manifest import Lowering
 from engines.errors import NetworkError
-from engines.manifest import Lowering
-from engines.phases import PhaseGrid
+from engines.schedules.phases import PhaseGrid
 from tests.networks import RandomNetwork, UnevenNetwork, with_statistics
 
 

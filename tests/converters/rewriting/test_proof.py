@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from converters.analysis.tracing import graph_from_network
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.rewriting.batchnorm import fold_batch_norms
 from converters.rewriting.loops import looped_from_graph
 from converters.rewriting.lowerings import lowered
 from converters.rewriting.proof import prove_phases
-from converters.rewriting.tracing import graph_from_network
+from engines.bundle.manifest import Lowering
 from engines.errors import NetworkError
-from engines.manifest import Lowering
 
 
 class Between(nn.Module):

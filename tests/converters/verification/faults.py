@@ -11,8 +11,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from engines import Bundle
-from engines.bundle import record_of_file
-from engines.manifest import MANIFEST_NAME, Manifest, json_from_manifest
+from engines.bundle.bundle import record_of_file
+from engines.bundle.manifest import MANIFEST_NAME, Manifest, json_from_manifest
 
 Edit = Callable[[onnx.ModelProto], None]
 

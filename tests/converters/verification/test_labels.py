@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.verification.labels import Lattice
-from engines.phases import dispersed
+from engines.schedules.phases import dispersed
 
 
 @pytest.mark.parametrize(("window", "step"), [((4, 4), (2, 2)), ((8, 8), (2, 2)), ((2, 2), (2, 2)), ((1, 1), (1, 1))])

@@ -19,8 +19,8 @@ from converters.reference import noise_frame
 from converters.trunks import TrunkChoice
 from converters.verification import Subject, checks_of, reference_frames
 from engines import Bundle, Lowering
-from engines.manifest import ClassRecord, EngineRecord, Flavour, Precision
-from engines.parity import Check, Status
+from engines.bundle.manifest import ClassRecord, EngineRecord, Flavour, Precision
+from engines.parity.checks import Check, Status
 from tests.converters.verification.faults import (
     after,
     before_output,
@@ -285,7 +285,7 @@ def test_an_engine_built_from_other_weights(spoilt: Path, good: Bundle) -> None:
     files = dict(good.manifest.files)
     for name in ("a.engine", "p.engine"):
         (spoilt / "engines" / name).write_bytes(name.encode())
-    from engines.bundle import record_of_file
+    from engines.bundle.bundle import record_of_file
 
     files |= {f"engines/{name}": record_of_file(spoilt / "engines" / name) for name in ("a.engine", "p.engine")}
     record = {
@@ -308,7 +308,7 @@ def test_an_engine_built_from_other_weights(spoilt: Path, good: Bundle) -> None:
         sub_batch=1,
     )
     manifest = msgspec.structs.replace(good.manifest, engines=[engine], files=files)
-    from engines.manifest import json_from_manifest
+    from engines.bundle.manifest import json_from_manifest
 
     (spoilt / "manifest.json").write_bytes(json_from_manifest(manifest))
     found = failures(Bundle.open(spoilt))

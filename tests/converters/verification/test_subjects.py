@@ -10,15 +10,15 @@ from torch import nn
 
 from converters.export import ExportConfig, export_bundle
 from converters.pooling import MergePool2d, SplitPool2d
-from converters.precision_search import searched_precision
 from converters.trunks import TrunkChoice
 from converters.verification import Subject, checks_of, engine_hops, reference_frames
 from converters.verification.layers import _sample
 from converters.verification.layouts import layout_checks
+from converters.verification.precision_search import searched_precision
 from engines import Bundle, Flavour, Lowering, OutputKind, Precision, Schedule
-from engines.gpus import Gpu
-from engines.parity import Status
-from engines.phases import PhaseGrid
+from engines.devices.gpus import Gpu
+from engines.parity.checks import Status
+from engines.schedules.phases import PhaseGrid
 from tests.networks import with_statistics
 
 SIZE = (16, 24)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converters.analysis.levels import levels_from_graph
+from converters.analysis.tracing import graph_from_network
 from converters.export import ExportConfig, export_bundle
-from converters.rewriting.levels import levels_from_graph
 from converters.rewriting.loops import most_levels
-from converters.rewriting.tracing import graph_from_network
 from converters.trunks import TrunkChoice
 from engines import Lowering, OutputKind
 from smp_deploy.benchmarking.exactness import all_schedules, difference, differences

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.errors import InputError
-from smp_deploy.benchmarking import percentile, spread, summary_of
+from smp_deploy.benchmarking.statistics import percentile, spread, summary_of
 
 times = st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1, max_size=50)
 

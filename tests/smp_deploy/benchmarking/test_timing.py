@@ -5,7 +5,7 @@ import pytest
 
 from engines import Bundle, Lowering, Schedule, Session
 from engines.errors import InputError
-from smp_deploy.benchmarking import Length, frame_latencies, frame_ms, rearrangement_ms
+from smp_deploy.benchmarking.timing import Length, frame_latencies, frame_ms, rearrangement_ms
 
 
 def test_iterations_and_duration_are_lower_bounds(exported: Bundle, frame: np.ndarray) -> None:

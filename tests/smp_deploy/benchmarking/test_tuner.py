@@ -7,8 +7,7 @@ import pytest
 
 from engines import Bundle, Flavour, Lowering, Precision, Schedule
 from engines.errors import InputError
-from smp_deploy.benchmarking import TuningConfig, candidates, missing_trunks, tune
-from smp_deploy.benchmarking.tuner import hopeful, winner
+from smp_deploy.benchmarking.tuner import TuningConfig, candidates, hopeful, missing_trunks, tune, winner
 
 DEFAULT = Schedule(2, 1, Lowering.RESHAPE)
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from converters.networks import network_from_arch
 from engines import Bundle
-from engines.manifest import SCHEMA_VERSION
+from engines.bundle.manifest import SCHEMA_VERSION
 from tests.conftest import Cli
 
 EXPORT = ("--arch", "smp-resnet18", "--size", "64x96")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from converters.reference import noise_frame
 from engines import Bundle, OutputKind, Precision, Session
-from engines.manifest import CalibrationRecord
+from engines.bundle.manifest import CalibrationRecord
 from smp_deploy.cli.debug_precision import _command
 from tests.conftest import Cli
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from engines import Bundle
-from engines.manifest import OutputKind
+from engines.bundle.manifest import OutputKind
 from smp_deploy.cli.run import _kinds, _Options
 from tests.conftest import Cli, document
 

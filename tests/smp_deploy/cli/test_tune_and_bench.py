@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from engines import Bundle, Session
-from engines.tuning import device_of, runtime_of
+from engines.planning.tunings import device_of, runtime_of
 from tests.conftest import Cli, document
 
 CHOICE = ("--levels", 2, "--lowering", "dilated", "--rounds", 2, "--duration", 0.02)

@@ -10,7 +10,7 @@ import torch
 
 from converters.networks import network_from_arch
 from engines.errors import InputError
-from engines.phases import dispersed
+from engines.schedules.phases import dispersed
 from smp_deploy.evaluation import NetworkPredictor
 from smp_deploy.training.augment import MEAN, STD
 

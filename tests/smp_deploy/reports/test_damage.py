@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from engines import Bundle
+from engines.bundle.manifest import ClassRecord
 from engines.errors import BundleError, OutputError
-from engines.manifest import ClassRecord
-from engines.parity import Check
+from engines.parity.checks import Check
 from smp_deploy.reports.benches import keep, kept, rows_of
 from smp_deploy.reports.documents import document_of, stored
 from smp_deploy.reports.pages import page_of

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from engines import Bundle
-from engines.planner import plan
+from engines.planning.planner import plan
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,1 @@
+"""A traced network, understood: its levels, its layers, and what commutes with a split."""

@@ -1,0 +1,34 @@
+"""What the rewrites need to know of a convolution: its stride, its size and its padding."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from engines.schedules.phases import Border
+
+
+def is_stepwise(layer: nn.Module | None) -> bool:
+    """Whether a layer is a convolution of stride 1 whose border is zeros."""
+    return isinstance(layer, nn.Conv2d) and layer.stride == (1, 1) and layer.padding_mode == "zeros"
+
+
+def keeps_size(layer: nn.Module | None) -> bool:
+    """Whether a layer is a zero-padded convolution whose output is as large as its input."""
+    if not is_stepwise(layer):
+        return False
+    assert isinstance(layer, nn.Conv2d)
+    top, left, bottom, right = padding_of(layer)
+    rows, columns = (layer.dilation[axis] * (layer.kernel_size[axis] - 1) for axis in (0, 1))
+    return (top + bottom, left + right) == (rows, columns)
+
+
+def padding_of(conv: nn.Conv2d) -> Border:
+    """Zeros that a convolution adds: top, left, bottom, right. ``"same"`` gives an odd zero to the end."""
+    if conv.padding == "valid":
+        return (0, 0, 0, 0)
+    if conv.padding == "same":
+        rows, columns = (conv.dilation[axis] * (conv.kernel_size[axis] - 1) for axis in (0, 1))
+        return (rows // 2, columns // 2, rows - rows // 2, columns - columns // 2)
+    assert isinstance(conv.padding, tuple)
+    vertical, horizontal = conv.padding
+    return (vertical, horizontal, vertical, horizontal)

@@ -1,0 +1,137 @@
+"""Graphs in half precision between float casts.
+
+The network inside a graph computes in the target type; what comes in and goes out, all that stands around the
+network, and the modules that are to be kept in single precision, stay in float. Working on the exported graph means
+that one export serves every precision, and that weights folded in single precision are rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from converters.graphs.modules import kept_nodes, network_nodes
+from engines.bundle.manifest import Precision
+from engines.errors import NetworkError
+
+_TYPES = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
+_FLOAT = ir.DataType.FLOAT
+
+BF16_OPSET = 22
+"""The first opset whose convolutions take bfloat16."""
+
+
+def check_opset(precision: Precision, opset: int) -> None:
+    """Raise :class:`NetworkError` for a precision that ONNX does not have at this opset."""
+    if precision is Precision.BF16 and opset < BF16_OPSET:
+        raise NetworkError(
+            f"bf16 needs opset {BF16_OPSET} or later, with which ONNX's convolutions take it; received opset {opset}: "
+            f"export with --opset {BF16_OPSET}"
+        )
+
+
+def cast_network(model: ir.Model, precision: Precision, keep: Collection[str] = ()) -> None:
+    """Make the network of a single-precision model compute in FP16 or BF16, in place.
+
+    Args:
+        model: with nodes named after their modules.
+        precision: of the network.
+        keep: modules that stay in single precision, between casts. Sums and the like, which belong to no module, stay
+            with them where they take a result of theirs.
+    """
+    target, opset = _TYPES[precision], model.opset_imports[""]
+    check_opset(precision, opset)
+    network = network_nodes(model)
+    kept = kept_nodes(network, keep)
+    inside = [node for node in network if node not in kept]
+    nodes = set(inside)
+    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+    weights: dict[ir.Value, ir.Value] = {}
+    for node in inside:
+        for index, value in enumerate(node.inputs):
+            if value is None or value.dtype is not _FLOAT or not _takes(node, index, target, opset):
+                continue
+            if value.const_value is not None:
+                node.replace_input_with(index, _converted(model.graph, value, target, weights))
+            elif value.producer() not in nodes:
+                node.replace_input_with(index, _cast(model.graph, value, target, casts, node))
+        if node.op_type == "Cast" and node.attributes["to"].as_int() == _FLOAT:
+            node.attributes["to"] = ir.AttrInt64("to", target.value)
+    outputs = [value for node in inside for value in node.outputs if value.dtype is _FLOAT]
+    for value in outputs:
+        # Not its dtype: copies of a model share the objects of their types.
+        value.type = ir.TensorType(target)
+    for value in outputs:
+        _float_outside(model.graph, value, nodes, opset)
+    for value in weights:
+        if not value.uses():
+            del model.graph.initializers[str(value.name)]
+
+
+def _takes(node: ir.Node, index: int, dtype: ir.DataType, opset: int) -> bool:
+    """Whether an operator takes this type at this input: the scales of a Resize, say, are always float."""
+    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    formal = schema.inputs[min(index, len(schema.inputs) - 1)]
+    return f"tensor({dtype.name.lower()})" in formal.types
+
+
+def _converted(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, known: dict[ir.Value, ir.Value]) -> ir.Value:
+    """The initializer in another type, under a name of its own while the old one is still there."""
+    if value not in known:
+        assert value.const_value is not None
+        name = f"{value.name}.{dtype.name.lower()}"
+        # A weight that is too large becomes infinite: checks find it in what the graph gives.
+        with np.errstate(over="ignore"):
+            array = value.const_value.numpy().astype(dtype.numpy())
+        converted = ir.Value(
+            name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=ir.Tensor(array, name=name)
+        )
+        graph.initializers[name] = converted
+        known[value] = converted
+    return known[value]
+
+
+def _cast(
+    graph: ir.Graph,
+    value: ir.Value,
+    dtype: ir.DataType,
+    known: dict[tuple[ir.Value, ir.DataType], ir.Value],
+    before: ir.Node,
+) -> ir.Value:
+    if (value, dtype) not in known:
+        cast = ir.node("Cast", [value], {"to": dtype.value}, name=f"{value.name}/Cast")
+        output = cast.outputs[0]
+        output.name, output.type, output.shape = f"{cast.name}_output", ir.TensorType(dtype), value.shape
+        graph.insert_before(before, cast)
+        known[value, dtype] = output
+    return known[value, dtype]
+
+
+def _float_outside(graph: ir.Graph, value: ir.Value, inside: set[ir.Node], opset: int) -> None:
+    """Cast a value of the network back to float for all that is not of the network."""
+    producer = value.producer()
+    assert producer is not None
+    outside = [
+        (user, index)
+        for user, index in value.uses()
+        if user not in inside or not _takes(user, index, value.dtype or _FLOAT, opset)
+    ]
+    is_output = any(output is value for output in graph.outputs)
+    if not outside and not is_output:
+        return
+    cast = ir.node("Cast", [value], {"to": _FLOAT.value}, name=f"{producer.name}/Cast")
+    result = cast.outputs[0]
+    result.type, result.shape = ir.TensorType(_FLOAT), value.shape
+    result.name = f"{cast.name}_output"
+    graph.insert_after(producer, cast)
+    for user, index in outside:
+        user.replace_input_with(index, result)
+    if is_output:
+        # The name of an output is part of the bundle's format.
+        result.name, value.name = value.name, f"{producer.name}_output"
+        for index, output in enumerate(graph.outputs):
+            if output is value:
+                graph.outputs[index] = result

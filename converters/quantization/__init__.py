@@ -1,6 +1,0 @@
-"""INT8: activation ranges from frames, and graphs with explicit quantization."""
-
-from converters.quantization.calibrators import CalibrationMethod, Histogram
-from converters.quantization.ranges import CalibrationConfig, ranges_from_frames
-
-__all__ = ["CalibrationConfig", "CalibrationMethod", "Histogram", "ranges_from_frames"]

@@ -1,0 +1,1 @@
+"""Which schedule: predicted, measured, chosen."""

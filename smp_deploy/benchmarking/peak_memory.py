@@ -1,0 +1,158 @@
+"""The largest memory that a piece of work ever holds, measured in a process of its own.
+
+A process that has run before holds freed memory, loaded libraries and warm caches; a fresh one holds what the work
+needs. The figure is the peak of its resident set (``VmHWM`` in Linux's ``/proc/self/status``) above that of an empty
+process: an interpreter with numpy and onnxruntime imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engines.bundle.manifest import Precision
+from engines.errors import BackendError, InputError, MachineError
+from engines.schedules.schedule import Schedule
+
+EMPTY_PROCESS = ("numpy", "onnxruntime")
+"""What an empty process has imported."""
+
+ENOUGH_SUB_BATCHES = 3
+"""From the second on, ONNX Runtime knows which tensors there will be; the third shows that nothing grows."""
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Peaks of one process, in bytes."""
+
+    empty_bytes: int
+    """Before the work, with :data:`EMPTY_PROCESS` imported."""
+    peak_bytes: int
+    """After it."""
+    returned: Any = None
+    """What the work returned."""
+
+    @property
+    def work_bytes(self) -> int:
+        """What the work took: the peak above the empty process."""
+        return self.peak_bytes - self.empty_bytes
+
+
+def peak_of(work: str, *arguments: object, timeout_s: float = 540) -> PeakMemory:
+    """Call ``work(*arguments)`` in a fresh process and give the peaks of its memory.
+
+    Args:
+        work: ``"package.module:function"``; the process finds the modules that this one finds.
+        arguments: what msgspec can write as JSON: numbers, strings, lists, dictionaries, enums, dataclasses. They
+            arrive as plain values, and so does what the function returns.
+        timeout_s: the process is ended when it takes longer.
+
+    Raises:
+        BackendError: the work failed; the message ends with its last line.
+        MachineError: this is no Linux.
+    """
+    current_peak_bytes()
+    task = {"work": work, "arguments": arguments}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "smp_deploy.benchmarking.peak_memory"]
+    try:
+        result = subprocess.run(
+            command, input=msgspec.json.encode(task), env=environment, capture_output=True, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BackendError(f"{work} took more than {timeout_s:.0f} s; its memory was not measured") from error
+    if result.returncode:
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        raise BackendError(f"{work} failed with exit code {result.returncode}: {said[-1] if said else 'no message'}")
+    return PeakMemory(**json.loads(result.stdout.splitlines()[-1]))
+
+
+def session_peak(
+    bundle: Path,
+    schedule: Schedule,
+    *,
+    precision: Precision = Precision.FP32,
+    backend: str = "onnxruntime",
+    sub_batches: int = ENOUGH_SUB_BATCHES,
+) -> PeakMemory:
+    """The peak of opening a bundle and labelling frames of noise, up to so many sub-batches.
+
+    Raises what :func:`peak_of` raises.
+    """
+    named = [schedule.levels, schedule.sub_batch, schedule.lowering.value]
+    return peak_of(
+        "smp_deploy.benchmarking.peak_memory:_label_noise", str(bundle), named, precision.value, backend, sub_batches
+    )
+
+
+def current_peak_bytes() -> int:
+    """The peak of this process's resident set so far. Raises :class:`MachineError` where there is no /proc."""
+    return _status_bytes("VmHWM")
+
+
+def current_bytes() -> int:
+    """This process's resident set. Raises :class:`MachineError` where there is no /proc."""
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    except (OSError, StopIteration) as error:
+        raise MachineError(f"memory is measured from /proc/self/status ({field}), which this system has not") from error
+
+
+class _EnoughError(Exception):
+    """Ends a prediction whose peak is known."""
+
+
+def _label_noise(bundle: str, schedule: Sequence[Any], precision: str, backend: str, sub_batches: int) -> int:
+    import numpy as np
+
+    from engines.bundle.manifest import Lowering
+    from engines.session import Session
+
+    levels, size, lowering = schedule
+    wanted, steps = Schedule(levels, size, Lowering(lowering)), 0
+
+    def count(done: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == sub_batches:
+            raise _EnoughError
+
+    with Session.open(bundle, backend, precision=Precision(precision), schedule=wanted) as session:
+        frame = np.random.default_rng(0).integers(0, 256, (*session.grid.frame_size, 3), dtype=np.uint8)
+        with contextlib.suppress(_EnoughError):
+            # A large sub-batch is all of a frame: the next frames are further sub-batches then.
+            while True:
+                session.predict(frame, on_progress=count)
+    return steps
+
+
+def _main() -> None:
+    for name in EMPTY_PROCESS:
+        importlib.import_module(name)
+    empty = current_peak_bytes()
+    task = json.loads(sys.stdin.buffer.read())
+    module, _, function = task["work"].partition(":")
+    if not function:
+        raise InputError(f"work is package.module:function; received {task['work']!r}")
+    returned = getattr(importlib.import_module(module), function)(*task["arguments"])
+    peaks = PeakMemory(empty, current_peak_bytes(), returned)
+    print(msgspec.json.encode(peaks).decode())
+
+
+if __name__ == "__main__":
+    _main()

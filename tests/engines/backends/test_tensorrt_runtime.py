@@ -1,0 +1,239 @@
+"""The runtime for engines as far as a machine without a GPU has it: files, records, CUDA's names, clear errors."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+import engines.devices.cuda as cuda_module
+from engines import Bundle, Flavour, Lowering, Precision, Schedule, Session
+from engines.backends import flavour_of, runner_from_graph
+from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
+from engines.backends.tensorrt.engine import TensorRTEngine
+from engines.backends.tensorrt.logger import BuildLog
+from engines.backends.tensorrt.opening import verified_plan, why_not_loaded
+from engines.devices.cuda import CudaDevice, import_cuda_runtime
+from engines.devices.gpus import gpus
+from engines.errors import BackendError, BundleError, InputError, MissingDependency, OutOfMemory
+from engines.executors.opening import held_engine
+from engines.planning.planner import sub_batch_bytes
+from engines.planning.smaller import smaller_schedules
+from engines.planning.tunings import chosen_schedule
+from tests.conftest import Cli
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="not run: tensorrt_rtx is not installed"
+)
+without_gpu = pytest.mark.skipif(bool(gpus()), reason="not run: this machine has a GPU")
+RTX = Flavour.TENSORRT_RTX
+
+
+@pytest.fixture(scope="module")
+def built(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The small bundle with real RTX engines, in fp16 for sub-batches of 4 and of 1, as build-engine stores them."""
+    pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
+    bundle = Bundle.open(shutil.copytree(exported.path, tmp_path_factory.mktemp("built") / "bundle"))
+    graph = bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP16)
+    prepare = engine_from_onnx(bundle.file(bundle.manifest.prepare), BuildConfig(None, flavour=RTX))
+    for sub_batch in (4, 1):
+        plan = engine_from_onnx(graph, BuildConfig(Precision.FP16, sub_batch=sub_batch, flavour=RTX)).plan
+        record = {"version": "1.0.0", "device": {"gpu": None, "compute_capability": None}}
+        schedule = Schedule(2, sub_batch)
+        bundle = bundle.with_engine(RTX, Precision.FP16, schedule, plan=plan, prepare=prepare.plan, record=record)
+    return bundle
+
+
+@without_gpu
+def test_without_a_gpu_the_message_is_one(built: Bundle) -> None:
+    with pytest.raises(BackendError, match="there is no NVIDIA driver on this machine") as caught:
+        Session.open(built.path, "tensorrt-rtx", precision=Precision.FP16, schedule=Schedule(2, 4))
+    assert not isinstance(caught.value, OutOfMemory)
+    with pytest.raises(BackendError, match="there is no NVIDIA driver on this machine"):
+        Session.open(built, "tensorrt-rtx", precision=Precision.FP16, allow_smaller=True)
+
+
+@needs_rtx
+@without_gpu
+def test_tensorrts_own_words_for_an_engine_that_it_does_not_load(built: Bundle) -> None:
+    import tensorrt_rtx as trt
+
+    good = built.file(built.manifest.engines[0].engine).read_bytes()
+    for plan, said in ((good, "CUDA driver version is insufficient"), (b"junk" * 100, "Serialization")):
+        with pytest.raises(BackendError, match=rf"tensorrt_rtx [\d.]+ does not load x\.engine: .*{said}"):
+            TensorRTEngine(trt, plan, "x.engine")
+
+
+def test_the_bytes_that_are_loaded_are_verified_again(built: Bundle, tmp_path: Path) -> None:
+    """A file that changes after the bundle was opened is never deserialized."""
+    bundle = Bundle.open(shutil.copytree(built.path, tmp_path / "bundle"))
+    name = bundle.manifest.engines[0].engine
+    good = bundle.file(name).read_bytes()
+    assert verified_plan(bundle, name) == good
+    bundle.file(name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(BundleError, match=r"is not the engine that was built \(SHA-256 differs\); build it again"):
+        verified_plan(bundle, name)
+    with pytest.raises(BundleError, match="is not the file that was exported"):
+        Bundle.open(bundle.path)
+    bundle.file(name).unlink()
+    with pytest.raises(BundleError, match=r"cannot read .*No such file or directory; build the engine again"):
+        verified_plan(bundle, name)
+
+
+def test_a_missing_engine_names_the_command_that_builds_it(built: Bundle) -> None:
+    with pytest.raises(BundleError) as caught:
+        Session.open(built, "tensorrt-rtx", precision=Precision.FP16, schedule=Schedule(2, 3, Lowering.DILATED))
+    assert str(caught.value) == (
+        "the bundle has no tensorrt_rtx engine in fp16 for levels 2, sub-batch 3, dilated (it has: "
+        "tensorrt_rtx fp16, levels 2, sub-batch 4, reshape; tensorrt_rtx fp16, levels 2, sub-batch 1, reshape); build "
+        f"it on this machine: smp-deploy build-engine {built.path} --fp16 --flavour tensorrt-rtx --levels 2 "
+        "--lowering dilated --sub-batch 3"
+    )
+    with pytest.raises(BundleError, match="no tensorrt engine in fp32"):
+        Session.open(built, "tensorrt")
+
+
+def test_which_engine_and_which_schedule(built: Bundle, exported: Bundle) -> None:
+    assert held_engine(built, RTX, Precision.FP16, Schedule(2, 4)) is built.manifest.engines[0]
+    # With several engines the default is the bundle's; with one it is that one's.
+    assert chosen_schedule(built.manifest, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 1)
+    (first, _) = built.manifest.engines
+    alone = Bundle(built.path, msgspec.structs.replace(built.manifest, engines=[first]))
+    assert chosen_schedule(alone.manifest, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 4)
+    assert chosen_schedule(alone.manifest, "tensorrt-rtx", Precision.FP32).schedule == Schedule(2, 1)
+    with Session.open(exported, schedule=Schedule(2, 100)) as session:
+        assert session.schedule == Schedule(2, 16)
+
+
+def test_smaller_schedules_need_clearly_less_each(built: Bundle) -> None:
+    assert smaller_schedules(built, "tensorrt-rtx", Precision.FP16, Schedule(2, 4)) == [Schedule(2, 1)]
+    assert smaller_schedules(built, "tensorrt-rtx", Precision.FP16, Schedule(2, 1)) == []
+    chain = [Schedule(0), *smaller_schedules(built, "onnxruntime", Precision.FP32, Schedule(0))]
+    needed = [sub_batch_bytes(built.manifest, schedule, Precision.FP32, "onnxruntime") for schedule in chain]
+    assert all(after <= 0.75 * before for before, after in pairwise(needed))
+    assert chain[-1].sub_batch == 1
+    assert chain[-1].levels >= 3
+
+
+def test_what_differs_is_the_likely_reason() -> None:
+    orin, thor = ("Orin", "8.7"), ("Thor", "11.0")
+    record = {"version": "10.3.0", "device": {"gpu": "Orin", "compute_capability": "8.7"}}
+    assert why_not_loaded(record, Flavour.TENSORRT, "10.3.0", orin) == ""
+    assert why_not_loaded(record, Flavour.TENSORRT, "10.16.1", thor) == (
+        " (it was built with tensorrt 10.3.0, here is 10.16.1; it was built on Orin (8.7), here is Thor (11.0): "
+        "build it on this machine with smp-deploy build-engine)"
+    )
+    portable = {"version": "1.7.1", "device": {"gpu": None, "compute_capability": None}}
+    assert why_not_loaded(portable, RTX, "1.7.1", orin) == ""
+
+
+def test_a_log_that_speaks_of_memory() -> None:
+    log = BuildLog()
+    log.add(1, "ERROR", "Error Code 2: OutOfMemory (Requested size was 4096 bytes.)")
+    assert log.out_of_memory()
+    log.clear()
+    assert not log.out_of_memory()
+    assert log.why() == "it gave no reason"
+
+
+def test_backends_that_run_engines() -> None:
+    assert (flavour_of("tensorrt"), flavour_of("tensorrt-rtx")) == (Flavour.TENSORRT, RTX)
+    assert flavour_of("onnxruntime") is None
+    with pytest.raises(InputError, match="the backend tensorrt runs engines, not graphs"):
+        runner_from_graph(Path("x"), "tensorrt")
+
+
+def calls_of_cuda() -> dict[str, int]:
+    """Names that the CUDA device calls, with the number of arguments, from its source."""
+    calls = {}
+    for node in ast.walk(ast.parse(inspect.getsource(cuda_module))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "_call" and isinstance(node.args[0], ast.Constant):
+                calls[str(node.args[0].value)] = len(node.args) - 1
+            elif isinstance(node.func.value, ast.Attribute) and node.func.value.attr == "_cuda":
+                calls[node.func.attr] = len(node.args)
+    return calls
+
+
+def test_every_call_of_cuda_exists_with_its_arguments() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="not run: cuda-bindings is not installed")
+    calls = calls_of_cuda()
+    assert len(calls) > 20
+    for name, arguments in calls.items():
+        # The first line of a binding's docstring is its signature.
+        signature = getattr(runtime, name).__doc__.splitlines()[0]
+        assert signature.startswith(f"{name}(")
+        inside = signature[len(name) + 1 : -1]
+        assert len(inside.split(",")) == arguments if inside else arguments == 0, signature
+    for value in (runtime.cudaHostAllocDefault, runtime.cudaStreamNonBlocking):
+        assert isinstance(value, int)
+    assert {"cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost", "cudaMemcpyDeviceToDevice"} <= set(
+        dir(runtime.cudaMemcpyKind)
+    )
+    assert hasattr(runtime.cudaStreamCaptureMode, "cudaStreamCaptureModeThreadLocal")
+    numbers = {code.name: int(code) for code in runtime.cudaError_t}
+    assert (numbers["cudaErrorMemoryAllocation"], numbers["cudaErrorInsufficientDriver"]) == (2, 35)
+    assert numbers["cudaErrorNoDevice"] == 100
+
+
+@without_gpu
+def test_each_call_without_a_driver_says_so() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="not run: cuda-bindings is not installed")
+    with pytest.raises(BackendError, match=r"there is no NVIDIA driver on this machine.*\(error 35\)"):
+        CudaDevice()
+    device = CudaDevice.__new__(CudaDevice)
+    device._cuda = runtime
+    for call in (lambda: device.allocate(10), lambda: device.allocate_pinned(10), device.create_stream,
+                 device.create_event, device.free_bytes):  # fmt: skip
+        with pytest.raises(BackendError, match=r"no NVIDIA driver"):
+            call()
+    assert isinstance(device._error("cudaMalloc", runtime.cudaError_t(2), "10 bytes of device memory"), OutOfMemory)
+    other = device._error("cudaMemcpyAsync", runtime.cudaError_t(1), "")
+    assert str(other) == "CUDA refuses cudaMemcpyAsync: invalid argument (error 1)"
+    assert "no NVIDIA GPU" in str(device._error("cudaMalloc", runtime.cudaError_t(100), ""))
+
+
+def test_bindings_that_raise_without_a_driver() -> None:
+    """As cuda-bindings 12.8 do, with these words; those of 13 give an error code."""
+
+    def refuse(size: int) -> None:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    device = CudaDevice.__new__(CudaDevice)
+    device._cuda = SimpleNamespace(cudaMalloc=refuse)
+    with pytest.raises(BackendError, match=r"there is no NVIDIA driver on this machine: Failed to dlopen libcuda"):
+        device.allocate(10)
+
+
+def test_missing_cuda_bindings_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "cuda.bindings", None)
+    with pytest.raises(MissingDependency, match=r"cuda-bindings is not installed; .*smp-deploy\[tensorrt\]"):
+        import_cuda_runtime()
+
+
+def test_the_command_line_says_what_is_missing(cli: Cli, built: Bundle, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / "frame.png")
+    run = ("run", built.path, tmp_path / "frame.png", "-o", tmp_path / "out", "--precision", "fp16")
+    if not gpus():
+        result = cli(*run, "--backend", "tensorrt-rtx", "--sub-batch", 4)
+        assert result.returncode == 3, result.stderr
+        assert result.stderr == (
+            "schedule: levels 2, sub-batch 4, reshape (asked for)\n"
+            "smp-deploy: there is no NVIDIA driver on this machine, or it is too old for this CUDA (error 35)\n"
+        )
+    result = cli(*run, "--backend", "tensorrt-rtx", "--levels", 3)
+    assert result.returncode == 2
+    assert "--fp16 --flavour tensorrt-rtx --levels 3 --lowering reshape --sub-batch 1" in result.stderr
+    result = cli(*run, "--allow-smaller", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["reductions"] == []

@@ -1,0 +1,110 @@
+"""The planner: peaks by hand, budgets at their edge, and what a larger budget may change."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines import Bundle, Lowering, Precision, Schedule
+from engines.bundle.manifest import Manifest
+from engines.errors import BackendError, InputError
+from engines.planning.planner import plan, sub_batch_bytes
+
+MIB = 2**20
+
+
+def with_trunk(manifest: Manifest, **changes: object) -> Manifest:
+    """The manifest with its first trunk alone, changed."""
+    return msgspec.structs.replace(manifest, trunks=[msgspec.structs.replace(manifest.trunks[0], **changes)])
+
+
+def test_a_peak_by_hand(exported: Bundle) -> None:
+    manifest = exported.manifest
+    # Planes of 64x96 with a border of 3 are 70x102; windows of level 2 are 67x99, and are part of what is alive.
+    windows = 4 * 3 * 67 * 99
+    small = with_trunk(manifest, packed_bytes={Precision.FP32: 1430}, live_bytes={Precision.FP32: windows + 1000})
+    parameters = 4 * manifest.network.parameters
+    work = 3 * 64 * 96 + 4 * 3 * 70 * 102 + 64 * 96
+    first, second = plan(small).candidates[:2]
+    assert first.schedule == Schedule(2, 1, Lowering.RESHAPE)
+    assert first.peak_bytes == 22 * MIB + parameters + work + windows + 1430
+    assert second.peak_bytes == 22 * MIB + parameters + work + 2 * (windows + 1430)
+    # On a GPU what is alive counts, windows included, and the packing is assumed.
+    (first,) = (c for c in plan(small, backend="tensorrt").candidates if c.schedule.sub_batch == 1)
+    assert first.peak_bytes == parameters + work + windows + 1300
+    # A sub-batch alone, where only the difference between schedules counts.
+    eight = Schedule(2, 8, Lowering.RESHAPE)
+    assert sub_batch_bytes(small, eight, Precision.FP32, "onnxruntime") == 8 * (windows + 1430)
+    assert sub_batch_bytes(small, eight, Precision.FP32, "tensorrt") == 8 * (windows + 1300)
+    # While a bundle with large weights is opened, the largest are there twice.
+    network = msgspec.structs.replace(manifest.network, parameters=100 * MIB)
+    assert plan(msgspec.structs.replace(small, network=network)).candidates[0].peak_bytes == (12 + 660) * MIB
+
+
+def test_candidates_are_every_trunk_with_powers_of_two(exported: Bundle) -> None:
+    found = {str(candidate.schedule) for candidate in plan(exported.manifest).candidates}
+    # Levels 0 and 1 let 1 and up to 4 phases go together, the six trunks of levels 2 to 5 up to 16.
+    assert len(found) == 1 + 3 + 6 * 5
+    uneven = with_trunk(exported.manifest, cut_window=(4, 3), levels=2)
+    assert [candidate.schedule.sub_batch for candidate in plan(uneven).candidates] == [1, 2, 4, 8, 12]
+
+
+@given(budgets=st.tuples(st.integers(0, 2**27), st.integers(0, 2**27)))
+def test_more_memory_never_chooses_more_compute(exported: Bundle, budgets: tuple[int, int]) -> None:
+    smallest = min(candidate.peak_bytes for candidate in plan(exported.manifest).candidates)
+    less, more = (plan(exported.manifest, smallest + budget).choice for budget in sorted(budgets))
+    assert less is not None
+    assert more is not None
+    assert more.compute <= less.compute
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
+def test_the_smallest_budget_fits_and_one_byte_less_does_not(exported: Bundle, backend: str) -> None:
+    smallest = min(candidate.peak_bytes for candidate in plan(exported.manifest, backend=backend).candidates)
+    choice = plan(exported.manifest, smallest, backend=backend).choice
+    assert choice is not None
+    assert choice.peak_bytes == smallest
+    with pytest.raises(InputError, match=rf"smallest budget that would is [\d.]+ [KM]iB \({smallest} bytes\)"):
+        plan(exported.manifest, smallest - 1, backend=backend)
+
+
+def test_a_measured_time_decides_among_equal_compute(exported: Bundle) -> None:
+    assert plan(exported.manifest, 2**30).choice.schedule == Schedule(2, 1, Lowering.RESHAPE)  # type: ignore[union-attr]
+    fastest = Schedule(2, 4, Lowering.DILATED)
+    times = {fastest: 1.0, Schedule(2, 1, Lowering.RESHAPE): 2.0, Schedule(5, 1): 0.1}
+    planned = plan(exported.manifest, 2**30, seconds=times.get)
+    assert planned.choice is not None
+    assert planned.choice.schedule == fastest
+    assert "the fastest measured on this device (1 s)" in planned.reason
+
+
+def test_tensors_that_tensorrt_cannot_hold_do_not_fit(exported: Bundle) -> None:
+    large = with_trunk(exported.manifest, largest_tensor=2**28)
+    fitting = [c.schedule.sub_batch for c in plan(large, backend="tensorrt").candidates if c.fits(None)]
+    assert fitting == [1, 2, 4, 8]
+    assert all(c.fits(None) for c in plan(large).candidates)
+    with pytest.raises(InputError, match=r"every schedule of the bundle has a tensor of more elements"):
+        plan(with_trunk(exported.manifest, largest_tensor=2**31 + 1), 2**40, backend="tensorrt")
+
+
+def test_bf16_is_planned_where_it_runs(exported: Bundle) -> None:
+    trunk = exported.manifest.trunks[0]
+    half = with_trunk(
+        exported.manifest,
+        graphs=trunk.graphs | {Precision.BF16: "trunk.bf16.onnx"},
+        live_bytes=trunk.live_bytes | {Precision.BF16: trunk.live_bytes[Precision.FP16]},
+    )
+    with pytest.raises(BackendError, match="ONNX Runtime has no bf16 convolution on the CPU"):
+        plan(half, precision=Precision.BF16)
+    bf16, fp16 = (plan(half, precision=p, backend="tensorrt").candidates for p in (Precision.BF16, Precision.FP16))
+    assert [c.peak_bytes for c in bf16] == [c.peak_bytes for c in fp16]
+
+
+def test_what_is_unknown_is_refused(exported: Bundle) -> None:
+    with pytest.raises(InputError, match="nothing is known of the memory of 'abacus'; known are onnxruntime, "):
+        plan(exported.manifest, backend="abacus")
+    graphs = {Precision.FP32: exported.manifest.trunks[0].graphs[Precision.FP32]}
+    with pytest.raises(InputError, match="no fp16 trunk"):
+        plan(with_trunk(exported.manifest, graphs=graphs), precision=Precision.FP16)
