@@ -27,8 +27,18 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from engines import Bundle, Lowering, Precision, Schedule, Session  # noqa: E402 - found through the line above
-from engines.backends import flavour_of  # noqa: E402
+from engines import (  # noqa: E402 - found through the line above
+    BACKENDS,
+    Backend,
+    Bundle,
+    Lowering,
+    Precision,
+    Schedule,
+    Session,
+    build_engine,
+)
+from engines.backends.backend import Kind  # noqa: E402
+from engines.backends.tensorrt.settings import BuildOptions  # noqa: E402
 from engines.devices.gpus import gpus  # noqa: E402
 from engines.errors import SmpDeployError  # noqa: E402
 from engines.executors.device import DeviceExecutor  # noqa: E402
@@ -36,7 +46,7 @@ from engines.executors.timing import stage_times_ms  # noqa: E402
 from engines.parity.checks import TOLERANCES, label_agreement  # noqa: E402
 
 RESULTS = REPOSITORY / "docs" / "results"
-GPU_BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")
+GPU_BACKENDS = tuple(backend for backend in BACKENDS if backend.kind is Kind.GPU)
 PRECISIONS = (Precision.FP32, Precision.FP16)
 SCHEDULES = (
     *(Schedule(2, sub_batch, lowering) for lowering in Lowering for sub_batch in (1, 4)),
@@ -59,7 +69,7 @@ class Row:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def rows_of_backend(bundle: Bundle, backend: str, repeats: int) -> Iterator[Row]:
+def rows_of_backend(bundle: Bundle, backend: Backend, repeats: int) -> Iterator[Row]:
     """A row for each precision and schedule; the bundle gains the engines that are built."""
     for precision in PRECISIONS:
         for schedule in SCHEDULES:
@@ -67,34 +77,23 @@ def rows_of_backend(bundle: Bundle, backend: str, repeats: int) -> Iterator[Row]
                 opened = _with_engine(bundle, backend, precision, schedule)
                 figures = _figures(opened, backend, precision, schedule, repeats)
             except SmpDeployError as error:
-                yield Row(backend, precision.value, str(schedule), "not run", str(error))
+                yield Row(backend.name, precision.value, str(schedule), "not run", str(error))
                 continue
             status = "passed" if figures["agreement"] >= TOLERANCES[precision].label_agreement else "failed"
-            yield Row(backend, precision.value, str(schedule), status, figures=figures)
+            yield Row(backend.name, precision.value, str(schedule), status, figures=figures)
 
 
-def _with_engine(bundle: Bundle, backend: str, precision: Precision, schedule: Schedule) -> Bundle:
-    flavour = flavour_of(backend)
-    if flavour is None:
+def _with_engine(bundle: Bundle, backend: Backend, precision: Precision, schedule: Schedule) -> Bundle:
+    """The bundle, with the engine that this needs; it is built as ``build-engine`` builds it."""
+    if not backend.needs_engines:
         return bundle
-    from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
-    from engines.backends.tensorrt.machine import this_machine
-
-    held = bundle.manifest.trunk(schedule.levels, schedule.lowering)
-    config = BuildConfig(
-        precision,
-        convolutions=held.convolutions[precision],
-        sub_batch=schedule.sub_batch,
-        flavour=flavour,
-        max_aux_streams=0,
-    )
-    trunk = engine_from_onnx(bundle.trunk_graph(held, precision), config)
-    prepare = engine_from_onnx(bundle.file(bundle.manifest.prepare), BuildConfig(None, flavour=flavour))
-    record = {"version": trunk.version, "device": this_machine().record(), "effective_precision": trunk.effective}
-    return bundle.with_engine(flavour, precision, schedule, plan=trunk.plan, prepare=prepare.plan, record=record)
+    named = {"levels": schedule.levels, "lowering": schedule.lowering, "sub_batch": schedule.sub_batch}
+    return build_engine(bundle, backend, precision, options=BuildOptions(max_aux_streams=0), **named).bundle
 
 
-def _figures(bundle: Bundle, backend: str, precision: Precision, schedule: Schedule, repeats: int) -> dict[str, Any]:
+def _figures(
+    bundle: Bundle, backend: Backend, precision: Precision, schedule: Schedule, repeats: int
+) -> dict[str, Any]:
     """Parity with PyTorch's logits of the bundle's first reference case, memory, milliseconds."""
     case = bundle.manifest.reference[0]
     frame, logits = bundle.reference_arrays(case)
@@ -254,9 +253,9 @@ def page(result: dict[str, Any]) -> str:
 
 def measured(options: argparse.Namespace, folder: Path) -> list[Row]:
     """All rows."""
-    backends = ("onnxruntime",) if options.cpu else GPU_BACKENDS
+    backends = BACKENDS[:1] if options.cpu else GPU_BACKENDS
     if not options.cpu and not gpus():
-        names = (*backends, "PyTorch eager", "torch.compile")
+        names = (*(backend.name for backend in backends), "PyTorch eager", "torch.compile")
         return [Row(name, "", "", "not run", NO_GPU) for name in names]
     try:
         bundle = (
@@ -266,7 +265,7 @@ def measured(options: argparse.Namespace, folder: Path) -> list[Row]:
         )
     except ImportError as error:
         reason = f"{error.name} is not installed, so nothing can be exported; name a bundle with --bundle"
-        return [Row(name, "", "", "not run", reason) for name in backends]
+        return [Row(backend.name, "", "", "not run", reason) for backend in backends]
     rows = []
     for backend in backends:
         for row in rows_of_backend(bundle, backend, options.repeats):

@@ -17,7 +17,8 @@ from typing import Any
 import onnxruntime
 
 from engines import Bundle
-from engines.planning.planner import MIB, plan
+from engines.backends.memory import MIB
+from engines.planning.planner import plan
 from smp_deploy.benchmarking.peak_memory import session_peak
 
 

@@ -39,7 +39,7 @@ from converters.rewriting.loops import looped_from_graph
 from converters.rewriting.lowerings import lowered
 from converters.trunks import PrecisionPlan, TrunkChoice
 from engines import Bundle, Lowering, OutputKind, Precision
-from engines.backends import OnnxRuntimeRunner
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.parity.checks import label_agreement, relative_error, tolerance_of
 from engines.schedules.phases import PhaseGrid, dispersed
 from smp_deploy.datasets import open_dataset

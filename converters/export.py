@@ -41,7 +41,6 @@ from engines.bundle.manifest import (
     Manifest,
     NetworkRecord,
     OutputKind,
-    Precision,
     ReferenceRecord,
     TrunkRecord,
     json_from_manifest,
@@ -49,6 +48,7 @@ from engines.bundle.manifest import (
 from engines.bundle.staging import staged_directory
 from engines.errors import InputError, MissingDependency, NetworkError
 from engines.schedules.phases import PhaseGrid, Size, padded_size
+from engines.schedules.schedule import Precision
 
 if TYPE_CHECKING:
     from converters.graphs.weights import SharedWeights

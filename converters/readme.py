@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from engines.backends.tensorrt.settings import BuildConfig
 from engines.backends.tensorrt.trtexec import trtexec_lines
 from engines.bundle.manifest import Manifest
 
@@ -48,8 +47,8 @@ def _trtexec_lines(manifest: Manifest) -> list[str]:
     lines: dict[str, None] = {}
     for trunk in manifest.trunks:
         shape = (3, *manifest.grid(trunk).window_size)
-        for precision, graph in trunk.graphs.items():
+        for graph in trunk.graphs.values():
             # That of prepare.onnx is the same each time, and comes first.
-            *own, prepare = trtexec_lines(graph, "windows", shape, BuildConfig(precision))
+            *own, prepare = trtexec_lines(graph, "windows", shape, sub_batch=1)
             lines |= dict.fromkeys((prepare, *own))
     return list(lines)

@@ -19,9 +19,10 @@ from converters.graphs.stages import Trunk
 from converters.rewriting.loops import LoopedNetwork, cut_levels, looped_from_graph, most_levels
 from converters.rewriting.lowerings import LoweredNetwork, lowered
 from converters.rewriting.proof import prove_phases
-from engines.bundle.manifest import InputRecord, Lowering, OutputKind, Precision, TrunkRecord
+from engines.bundle.manifest import InputRecord, OutputKind, TrunkRecord
 from engines.errors import NetworkError
 from engines.schedules.phases import PhaseGrid, Size
+from engines.schedules.schedule import Lowering, Precision
 
 if TYPE_CHECKING:
     import onnx_ir as ir

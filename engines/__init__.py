@@ -1,23 +1,33 @@
 """ONNX in, predictions out: all that the vehicle needs, on numpy, msgspec and one runtime."""
 
 from engines.backends import BACKENDS
+from engines.backends.backend import Backend
+from engines.building import EngineBuild, build_engine
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Flavour, Lowering, Manifest, OutputKind, Precision
+from engines.bundle.manifest import Manifest, OutputKind
+from engines.planning.choice import ChosenSchedule, choose_schedule
+from engines.planning.planner import Plan, plan
 from engines.schedules.anytime import Refinement
 from engines.schedules.phases import PhaseGrid
-from engines.schedules.schedule import Schedule
+from engines.schedules.schedule import Lowering, Precision, Schedule
 from engines.session import Session
 
 __all__ = [
     "BACKENDS",
+    "Backend",
     "Bundle",
-    "Flavour",
+    "ChosenSchedule",
+    "EngineBuild",
     "Lowering",
     "Manifest",
     "OutputKind",
     "PhaseGrid",
+    "Plan",
     "Precision",
     "Refinement",
     "Schedule",
     "Session",
+    "build_engine",
+    "choose_schedule",
+    "plan",
 ]

@@ -67,9 +67,14 @@ class MissingDependency(MachineError):
     """A Python package is missing; the message names the extra that installs it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; install it with: pip install 'smp-deploy[{extra}]'")
+        super().__init__(f"{package} is not installed; install it with: {install_command(extra)}")
         self.package = package
         self.extra = extra
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra of this package."""
+    return f"pip install 'smp-deploy[{extra}]'"
 
 
 class BackendError(MachineError):

@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import EngineRecord, OutputKind, Precision
+from engines.bundle.manifest import EngineRecord, OutputKind
 from engines.errors import BundleError
 from engines.parity.checks import Check, Kind, label_agreement, relative_error, softmax, tolerance_of
 from engines.parity.metrics import by_phase, shift_of_labels
-from engines.schedules.schedule import Schedule
+from engines.schedules.schedule import Precision, Schedule
 from engines.session import Session
 
 
@@ -26,7 +26,7 @@ def provenance_checks(bundle: Bundle) -> Iterator[Check]:
 def _provenance_check(bundle: Bundle, engine: EngineRecord) -> Check:
     record = _record(bundle, engine)
     files, manifest = bundle.manifest.files, bundle.manifest
-    trunk = manifest.trunk(engine.levels, engine.lowering)
+    trunk = manifest.trunk_of(engine.schedule)
     expected = {
         "weights": (record.get("weights_sha256"), files[manifest.weights].sha256),
         "graph": (record.get("graph_sha256"), files[trunk.graphs[engine.precision]].sha256),

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.backends import DEFAULT_BACKEND, backend_named
+from engines.backends.backend import Backend
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Manifest, OutputKind, Precision
+from engines.bundle.manifest import Manifest, OutputKind
 from engines.errors import BackendError, FrameError, InputError, OutOfMemory
 from engines.executors.base import Executor, LoadedFrame, PendingPhases
-from engines.executors.opening import executor_from_bundle
 from engines.executors.reducing import OpenedExecutor, OpenExecutor, ReducingExecutor, Reduction
+from engines.planning.choice import choose_schedule, named_schedule
 from engines.planning.smaller import smaller_schedules
-from engines.planning.tunings import chosen_schedule
 from engines.schedules.anytime import NearestFill, Refinement
 from engines.schedules.phases import Phase, PhaseGrid
-from engines.schedules.schedule import Schedule, resolved_schedule
+from engines.schedules.schedule import Precision, Schedule, named
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -85,37 +86,46 @@ class Session:
     def open(
         cls,
         bundle: Bundle | str | Path,
-        backend: str = "onnxruntime",
+        backend: str | Backend = DEFAULT_BACKEND,
         *,
-        precision: Precision = Precision.FP32,
+        precision: Precision | str = Precision.FP32,
         schedule: Schedule | None = None,
+        memory: int | str | None = None,
+        device: str | None = None,
         allow_smaller: bool = False,
     ) -> Self:
         """Open a bundle.
 
         Args:
             bundle: an open bundle, or the path of one, whose files are then verified.
-            backend: a name of :data:`engines.backends.BACKENDS`.
+            backend: a name of :data:`engines.backends.BACKENDS`, or a backend.
             precision: arithmetic of the trunk.
             schedule: which levels are walked, how many phases at a time, in which lowering; by default
-                the fastest where the bundle was tuned on this device, else the bundle's default. A sub-batch
-                larger than the phases that can go together is one of all of them.
+                :func:`engines.choose_schedule`'s. A sub-batch larger than the phases that can go together is one of
+                all of them.
+            memory: choose the schedule from a budget, ``"1GiB"`` or bytes: what a process that does nothing else may
+                hold on a CPU, device memory on a GPU.
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; the backend's first by default.
             allow_smaller: when memory runs out, here or in a later call, go on with the next smaller schedule that
                 the bundle has a trunk or an engine for; :attr:`reductions` tells.
 
         Raises:
             BundleError: the bundle is absent, damaged or has no trunk, or no engine, of this schedule and precision.
-            InputError: an unknown backend.
+            InputError: an unknown backend, a device of another kind, a budget that nothing fits or that stands beside
+                a schedule.
             MachineError: the runtime is missing or refuses the work.
             OutOfMemory: the memory does not suffice.
         """
-        if not isinstance(bundle, Bundle):
-            bundle = Bundle.open(bundle)
-        opened = bundle
-        wanted = schedule or chosen_schedule(opened.manifest, backend, precision).schedule
-        chosen = resolved_schedule(opened.manifest, wanted.levels, wanted.sub_batch, wanted.lowering)
-        smaller = smaller_schedules(opened, backend, precision, chosen) if allow_smaller else ()
-        return cls(opened, lambda wanted: executor_from_bundle(opened, backend, precision, wanted), chosen, smaller)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        on, arithmetic = backend_named(backend), named(Precision, precision)
+        if schedule is None:
+            chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device).schedule
+        elif memory is not None:
+            raise InputError("memory chooses the schedule; leave out schedule")
+        else:
+            chosen = named_schedule(opened.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
+        smaller = smaller_schedules(opened.manifest, on, arithmetic, chosen) if allow_smaller else ()
+        return cls(opened, lambda wanted: on.open(opened, arithmetic, wanted, device), chosen, smaller)
 
     @property
     def manifest(self) -> Manifest:
@@ -312,7 +322,7 @@ class Session:
         return taken
 
     def _grid(self, schedule: Schedule) -> PhaseGrid:
-        return self.manifest.grid(self.manifest.trunk(schedule.levels, schedule.lowering))
+        return self.manifest.grid(self.manifest.trunk_of(schedule))
 
     def close(self) -> None:
         """Give the runtime's memory back, after what is under way; harmless on a closed session."""

@@ -12,8 +12,11 @@ from types import ModuleType
 import pytest
 
 from engines import Bundle, Lowering, Precision, Schedule
+from engines.backends import backend_named
 from engines.devices.gpus import gpus
 from engines.executors.timing import stage_times_ms
+from engines.parity.checks import Status
+from engines.proof import provenance_checks
 from tests.engines.executors.host_device import HostDevice
 from tests.engines.executors.test_device_executor import frames, opener
 
@@ -52,7 +55,7 @@ def test_without_a_gpu_everything_is_not_run(tmp_path: Path) -> None:
 def test_its_logic_on_the_cpu(script: ModuleType, exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "SCHEDULES", (*(Schedule(2, 4, lowering) for lowering in Lowering), Schedule(3, 4)))
     monkeypatch.setattr(script, "PRECISIONS", (Precision.FP32,))
-    rows = list(script.rows_of_backend(exported, "onnxruntime", repeats=1))
+    rows = list(script.rows_of_backend(exported, backend_named("onnxruntime"), repeats=1))
     assert [(row.what, row.precision, row.status) for row in rows] == [("onnxruntime", "fp32", "passed")] * 4
     for row in rows:
         assert row.figures["agreement"] >= 0.9999
@@ -61,7 +64,7 @@ def test_its_logic_on_the_cpu(script: ModuleType, exported: Bundle, monkeypatch:
     assert share["schedule"] == "levels 2, sub-batch 4, reshape"
     best = min(row.figures["latency_ms"] for row in rows[:3])
     assert share["share"] == 1 - best / rows[0].figures["latency_ms"]
-    absent = list(script.rows_of_backend(exported, "tensorrt", repeats=1))
+    absent = list(script.rows_of_backend(exported, backend_named("tensorrt"), repeats=1))
     if importlib.util.find_spec("tensorrt") is None:
         assert {(row.status, row.reason.partition(";")[0]) for row in absent} == {
             ("not run", "tensorrt is not installed")
@@ -81,3 +84,12 @@ def test_stages_of_a_sub_batch_are_timed_in_order(exported: Bundle) -> None:
         assert times == {"prepare": 1.0, "cut": 1.0, "trunk": 1.0, "download": 1.0}
         assert device.leaked == held
     assert device.leaked == 0
+
+
+def test_its_engines_have_the_records_of_the_command(script: ModuleType, bundle: Path) -> None:
+    """Hashes of graphs, weights and plans: without them nobody could say what an engine was built from."""
+    pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
+    backend = backend_named("tensorrt-rtx")
+    built = script._with_engine(Bundle.open(bundle), backend, Precision.FP16, Schedule(2, 4))
+    (check,) = provenance_checks(Bundle.open(built.path))
+    assert check.status is Status.PASSED

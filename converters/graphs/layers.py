@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from engines.bundle.manifest import Precision
+from engines.schedules.schedule import Precision
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """What multiplies by weights."""

@@ -14,8 +14,8 @@ import onnx
 import onnx_ir as ir
 
 from converters.graphs.modules import kept_nodes, network_nodes
-from engines.bundle.manifest import Precision
 from engines.errors import NetworkError
+from engines.schedules.schedule import Precision
 
 _TYPES = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
 _FLOAT = ir.DataType.FLOAT

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from engines.backends import OnnxRuntimeRunner
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.errors import BackendError
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}

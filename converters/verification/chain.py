@@ -21,10 +21,11 @@ from converters.verification import labels, locating
 from converters.verification.probes import planes_of
 from converters.verification.runs import Results, TrunkRun, lack_of_memory, logits_of, merged, whole_logits
 from converters.verification.subject import Frame, Layer, Subject, runnable
-from engines.backends.onnxruntime import NO_BF16
-from engines.bundle.manifest import OutputKind, Precision, TrunkRecord
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
+from engines.bundle.manifest import OutputKind, TrunkRecord
 from engines.parity.checks import Check, Kind, assembled_at, phases_at, relative_error, softmax
 from engines.schedules.phases import Phase, PhaseGrid
+from engines.schedules.schedule import Precision
 
 _SHARE = 4
 """Of the phases of every frame but the first, one in so many."""
@@ -41,7 +42,8 @@ def chain_checks(subject: Subject) -> Iterator[Check]:
     trunk = bundle.manifest.trunk()
     for precision in set(trunk.graphs) - set(runnable(trunk)):
         name = f"{trunk.graphs[Precision.FP32]} -> {trunk.graphs[precision]}"
-        yield Check.not_run(name, "all frames", subject.tolerance(precision).logits, NO_BF16)
+        reason = ONNXRUNTIME_CPU.refusal(precision) or ""
+        yield Check.not_run(name, "all frames", subject.tolerance(precision).logits, reason)
     subject.findings.window = bundle.manifest.grid(trunk).window
     first: Results = {}
     with ExitStack() as opening:

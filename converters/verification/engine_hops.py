@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from converters.verification.subject import Subject
-from engines.backends import backend_of
-from engines.bundle.manifest import EngineRecord, Precision
+from engines.bundle.manifest import EngineRecord
 from engines.devices.gpus import gpus
 from engines.errors import MachineError
-from engines.executors.opening import schedule_of
 from engines.parity.checks import Check
 from engines.proof import backend_checks, provenance_checks
+from engines.schedules.schedule import Precision
 
 
 def engine_checks(subject: Subject) -> Iterator[Check]:
@@ -29,10 +28,9 @@ def _predictions_checks(subject: Subject, engine: EngineRecord) -> Iterator[Chec
     if not gpus():
         yield _not_run(subject, engine.precision, engine.engine, "there is no NVIDIA GPU")
         return
-    backend, schedule = backend_of(engine.flavour), schedule_of(engine)
     try:
         yield from backend_checks(
-            subject.bundle, backend, engine.precision, schedule=schedule, overrides=subject.overrides
+            subject.bundle, engine.backend, engine.precision, schedule=engine.schedule, overrides=subject.overrides
         )
     except MachineError as error:
         # A bundle may hold engines for several targets: the others say nothing of this one's.

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from converters.verification.probes import ProbedGraph, planes_of, probed
 from converters.verification.subject import Frame, Subject
-from engines.bundle.manifest import InputRecord, Precision
+from engines.bundle.manifest import InputRecord
 from engines.parity.checks import Check, Kind, relative_error
 from engines.schedules.phases import Border, Size
+from engines.schedules.schedule import Precision
 
 
 def input_checks(subject: Subject) -> Iterator[Check]:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from converters.verification.runs import Results, logits_of, merged
 from converters.verification.subject import Agreement, Frame, Overlay, Subject, runnable
-from engines.backends.onnxruntime import NO_BF16
-from engines.bundle.manifest import OutputKind, Precision
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
+from engines.bundle.manifest import OutputKind
 from engines.parity.checks import Check, Kind, LabelAgreement, ties
 from engines.parity.metrics import by_phase, ious, near_boundaries, shift_of_labels
 from engines.schedules.phases import Phase, PhaseGrid, Size
+from engines.schedules.schedule import Precision
 
 
 def label_checks(subject: Subject) -> Iterator[Check]:
@@ -27,7 +28,7 @@ def label_checks(subject: Subject) -> Iterator[Check]:
         name = f"labels of fp32 -> {precision.value}"
         if found is None or not found.pixels:
             ran = precision in runnable(subject.bundle.manifest.trunk())
-            reason = "no logits to compare" if ran else NO_BF16
+            reason = "no logits to compare" if ran else ONNXRUNTIME_CPU.refusal(precision) or ""
             yield Check.not_run(name, "frames", tolerance.label_agreement, reason, Kind.LABELS)
             continue
         agreement = LabelAgreement(

@@ -22,8 +22,9 @@ from converters.pooling import pinned_offsets
 from converters.reference import level_offsets, outer_splits
 from converters.verification.probes import ProbedGraph, Sample, planes_of, probed
 from converters.verification.subject import Frame, Subject
-from engines.bundle.manifest import Lowering, Precision, TrunkRecord
+from engines.bundle.manifest import TrunkRecord
 from engines.schedules.phases import Phase, PhaseGrid, Size
+from engines.schedules.schedule import Lowering, Precision
 
 _DIFFERS = 1e-4
 """Relative to the layer's largest value; fp32 in another order of summation stays below a tenth of it."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from converters.verification.subject import Subject, runnable
-from engines.backends.onnxruntime import NO_BF16
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.parity.checks import LARGEST_FP16, Check, Kind
 
 
@@ -16,7 +16,8 @@ def magnitude_checks(subject: Subject) -> Iterator[Check]:
     runs = runnable(subject.bundle.manifest.trunk())
     for precision, graph in graphs.items():
         if precision not in runs:
-            yield Check.not_run(f"NaN and Inf in {graph}", _on(subject), 0, NO_BF16, Kind.MAGNITUDE)
+            reason = ONNXRUNTIME_CPU.refusal(precision) or ""
+            yield Check.not_run(f"NaN and Inf in {graph}", _on(subject), 0, reason, Kind.MAGNITUDE)
             continue
         held = {
             name: layer.magnitude if precision.value == "fp32" else layer.largest.get(precision.value, 0.0)

@@ -17,12 +17,12 @@ from converters.graphs.modules import PREDICTIONS, has_weights, module_of, modul
 from converters.graphs.rounding import write_rounding
 from converters.trunks import PrecisionPlan
 from engines import Bundle
-from engines.backends import OnnxRuntimeRunner
-from engines.backends.onnxruntime import NO_BF16
-from engines.bundle.manifest import Precision
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.errors import BackendError, BundleError, InputError
 from engines.parity.checks import LARGEST_FP16, TOLERANCES, label_agreement, relative_error
 from engines.schedules.phases import dispersed
+from engines.schedules.schedule import Precision
 
 OnProgress = Callable[[int, int], None]
 
@@ -94,8 +94,8 @@ def searched_precision(
     """
     if precision is Precision.FP32:
         raise InputError("fp32 is what the other precisions are compared with")
-    if precision is Precision.BF16:
-        raise BackendError(NO_BF16)
+    if reason := ONNXRUNTIME_CPU.refusal(precision):
+        raise BackendError(reason)
     if precision is Precision.INT8 and bundle.manifest.calibration is None:
         raise BundleError(
             "the bundle was exported without calibration; export it with --precision int8 and --calibration-images"

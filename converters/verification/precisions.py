@@ -10,8 +10,9 @@ import onnx_ir as ir
 from converters.graphs.layers import kind_of, layers_of
 from converters.graphs.modules import module_of, modules_named
 from converters.verification.subject import Subject
-from engines.bundle.manifest import Manifest, Precision
+from engines.bundle.manifest import Manifest
 from engines.parity.checks import Check, Kind
+from engines.schedules.schedule import Precision
 
 
 def precision_checks(subject: Subject) -> Iterator[Check]:

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper
 from converters.graphs.layers import OPERATORS
 from converters.graphs.lifetimes import extent_of
 from converters.graphs.rounding import arithmetic_outputs, write_rounding
-from engines.backends import OnnxRuntimeRunner
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Precision
+from engines.schedules.schedule import Precision
 
 
 class ProbedGraph:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from converters.verification.layers import placed
 from converters.verification.probes import ProbedGraph, probed
-from engines.backends import OnnxRuntimeRunner
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Lowering, Precision, TrunkRecord
+from engines.bundle.manifest import TrunkRecord
 from engines.schedules.phases import Phase, PhaseGrid
+from engines.schedules.schedule import Lowering, Precision
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,10 +11,11 @@ from torch import nn
 
 from converters.reference import noise_frame
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Precision, ReferenceRecord, TrunkRecord
+from engines.bundle.manifest import ReferenceRecord, TrunkRecord
 from engines.parity.checks import Tolerance, tolerance_of
 from engines.parity.metrics import confusion_counts
 from engines.schedules.phases import Size
+from engines.schedules.schedule import Precision
 
 IGNORED = 255
 """Label of pixels that no mean IoU counts."""

@@ -1,56 +1,28 @@
-"""Backends: the runtimes that a session can use."""
+"""Backends: the runtimes that a session can use, one file or folder each.
+
+A new one is a file with one :class:`~engines.backends.backend.Backend` and an entry in :data:`BACKENDS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
-from engines.backends.base import Runner, TensorSpec
-from engines.backends.onnxruntime import OnnxRuntimeRunner, Provider
-from engines.bundle.manifest import Flavour, Precision
+from engines.backends.backend import Backend
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
+from engines.backends.onnxruntime.cuda import ONNXRUNTIME_CUDA
+from engines.backends.openvino import OPENVINO
+from engines.backends.tensorrt.backend import TENSORRT, TENSORRT_RTX
 from engines.errors import InputError
 
-__all__ = [
-    "BACKENDS",
-    "OnnxRuntimeRunner",
-    "Provider",
-    "Runner",
-    "TensorSpec",
-    "backend_of",
-    "flavour_of",
-    "runner_from_graph",
-]
+BACKENDS: tuple[Backend, ...] = (ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, OPENVINO, TENSORRT, TENSORRT_RTX)
+"""All of them, in the order in which they are offered; the first is the default."""
 
-_RUNNERS: dict[str, Callable[[Path, Precision], Runner]] = {
-    "onnxruntime": lambda graph, precision: OnnxRuntimeRunner(graph, Provider.CPU, precision),
-    "onnxruntime-cuda": lambda graph, precision: OnnxRuntimeRunner(graph, Provider.CUDA, precision),
-}
-_FLAVOURS = {"tensorrt": Flavour.TENSORRT, "tensorrt-rtx": Flavour.TENSORRT_RTX}
-
-BACKENDS = (*_RUNNERS, *_FLAVOURS)
-"""Names of the backends, for ``--backend``."""
+DEFAULT_BACKEND = BACKENDS[0].name
 
 
-def flavour_of(backend: str) -> Flavour | None:
-    """The TensorRT whose engines a backend runs; ``None`` for one that runs graphs.
-
-    Raises :class:`InputError` for an unknown name.
-    """
-    if backend not in BACKENDS:
-        raise InputError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}")
-    return _FLAVOURS.get(backend)
-
-
-def backend_of(flavour: Flavour) -> str:
-    """The backend that runs the engines of a flavour."""
-    return next(name for name, held in _FLAVOURS.items() if held is flavour)
-
-
-def runner_from_graph(graph: Path, backend: str, precision: Precision = Precision.FP32) -> Runner:
-    """An inactive runner of ``graph``, whose network computes in ``precision``, on ``backend``, one that runs graphs.
-
-    Raises :class:`InputError`, and :class:`BackendError` for a precision that the backend has not.
-    """
-    if flavour_of(backend) is not None:
-        raise InputError(f"the backend {backend} runs engines, not graphs")
-    return _RUNNERS[backend](graph, precision)
+def backend_named(backend: str | Backend) -> Backend:
+    """The backend of a name of :data:`BACKENDS`, or the one that is given. Raises :class:`InputError`."""
+    if isinstance(backend, Backend):
+        return backend
+    for known in BACKENDS:
+        if known.name == backend:
+            return known
+    raise InputError(f"unknown backend {backend!r}; known are {', '.join(known.name for known in BACKENDS)}")

@@ -17,9 +17,7 @@ from engines.bundle.manifest import (
     MANIFEST_NAME,
     EngineRecord,
     FileRecord,
-    Flavour,
     Manifest,
-    Precision,
     ReferenceRecord,
     TrunkRecord,
     TuningRecord,
@@ -28,7 +26,7 @@ from engines.bundle.manifest import (
 )
 from engines.bundle.staging import write_file
 from engines.errors import BundleError, OutputError
-from engines.schedules.schedule import Schedule
+from engines.schedules.schedule import Precision, Schedule
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,8 @@ class Bundle:
             held = ", ".join(sorted(held.value for held in trunk.graphs))
             raise BundleError(
                 f"the bundle has no {precision.value} trunk (it has {held}); "
-                f"export it with --precision {precision.value}"
-                + (" and --calibration-images" if precision is Precision.INT8 else "")
+                f'export it with precisions=("{precision.value}",)'
+                + (" and calibration_frames" if precision is Precision.INT8 else "")
             )
         return self.file(trunk.graphs[precision])
 
@@ -83,7 +81,7 @@ class Bundle:
 
     def with_engine(
         self,
-        flavour: Flavour,
+        backend: str,
         precision: Precision,
         schedule: Schedule,
         *,
@@ -101,18 +99,16 @@ class Bundle:
         """
         document = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
         digest = record_of(plan + prepare + document).sha256[:12]
-        trunk = self.manifest.trunk(schedule.levels, schedule.lowering)
-        use = f"b{schedule.sub_batch}-{flavour.value}-{digest}"
+        trunk = self.manifest.trunk_of(schedule)
+        use = f"b{schedule.sub_batch}-{backend}-{digest}"
         stem = f"{PurePosixPath(trunk.graphs[precision]).stem}-{use}"
         engine = EngineRecord(
             engine=f"engines/{stem}.engine",
             prepare=f"engines/prepare-{use}.engine",
             record=f"engines/{stem}.json",
-            flavour=flavour,
+            backend=backend,
             precision=precision,
-            levels=schedule.levels,
-            lowering=schedule.lowering,
-            sub_batch=schedule.sub_batch,
+            schedule=schedule,
         )
         contents = {engine.engine: plan, engine.prepare: prepare, engine.record: document}
         try:
@@ -146,7 +142,7 @@ class Bundle:
         measurements are of none and :class:`BundleError` says so.
         """
         for held in tuning.measurements:
-            graph = self.manifest.trunk(held.levels, held.lowering).graphs[tuning.precision]
+            graph = self.manifest.trunk_of(held.schedule).graphs[tuning.precision]
             current = self._current(graph, "it was tuned; tune it again")
         others = [held for held in current.tunings if held.use != tuning.use]
         manifest = msgspec.structs.replace(current, tunings=[*others, tuning])

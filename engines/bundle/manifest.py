@@ -12,8 +12,9 @@ import msgspec
 
 from engines.errors import BundleError
 from engines.schedules.phases import PhaseGrid
+from engines.schedules.schedule import Lowering, Precision, Schedule
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised by every change that an older reader would misunderstand."""
 
 MANIFEST_NAME = "manifest.json"
@@ -36,34 +37,6 @@ class OutputKind(enum.Enum):
     """``(classes, H, W)`` float32."""
     PROBABILITIES = "probabilities"
     """``(classes, H, W)`` float32: softmax over the classes."""
-
-
-class Precision(enum.Enum):
-    """Arithmetic of the network inside a graph; its inputs and outputs are the same in every precision."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"
-    """Convolutions of whole numbers, explicitly quantized; all else is single precision."""
-
-
-class Lowering(enum.Enum):
-    """How the splits inside a trunk are computed: three forms of one function."""
-
-    RESHAPE = "reshape"
-    """Reshape and Transpose: the reference."""
-    STRIDED = "strided"
-    """Strided convolutions, one for each phase of the window, concatenated on the batch axis."""
-    DILATED = "dilated"
-    """No rearrangement: convolutions after the split are dilated by its window."""
-
-
-class Flavour(enum.Enum):
-    """The TensorRT that builds and runs an engine; the value is the name of its Python module."""
-
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt_rtx"
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -163,11 +136,10 @@ class EngineRecord(_Record, frozen=True):
     prepare: _FileName
     """The plan of ``prepare.onnx``."""
     record: _FileName
-    flavour: Flavour
+    backend: str
+    """The name of the one that built it and that runs it, ``"tensorrt"`` say."""
     precision: Precision
-    levels: _NotNegative
-    lowering: Lowering
-    sub_batch: _Positive
+    schedule: Schedule
 
     @property
     def files(self) -> tuple[str, str, str]:
@@ -175,17 +147,15 @@ class EngineRecord(_Record, frozen=True):
         return self.engine, self.prepare, self.record
 
     @property
-    def use(self) -> tuple[Flavour, Precision, int, Lowering, int]:
+    def use(self) -> tuple[str, Precision, Schedule]:
         """What the engine is for; a bundle holds one engine for each use."""
-        return self.flavour, self.precision, self.levels, self.lowering, self.sub_batch
+        return self.backend, self.precision, self.schedule
 
 
 class TuningMeasurement(_Record, frozen=True):
     """How long a schedule took."""
 
-    levels: _NotNegative
-    lowering: Lowering
-    sub_batch: _Positive
+    schedule: Schedule
     frame_ms: Annotated[list[_Milliseconds], msgspec.Meta(min_length=1)]
     """Of a frame, in every round that the schedule took part in; a hopeless one is dropped early."""
 
@@ -194,11 +164,11 @@ class TuningRecord(_Record, frozen=True):
     """Which schedule is fastest on a device, and what was measured there."""
 
     device: str
-    """As :func:`engines.planning.tunings.device_of` names it."""
+    """As the backend names it: a processor and its cores, or a GPU."""
     backend: str
     precision: Precision
     runtime: str
-    """Name and version, as :func:`engines.planning.tunings.runtime_of` gives them."""
+    """Name and version."""
     measurements: Annotated[list[TuningMeasurement], msgspec.Meta(min_length=1)]
     """The winner first."""
 
@@ -249,7 +219,17 @@ class Manifest(_Record, frozen=True):
             + ([] if lowering is None else [f"with the {lowering.value} lowering"])
         )
         held = ", ".join(f"{trunk.levels} {trunk.lowering.value}" for trunk in self.trunks)
-        raise BundleError(f"the bundle has no trunk {wanted} (it has {held}); export it with --levels and --lowering")
+        raise BundleError(f"the bundle has no trunk {wanted} (it has {held}); export it with levels and lowerings")
+
+    def trunk_of(self, schedule: Schedule) -> TrunkRecord:
+        """The trunk that a schedule walks. Raises :class:`BundleError` as :meth:`trunk` does."""
+        return self.trunk(schedule.levels, schedule.lowering)
+
+    def schedules_of(self, trunk: TrunkRecord) -> list[Schedule]:
+        """A trunk with sub-batches of powers of two, and of all phases that can go together."""
+        largest = self.grid(trunk).largest_sub_batch
+        sizes = sorted({*(2**power for power in range(largest.bit_length())), largest})
+        return [Schedule(trunk.levels, size, trunk.lowering) for size in sizes]
 
     def frame_operations(self, trunk: TrunkRecord) -> int:
         """Operations of a trunk for all phases of a frame."""
@@ -311,10 +291,8 @@ def _check_consistency(manifest: Manifest) -> None:
         raise BundleError(f"{MANIFEST_NAME} lists two trunks of the same levels and lowering")
     for tuning in manifest.tunings:
         for held in tuning.measurements:
-            if (held.levels, held.lowering) not in kinds:
-                raise BundleError(
-                    f"{MANIFEST_NAME} has a tuning of levels {held.levels}, {held.lowering.value}, but no such trunk"
-                )
+            if (held.schedule.levels, held.schedule.lowering) not in kinds:
+                raise BundleError(f"{MANIFEST_NAME} has a tuning of {held.schedule}, but no such trunk")
     for trunk in manifest.trunks:
         if not trunk.graphs.keys() <= trunk.convolutions.keys():
             raise BundleError(f"{MANIFEST_NAME} does not count the convolutions of every trunk")

@@ -33,6 +33,12 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(_gpu(driver, index) for index in range(count.value))
 
 
+def gpu_title(index: int) -> str:
+    """The name of one GPU, which a measurement holds for; ``"no GPU"`` where there is none of this index."""
+    found = gpus()
+    return found[index].name if index < len(found) else "no GPU"
+
+
 def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     driver.cuDeviceGet(ctypes.byref(device), index)

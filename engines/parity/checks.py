@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.bundle.manifest import Precision
 from engines.errors import LayoutError
 from engines.schedules.phases import Phase, Size
+from engines.schedules.schedule import Precision
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,49 @@
-"""A schedule: how the work on one frame is cut into pieces (section 6 of the design in docs/concepts.md)."""
+"""A schedule: how the work on one frame is cut into pieces (docs/concepts.md), and in what it is computed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import enum
+from typing import TypeVar
 
-from engines.bundle.manifest import Lowering, Manifest
-from engines.errors import LayoutError
+import msgspec
+
+from engines.errors import InputError, LayoutError
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Precision(enum.Enum):
+    """Arithmetic of the network inside a graph; its inputs and outputs are the same in every precision."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    """Convolutions of whole numbers, explicitly quantized; all else is single precision."""
+
+
+class Lowering(enum.Enum):
+    """How the splits inside a trunk are computed: three forms of one function."""
+
+    RESHAPE = "reshape"
+    """Reshape and Transpose: the reference."""
+    STRIDED = "strided"
+    """Strided convolutions, one for each phase of the window, concatenated on the batch axis."""
+    DILATED = "dilated"
+    """No rearrangement: convolutions after the split are dilated by its window."""
+
+
+_Member = TypeVar("_Member", bound=enum.Enum)
+
+
+def named(kind: type[_Member], value: _Member | str) -> _Member:
+    """``"fp16"`` -> ``Precision.FP16``; a member stays itself. Raises :class:`InputError` with what there is."""
+    try:
+        return kind(value)
+    except ValueError as error:
+        known = ", ".join(str(member.value) for member in kind)
+        raise InputError(f"{value!r} is no {kind.__name__.lower()}; known are {known}") from error
+
+
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which levels are walked in a loop over their phases, how many phases at a time, and how the rest is computed.
 
     Every schedule of a bundle gives the same result; they differ in memory and time.
@@ -22,27 +56,9 @@ class Schedule:
     lowering: Lowering = Lowering.RESHAPE
 
     def __post_init__(self) -> None:
+        """Raise :class:`LayoutError` for what no loop can walk."""
         if self.levels < 0 or self.sub_batch < 1:
             raise LayoutError(f"a schedule has levels from 0 and a sub-batch from 1; received {self}")
 
     def __str__(self) -> str:
         return f"levels {self.levels}, sub-batch {self.sub_batch}, {self.lowering.value}"
-
-
-def default_schedule(manifest: Manifest) -> Schedule:
-    """The bundle's first trunk, one phase at a time: no repeated work, and the least memory for that."""
-    trunk = manifest.trunk()
-    return Schedule(trunk.levels, 1, trunk.lowering)
-
-
-def resolved_schedule(
-    manifest: Manifest, levels: int | None = None, sub_batch: int | None = None, lowering: Lowering | None = None
-) -> Schedule:
-    """The schedule that a user has named in part, completed from the bundle.
-
-    A sub-batch larger than the phases that can go together is one of all of them. Raises :class:`BundleError` when
-    the bundle has no such trunk.
-    """
-    trunk = manifest.trunk(levels, lowering)
-    largest = manifest.grid(trunk).largest_sub_batch
-    return Schedule(trunk.levels, min(sub_batch or 1, largest), trunk.lowering)

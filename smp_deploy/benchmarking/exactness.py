@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.backends.onnxruntime import OnnxRuntimeRunner
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
 from engines.schedules.schedule import Schedule

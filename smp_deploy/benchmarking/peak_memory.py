@@ -20,9 +20,8 @@ from typing import Any
 
 import msgspec
 
-from engines.bundle.manifest import Precision
 from engines.errors import BackendError, InputError, MachineError
-from engines.schedules.schedule import Schedule
+from engines.schedules.schedule import Precision, Schedule
 
 EMPTY_PROCESS = ("numpy", "onnxruntime")
 """What an empty process has imported."""
@@ -120,7 +119,7 @@ class _EnoughError(Exception):
 def _label_noise(bundle: str, schedule: Sequence[Any], precision: str, backend: str, sub_batches: int) -> int:
     import numpy as np
 
-    from engines.bundle.manifest import Lowering
+    from engines.schedules.schedule import Lowering
     from engines.session import Session
 
     levels, size, lowering = schedule

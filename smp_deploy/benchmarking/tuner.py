@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from engines.backends import flavour_of
+from engines.backends import DEFAULT_BACKEND, backend_named
+from engines.backends.backend import Backend
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Lowering, Manifest, Precision, TrunkRecord, TuningMeasurement, TuningRecord
+from engines.bundle.manifest import Manifest, TrunkRecord, TuningMeasurement, TuningRecord
 from engines.errors import InputError
-from engines.executors.opening import engine_schedules
-from engines.planning.planner import sub_batch_bytes
-from engines.planning.tunings import device_of, runtime_of
-from engines.schedules.schedule import Schedule, default_schedule
+from engines.planning.choice import named_schedule
+from engines.planning.tunings import here
+from engines.schedules.schedule import Lowering, Precision, Schedule
 from engines.session import Session
 from smp_deploy.benchmarking.statistics import median
 from smp_deploy.benchmarking.timing import Frame, frame_ms
@@ -31,7 +31,7 @@ EQUALLY_FAST = 1.02
 class TuningConfig:
     """What to measure, and how long."""
 
-    backend: str = "onnxruntime"
+    backend: str | Backend = DEFAULT_BACKEND
     precision: Precision = Precision.FP32
     rounds: int = 5
     seconds: float = 2.0
@@ -55,22 +55,19 @@ class Missing:
 def candidates(manifest: Manifest, config: TuningConfig) -> list[Schedule]:
     """Schedules to compare, the default first: sub-batches are powers of two, and all that can go together.
 
-    On TensorRT those that the bundle has an engine for. Raises :class:`InputError` when nothing is left.
+    Those that the backend can open: on TensorRT the bundle's engines. Raises :class:`InputError` when nothing is left.
     """
-    found = []
-    for trunk in _trunks(manifest, config):
-        if config.precision not in trunk.graphs or (config.lowerings and trunk.lowering not in config.lowerings):
-            continue
-        largest = manifest.grid(trunk).largest_sub_batch
-        powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
-        found += [Schedule(trunk.levels, size, trunk.lowering) for size in (*powers, largest)]
-    default = default_schedule(manifest)
-    flavour = flavour_of(config.backend)
-    if flavour is not None:
-        built = engine_schedules(manifest, flavour, config.precision)
-        found = [schedule for schedule in found if schedule in built]
-        default = default if default in built else (found or [default])[0]
-    found = [schedule for schedule in found if config.fits(schedule)]
+    trunks = {(trunk.levels, trunk.lowering) for trunk in _trunks(manifest, config)}
+    held = backend_named(config.backend).schedules(manifest, config.precision)
+    found = [
+        schedule
+        for schedule in held
+        if (schedule.levels, schedule.lowering) in trunks
+        and (not config.lowerings or schedule.lowering in config.lowerings)
+        and config.fits(schedule)
+    ]
+    default = named_schedule(manifest)
+    default = default if default in held else (found or [default])[0]
     if not found:
         raise InputError(
             "no schedule is left to compare: the bundle has no trunk, or no engine, of these levels and lowerings that "
@@ -126,15 +123,14 @@ def tune(
     on_progress(total, total)
     best = winner(bundle.manifest, config, times)
     ordered = [best, *sorted((s for s in schedules if s != best), key=lambda s: median(times[s]))]
+    backend = backend_named(config.backend)
+    device, runtime = here(backend, None)
     return TuningRecord(
-        device=device_of(config.backend),
-        backend=config.backend,
+        device=device,
+        backend=backend.name,
         precision=config.precision,
-        runtime=runtime_of(config.backend),
-        measurements=[
-            TuningMeasurement(levels=s.levels, lowering=s.lowering, sub_batch=s.sub_batch, frame_ms=times[s])
-            for s in ordered
-        ],
+        runtime=runtime,
+        measurements=[TuningMeasurement(schedule=schedule, frame_ms=times[schedule]) for schedule in ordered],
     )
 
 
@@ -159,7 +155,9 @@ def winner(manifest: Manifest, config: TuningConfig, times: dict[Schedule, list[
     medians = {schedule: median(values) for schedule, values in times.items() if len(values) == rounds}
     limit = EQUALLY_FAST * min(medians.values())
 
+    memory = backend_named(config.backend).memory
+
     def order(schedule: Schedule) -> tuple[int, float]:
-        return sub_batch_bytes(manifest, schedule, config.precision, config.backend), medians[schedule]
+        return memory.sub_batch_bytes(manifest, schedule, config.precision), medians[schedule]
 
     return min((schedule for schedule, value in medians.items() if value <= limit), key=order)

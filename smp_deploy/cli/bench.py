@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engines.backends import BACKENDS, flavour_of
+from engines.backends import backend_named
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Precision
 from engines.errors import MachineError, OutputError
-from engines.planning.tunings import ChosenSchedule, device_of, runtime_of
+from engines.planning.choice import ChosenSchedule
+from engines.planning.tunings import here
+from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import (
+    BACKEND_CHOICE,
     FiniteRange,
     bundle_argument,
     images_option,
@@ -22,7 +24,7 @@ from smp_deploy.cli.options import (
     precision_option,
     schedule_options,
 )
-from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
+from smp_deploy.cli.schedules import session_schedule
 
 if TYPE_CHECKING:
     from engines.session import Session
@@ -51,7 +53,11 @@ class _Percentiles(click.ParamType[tuple[float, ...]]):
 @click.command("bench", short_help="Measure latency, throughput and memory.")
 @bundle_argument
 @click.option(
-    "--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True, help="What runs the graphs."
+    "--backend",
+    type=BACKEND_CHOICE,
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the graphs.",
 )
 @precision_option
 @schedule_options
@@ -101,14 +107,14 @@ def bench_command(bundle: Path, **options: Any) -> dict[str, Any]:
     from smp_deploy.reports.benches import keep
 
     opened, precision, backend = Bundle.open(bundle), Precision(options["precision"]), options["backend"]
-    choice = session_schedule(opened, backend, precision, ScheduleOptions.of(options))
+    choice = session_schedule(opened, backend, precision, options)
     length = Length(options["warm_up_ms"], options["duration_s"], options["iterations"])
     frames = frames_of(opened, options["images"])
     with Session.open(opened, backend, precision=precision, schedule=choice.schedule) as session:
         with progress("frames") as advance:
             latencies_ms = frame_latencies(session, frames, length, advance)
         # TensorRT's windows are cut and merged on the device, within the frame's work.
-        moved_ms = rearrangement_ms(session) if flavour_of(backend) is None else None
+        moved_ms = None if backend_named(backend).needs_engines else rearrangement_ms(session)
         summary = summary_of(latencies_ms, options["percentiles"])
         document = _document(bundle, session, choice, length, summary, latencies_ms)
     document["rearrangement"] = None if moved_ms is None else {"ms": moved_ms, "share": moved_ms / summary.median}
@@ -144,7 +150,8 @@ def machine_of(backend: str) -> dict[str, str]:
     """What a measurement was made with."""
     from smp_deploy.machine import machine_facts
 
-    return {**machine_facts(), "device": device_of(backend), "runtime": runtime_of(backend)}
+    device, runtime = here(backend_named(backend), None)
+    return {**machine_facts(), "device": device, "runtime": runtime}
 
 
 def _document(

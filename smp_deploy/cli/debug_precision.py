@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import OutputKind, Precision
+from engines.bundle.manifest import OutputKind
 from engines.errors import CheckFailed, MissingDependency
+from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import bundle_argument, images_option, json_option
 from smp_deploy.cli.summaries import shown

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engines.backends import BACKENDS
 from smp_deploy.cli.console import note, print_json, print_table, progress
-from smp_deploy.cli.options import json_option, memory_option
+from smp_deploy.cli.options import BACKEND_CHOICE, json_option, memory_option
 
 if TYPE_CHECKING:
     from smp_deploy.datasets import DatasetInfo
@@ -30,7 +29,11 @@ _ALL_PHASES = 16
 @click.option("--pictures", type=click.IntRange(min=0), default=3, show_default=True, help="Best and worst frames.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many frames.")
 @click.option("--phases", type=click.IntRange(1), help="How many phases are computed; of a checkpoint's there are 16.")
-@click.option("--backend", type=click.Choice(BACKENDS), help="Bundle: the runtime; default onnxruntime.")
+@click.option(
+    "--backend",
+    type=BACKEND_CHOICE,
+    help="Bundle: the runtime; default onnxruntime.",
+)
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), help="Bundle: which trunk; default fp32."
 )
@@ -108,16 +111,17 @@ def _opened(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor
 @contextmanager
 def _bundle(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor]:
     from engines.bundle.bundle import Bundle
-    from engines.bundle.manifest import OutputKind, Precision
+    from engines.bundle.manifest import OutputKind
     from engines.errors import InputError
+    from engines.schedules.schedule import Precision
     from engines.session import Session
-    from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
+    from smp_deploy.cli.schedules import session_schedule
     from smp_deploy.evaluation.predictors import BundlePredictor
 
     precision = Precision(options["precision"] or "fp32")
     backend = options["backend"] or "onnxruntime"
     bundle = Bundle.open(options["source"])
-    schedule = session_schedule(bundle, backend, precision, ScheduleOptions.of(options)).schedule
+    schedule = session_schedule(bundle, backend, precision, options).schedule
     with Session.open(bundle, backend, precision=precision, schedule=schedule) as session:
         if session.manifest.outputs is not OutputKind.LABELS:
             raise InputError(

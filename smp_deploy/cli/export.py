@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engines.bundle.manifest import MANIFEST_NAME, Lowering, OutputKind, Precision
+from engines.bundle.manifest import MANIFEST_NAME, OutputKind
 from engines.bundle.staging import check_target
 from engines.errors import FrameError, MissingDependency
 from engines.schedules.phases import Size
+from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import FiniteRange, SizeType, force_option, json_option
 from smp_deploy.cli.summaries import bundle_rows

@@ -34,10 +34,10 @@ def inspect_command(bundle: Path, with_classes: bool, as_json: bool) -> None:
         print_table(("graph", "inputs", "outputs", "operators"), rows)
     if manifest.engines:
         engines = [
-            (e.engine, e.flavour.value, e.precision.value, e.levels, e.lowering.value, e.sub_batch)
+            (e.engine, e.backend, e.precision.value, e.schedule.levels, e.schedule.lowering.value, e.schedule.sub_batch)
             for e in manifest.engines
         ]
-        print_table(("engine", "flavour", "precision", "levels", "lowering", "sub-batch"), engines)
+        print_table(("engine", "backend", "precision", "levels", "lowering", "sub-batch"), engines)
     if manifest.tunings:
         print_table(("tuned on", "backend", "precision", "fastest", "ms a frame"), tuning_summaries(opened))
     print_table(("file", "bytes", "SHA-256"), [(name, f.size, f.sha256[:16]) for name, f in manifest.files.items()])

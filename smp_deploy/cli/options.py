@@ -10,10 +10,15 @@ from typing import Any, TypeVar
 
 import click
 
-from engines.bundle.manifest import Lowering, Precision
+from engines.backends import BACKENDS
 from engines.schedules.phases import Size
+from engines.schedules.schedule import Lowering, Precision
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+BACKEND_CHOICE = click.Choice([backend.name for backend in BACKENDS])
+"""For ``--backend``."""
 
 
 class SizeType(click.ParamType[Size]):

@@ -8,13 +8,12 @@ from typing import Any
 import click
 
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Precision
 from engines.bundle.staging import write_file
 from engines.errors import MissingDependency
-from engines.planning.planner import CALIBRATIONS, Candidate, Plan, plan, shown_bytes
-from engines.planning.tunings import measured_seconds
+from engines.planning.planner import Candidate, Plan, plan
+from engines.planning.sizes import shown_bytes
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import bundle_argument, json_option, memory_option, precision_option
+from smp_deploy.cli.options import BACKEND_CHOICE, bundle_argument, json_option, memory_option, precision_option
 from smp_deploy.reports.targets import check_file_target
 
 
@@ -24,7 +23,7 @@ from smp_deploy.reports.targets import check_file_target
 @precision_option
 @click.option(
     "--backend",
-    type=click.Choice(tuple(CALIBRATIONS)),
+    type=BACKEND_CHOICE,
     default="onnxruntime",
     show_default=True,
     help="Whose memory is predicted.",
@@ -46,8 +45,7 @@ def plan_command(
     opened = Bundle.open(bundle)
     if plot is not None:
         check_file_target(opened, plot, ".png")
-    seconds = measured_seconds(opened.manifest, backend, Precision(precision))
-    planned = plan(opened.manifest, memory, precision=Precision(precision), backend=backend, seconds=seconds)
+    planned = plan(opened, backend, precision, memory=memory)
     entries = [_entry(candidate, planned) for candidate in planned.candidates]
     choice = _entry(planned.choice, planned) if planned.choice else None
     document = {
@@ -85,7 +83,7 @@ def plan_command(
         click.echo(f"The calibration of {backend} is an assumption: it was not measured.")
     click.echo(planned.reason)
     if planned.choice is not None:
-        click.echo(_command(bundle, backend, precision, planned.choice))
+        click.echo(_command(bundle, planned, planned.choice))
     return document
 
 
@@ -97,16 +95,17 @@ def _entry(candidate: Candidate, planned: Plan) -> dict[str, Any]:
         "sub_batch": schedule.sub_batch,
         "peak_bytes": candidate.peak_bytes,
         "compute": round(candidate.compute, 4),
-        "fits": candidate.fits(planned.memory_bytes),
+        "fits": planned.fits(candidate),
         "too_large": candidate.too_large,
     }
 
 
-def _command(bundle: Path, backend: str, precision: str, choice: Candidate) -> str:
+def _command(bundle: Path, planned: Plan, choice: Candidate) -> str:
     """What to type next."""
     schedule = choice.schedule
     options = f"--levels {schedule.levels} --lowering {schedule.lowering.value} --sub-batch {schedule.sub_batch}"
-    if backend.startswith("tensorrt"):
+    backend, precision = planned.backend, planned.precision.value
+    if backend.needs_engines:
         return f"smp-deploy build-engine {bundle} --{precision} --flavour {backend} {options}"
     return f"smp-deploy run {bundle} IMAGES -o DIR --backend {backend} --precision {precision} {options}"
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engines.backends import BACKENDS
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import OutputKind, Precision
+from engines.bundle.manifest import OutputKind
 from engines.bundle.staging import write_file
 from engines.errors import InputError, OutputError
+from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import Advance, note, print_json, print_table, progress
-from smp_deploy.cli.options import bundle_argument, json_option, precision_option, schedule_options
-from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
+from smp_deploy.cli.options import BACKEND_CHOICE, bundle_argument, json_option, precision_option, schedule_options
+from smp_deploy.cli.schedules import session_schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,11 @@ class _Options:
     help="Folder for the results; replaces those of an earlier run, except in the folder of an image.",
 )
 @click.option(
-    "--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True, help="What runs the graphs."
+    "--backend",
+    type=BACKEND_CHOICE,
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the graphs.",
 )
 @precision_option
 @schedule_options
@@ -105,7 +109,7 @@ def run_command(
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
     _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
-    asked = ScheduleOptions.of({"levels": levels, "lowering": lowering, "sub_batch": sub_batch, "memory": memory})
+    asked = {"levels": levels, "lowering": lowering, "sub_batch": sub_batch, "memory": memory}
     choice = session_schedule(opened, backend, Precision(precision), asked)
     note(f"schedule: {choice.schedule} ({choice.reason})")
     try:

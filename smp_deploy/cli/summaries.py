@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from engines.bundle.bundle import Bundle
 from engines.schedules.phases import Size
-from engines.schedules.schedule import Schedule
 from smp_deploy.benchmarking.statistics import median
 
 
@@ -64,7 +63,7 @@ def tuning_summaries(bundle: Bundle) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for held in bundle.manifest.tunings:
         best = held.measurements[0]
-        schedule = Schedule(best.levels, best.sub_batch, best.lowering)
+        schedule = best.schedule
         where = f"{held.device}; {held.runtime}"
         rows.append((where, held.backend, held.precision.value, str(schedule), f"{median(best.frame_ms):.1f}"))
     return rows

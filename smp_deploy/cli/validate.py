@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engines.backends import BACKENDS
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Lowering, Precision
 from engines.errors import CheckFailed, InputError, MissingDependency, OutputError
 from engines.parity.checks import Check
+from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import FiniteRange, bundle_argument, images_option, json_option
+from smp_deploy.cli.options import BACKEND_CHOICE, FiniteRange, bundle_argument, images_option, json_option
 from smp_deploy.cli.summaries import shown
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ _LIMIT = 5
 @click.option("--min-label-agreement", type=FiniteRange(0, 1), help="Share of labels; else the table's.")
 @click.option(
     "--backend",
-    type=click.Choice(BACKENDS),
+    type=BACKEND_CHOICE,
     help="Compare this runtime with the stored outputs alone, without PyTorch and onnx.",
 )
 @click.option(
@@ -115,17 +114,17 @@ def _backend_plan(bundle: Bundle, options: Mapping[str, Any], overrides: Mapping
     """What needs neither PyTorch nor onnx: the target proves its own engine."""
     from itertools import chain
 
+    from engines.planning.choice import choose_schedule
     from engines.proof import backend_checks, provenance_checks
-    from engines.schedules.schedule import resolved_schedule
 
     for name in ("checkpoint", "labels", "dataset", "root", "split", "limit"):
         if options[name] is not None:
             raise InputError(f"--{name} is not for --backend, which compares with the stored outputs alone")
     if options["images"]:
         raise InputError("--images is not for --backend, which compares with the stored outputs alone")
-    lowering = Lowering(options["lowering"]) if options["lowering"] else None
-    schedule = resolved_schedule(bundle.manifest, options["levels"], options["sub_batch"], lowering)
     precision = Precision(options["precision"] or "fp32")
+    named = {name: options[name] for name in ("levels", "lowering", "sub_batch")}
+    schedule = choose_schedule(bundle, options["backend"], precision, **named).schedule
     checks = backend_checks(bundle, options["backend"], precision, schedule=schedule, overrides=overrides)
     frames = [f"reference frame {index}" for index in range(len(bundle.manifest.reference))]
     return _Plan(chain(provenance_checks(bundle), checks), frames, [])

@@ -69,7 +69,7 @@ def rows_of(bundle: Bundle) -> Iterator[dict[str, Any]]:
 
 def _predicted_mib(bundle: Bundle, run: BenchRun) -> float | None:
     try:
-        planned = plan(bundle.manifest, precision=run.precision, backend=run.backend)
+        planned = plan(bundle, run.backend, run.precision)
     except (InputError, BackendError):
         return None
     peaks = (candidate.peak_bytes for candidate in planned.candidates if candidate.schedule == run.schedule)

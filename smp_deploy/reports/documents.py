@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Precision
 from engines.bundle.staging import write_file
 from engines.errors import BundleError, InputError, OutputError
 from engines.parity.checks import Check, Status, tolerance_of
+from engines.schedules.schedule import Precision
 from smp_deploy.reports.records import Validation
 
 if TYPE_CHECKING:

@@ -6,9 +6,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from engines.bundle.manifest import Precision
 from engines.parity.checks import Tolerance
-from engines.schedules.schedule import Schedule
+from engines.schedules.schedule import Precision, Schedule
 
 _Figure: TypeAlias = float | Literal["inf", "-inf", "nan"] | None
 """Infinities and NaN, which JSON lacks, are text."""

@@ -14,9 +14,9 @@ import pytest
 
 import engines
 from engines import Bundle, Schedule, Session
-from engines.backends import OnnxRuntimeRunner, Provider
-from engines.bundle.manifest import Precision
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner, Provider
 from engines.errors import BackendError, BundleError, FrameError, InputError, LayoutError
+from engines.schedules.schedule import Precision
 
 
 def whole_labels(bundle: Bundle, frame: np.ndarray) -> np.ndarray:

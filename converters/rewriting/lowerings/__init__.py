@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from converters.rewriting.loops import LoopedNetwork
-from engines.bundle.manifest import Lowering
+from engines.schedules.schedule import Lowering
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.backends.tensorrt.flavours import import_tensorrt
+from engines.backends.tensorrt.flavours import Flavour
 from engines.backends.tensorrt.inspection import check_effective_precision, effective_types
 from engines.backends.tensorrt.limits import check_tensor_sizes, tensors_at
 from engines.backends.tensorrt.logger import BuildLog, OnLog, trt_logger
 from engines.backends.tensorrt.progress import BuildProgress, OnProgress, interruptible, trt_monitor
-from engines.backends.tensorrt.settings import BuildConfig, settings_from_config
+from engines.backends.tensorrt.settings import BuildConfig, settings_from_options
 from engines.backends.tensorrt.timing import load_timing_cache, save_timing_cache
-from engines.bundle.manifest import Flavour, Precision
+from engines.devices.cuda import import_cuda_runtime
 from engines.devices.gpus import gpus
+from engines.devices.names import DeviceName
 from engines.errors import BackendError
+from engines.schedules.schedule import Precision
 
 __all__ = ["BuildConfig", "BuildListener", "BuiltEngine", "engine_from_onnx"]
 
@@ -50,13 +52,21 @@ class BuiltEngine:
     build_s: float
 
 
-def engine_from_onnx(graph: Path, config: BuildConfig, listener: BuildListener | None = None) -> BuiltEngine:
+def engine_from_onnx(
+    graph: Path,
+    flavour: Flavour,
+    config: BuildConfig,
+    listener: BuildListener | None = None,
+    device: DeviceName | None = None,
+) -> BuiltEngine:
     """Build a strongly typed engine from an ONNX file whose first input has a free first axis, or none.
+
+    It is built for ``device``, the first GPU by default, where there is one.
 
     An interrupt stops the build at TensorRT's next step and is raised again.
 
     Raises:
-        MissingDependency: no TensorRT is installed.
+        MissingDependency: the flavour is not installed.
         BackendError: TensorRT refuses the graph, an option or the build, with its own words; the graph's
             convolutions are not in the precision asked for, or the engine does not compute in it; a tensor is larger
             than TensorRT takes.
@@ -64,11 +74,18 @@ def engine_from_onnx(graph: Path, config: BuildConfig, listener: BuildListener |
         OutputError: the timing cache cannot be written.
     """
     listener = listener or BuildListener()
-    flavour, trt = import_tensorrt(config.flavour)
+    trt = flavour.load()
     log, progress = BuildLog(listener.on_log), BuildProgress(listener.on_progress)
     build = _Build(flavour, trt, config, log, progress)
+
+    def work() -> BuiltEngine:
+        if device is not None and device.index:
+            # TensorRT builds for the device that is current in its thread.
+            import_cuda_runtime().cudaSetDevice(device.index)
+        return build.engine(graph)
+
     # All of it: TensorRT calls back while it parses, too.
-    return interruptible(lambda: build.engine(graph), progress)
+    return interruptible(work, progress)
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,7 @@ class _Build:
 
     def engine(self, graph: Path) -> BuiltEngine:
         trt, log, config = self.trt, self.log, self.config
-        name = f"{self.flavour.value} {trt.__version__}"
+        name = f"{self.flavour.module} {trt.__version__}"
         started = time.monotonic()
         logger = trt_logger(trt, log)
         try:
@@ -92,11 +109,11 @@ class _Build:
         # The parser owns weights of the network: it lives as long.
         network, _parser = _parsed(trt, builder, logger, graph, name)
         precisions = _checked_precisions(trt, network, graph, config)
-        settings = settings_from_config(trt, builder, config, log)
+        settings = settings_from_options(trt, builder, config.options, log)
         shape = _shape_with_profile(builder, network, settings, config, log)
         check_tensor_sizes(tensors_at(network, shape))
         # TensorRT-RTX times nothing, and its calls for a timing cache are deprecated.
-        timing_cache = None if self.flavour is Flavour.TENSORRT_RTX else config.timing_cache
+        timing_cache = None if self.flavour.portable else config.options.timing_cache
         if timing_cache is not None:
             load_timing_cache(settings, timing_cache)
         # The settings keep no reference to it.

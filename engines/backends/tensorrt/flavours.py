@@ -1,29 +1,41 @@
-"""Which TensorRT is at hand."""
+"""Which TensorRT: TensorRT proper or TensorRT-RTX. One code path serves both; what differs is stated here."""
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import Any
 
-from engines.bundle.manifest import Flavour
 from engines.errors import BackendError, MissingDependency
 
-_EXTRAS = {Flavour.TENSORRT: "tensorrt", Flavour.TENSORRT_RTX: "tensorrt-rtx"}
 
+@dataclass(frozen=True)
+class Flavour:
+    """A TensorRT that builds and runs engines."""
 
-def import_tensorrt(flavour: Flavour | None = None) -> tuple[Flavour, Any]:
-    """A flavour and its Python module: the one asked for, else TensorRT proper, else TensorRT-RTX.
+    name: str
+    """What users call it."""
+    module: str
+    """Its Python module."""
+    extra: str
+    portable: bool
+    """Its engines are compiled on the GPU that they meet: they are built anywhere, with or without a GPU, and building
+    times nothing."""
 
-    Raises :class:`MissingDependency`, or :class:`BackendError` for one that is installed but broken.
-    """
-    wanted = tuple(Flavour) if flavour is None else (flavour,)
-    for candidate in wanted:
+    def load(self) -> Any:
+        """Its Python module.
+
+        Raises :class:`MissingDependency`, or :class:`BackendError` for one that is installed but broken.
+        """
         try:
-            return candidate, importlib.import_module(candidate.value)
+            return importlib.import_module(self.module)
         except ModuleNotFoundError as error:
-            if error.name != candidate.value:
-                raise BackendError(f"{candidate.value} is installed but cannot be loaded: {error}") from error
+            if error.name != self.module:
+                raise BackendError(f"{self.module} is installed but cannot be loaded: {error}") from error
+            raise MissingDependency(self.module, self.extra) from error
         except (ImportError, OSError) as error:
-            raise BackendError(f"{candidate.value} is installed but cannot be loaded: {error}") from error
-    names = " or ".join(candidate.value for candidate in wanted)
-    raise MissingDependency(f"TensorRT ({names})" if flavour is None else names, _EXTRAS[wanted[-1]])
+            raise BackendError(f"{self.module} is installed but cannot be loaded: {error}") from error
+
+
+PROPER = Flavour("tensorrt", "tensorrt", "tensorrt", portable=False)
+RTX = Flavour("tensorrt-rtx", "tensorrt_rtx", "tensorrt-rtx", portable=True)

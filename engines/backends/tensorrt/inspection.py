@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from engines.backends.tensorrt.flavours import Flavour
 from engines.backends.tensorrt.logger import BuildLog
-from engines.bundle.manifest import Flavour, Precision
 from engines.errors import BackendError
+from engines.schedules.schedule import Precision
 
 _WORDS = {"INT8": ("int8",), "BF16": ("bf16", "bfloat16"), "HALF": ("fp16", "half"), "FLOAT": ("fp32", "float")}
 """Types of the network definition, and how the inspector writes them; the first that fits counts."""
@@ -62,7 +63,7 @@ def effective_types(
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        if flavour is Flavour.TENSORRT:
+        if not flavour.portable:
             raise BackendError(f"TensorRT {trt.__version__} cannot load the engine that it has built: {log.why()}")
         return f"not read: this GPU does not load the engine: {log.why()}"
     inspector = engine.create_engine_inspector()

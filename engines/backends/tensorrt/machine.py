@@ -35,9 +35,9 @@ class Machine:
     """``None`` where nothing tells."""
     gpus: tuple[Gpu, ...] = ()
 
-    def record(self) -> dict[str, str | None]:
-        """What an engine is tied to, for its build record; the GPU is the first, which TensorRT builds for."""
-        gpu = self.gpus[0] if self.gpus else None
+    def record(self, index: int = 0) -> dict[str, str | None]:
+        """What an engine is tied to, for its build record; ``index`` is that of the GPU which it is built for."""
+        gpu = self.gpus[index] if index < len(self.gpus) else None
         return {
             "architecture": self.architecture,
             "soc": self.soc.name.lower() if self.soc else None,

@@ -8,19 +8,20 @@ from typing import Any
 import msgspec
 
 from engines.backends.tensorrt.engine import TensorRTEngine
-from engines.backends.tensorrt.flavours import import_tensorrt
+from engines.backends.tensorrt.flavours import Flavour
 from engines.bundle.bundle import Bundle, record_of
-from engines.bundle.manifest import EngineRecord, Flavour
+from engines.bundle.manifest import EngineRecord
 from engines.devices.base import Device
 from engines.devices.cuda import CudaDevice
 from engines.devices.gpus import gpus
+from engines.devices.names import DeviceName
 from engines.errors import BackendError, BundleError, OutOfMemory
 from engines.executors.base import Executor
 from engines.executors.device import DeviceExecutor
 
 
-def executor_from_engine(bundle: Bundle, engine: EngineRecord) -> Executor:
-    """Load an engine of the bundle and that of its ``prepare.onnx`` on the first GPU.
+def executor_from_engine(bundle: Bundle, engine: EngineRecord, flavour: Flavour, name: DeviceName) -> Executor:
+    """Load an engine of the bundle and that of its ``prepare.onnx`` on a GPU.
 
     The very bytes that are deserialized are verified once more: deserializing runs code from them.
 
@@ -30,16 +31,16 @@ def executor_from_engine(bundle: Bundle, engine: EngineRecord) -> Executor:
         BackendError: there is no driver or GPU, or TensorRT does not load the engine, with the likely reason.
         OutOfMemory: the GPU has no room.
     """
-    _, trt = import_tensorrt(engine.flavour)
+    trt = flavour.load()
     device: Device = CudaDevice()
     with ExitStack() as loading:
-        prepare = _loaded(trt, bundle, engine, engine.prepare)
+        prepare = _loaded(trt, bundle, engine, engine.prepare, name.index)
         loading.callback(prepare.close)
-        trunk = _loaded(trt, bundle, engine, engine.engine)
+        trunk = _loaded(trt, bundle, engine, engine.engine, name.index)
         # The executor owns both from here on.
         loading.pop_all()
-    grid = bundle.manifest.grid(bundle.manifest.trunk(engine.levels, engine.lowering))
-    return DeviceExecutor(device, prepare, trunk, grid, engine.sub_batch)
+    grid = bundle.manifest.grid(bundle.manifest.trunk_of(engine.schedule))
+    return DeviceExecutor(device, prepare, trunk, grid, engine.schedule.sub_batch)
 
 
 def verified_plan(bundle: Bundle, name: str) -> bytes:
@@ -54,24 +55,26 @@ def verified_plan(bundle: Bundle, name: str) -> bytes:
     return plan
 
 
-def why_not_loaded(record: dict[str, Any], flavour: Flavour, version: str, gpu: tuple[str, str] | None) -> str:
+def why_not_loaded(record: dict[str, Any], runtime: str, gpu: tuple[str, str] | None) -> str:
     """What differs between where an engine was built and here, as the likely reason why it does not load; or ``""``.
 
-    ``gpu`` is the name and the compute capability of the one at hand. A portable engine of TensorRT-RTX names none.
+    ``runtime`` is the module of TensorRT here and its version, ``gpu`` the name and the compute capability of the one
+    at hand. A portable engine of TensorRT-RTX names none.
     """
     differences = []
+    module, _, version = runtime.partition(" ")
     if record.get("version") != version:
-        differences.append(f"it was built with {flavour.value} {record.get('version')}, here is {version}")
+        differences.append(f"it was built with {module} {record.get('version')}, here is {version}")
     device = record.get("device")
     built_for = (device.get("gpu"), device.get("compute_capability")) if isinstance(device, dict) else (None, None)
     if built_for[0] is not None and gpu is not None and built_for != gpu:
         differences.append(f"it was built on {built_for[0]} ({built_for[1]}), here is {gpu[0]} ({gpu[1]})")
     if not differences:
         return ""
-    return f" ({'; '.join(differences)}: build it on this machine with smp-deploy build-engine)"
+    return f" ({'; '.join(differences)}: build it on this machine with build_engine)"
 
 
-def _loaded(trt: Any, bundle: Bundle, engine: EngineRecord, name: str) -> TensorRTEngine:
+def _loaded(trt: Any, bundle: Bundle, engine: EngineRecord, name: str, index: int) -> TensorRTEngine:
     plan = verified_plan(bundle, name)
     try:
         return TensorRTEngine(trt, plan, name)
@@ -79,6 +82,6 @@ def _loaded(trt: Any, bundle: Bundle, engine: EngineRecord, name: str) -> Tensor
         raise
     except BackendError as error:
         record = msgspec.json.decode(bundle.file(engine.record).read_bytes())
-        found = gpus()
+        found = gpus()[index : index + 1]
         gpu = (found[0].name, found[0].compute_capability) if found else None
-        raise BackendError(f"{error}{why_not_loaded(record, engine.flavour, str(trt.__version__), gpu)}") from error
+        raise BackendError(f"{error}{why_not_loaded(record, f'{trt.__name__} {trt.__version__}', gpu)}") from error

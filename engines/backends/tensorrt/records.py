@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 from engines.backends.tensorrt.builder import BuiltEngine
+from engines.backends.tensorrt.flavours import Flavour
 from engines.backends.tensorrt.machine import Machine
 from engines.backends.tensorrt.settings import BuildConfig
 from engines.backends.tensorrt.targets import Target
 from engines.bundle.bundle import Bundle, record_of
-from engines.bundle.manifest import EngineRecord, Flavour
+from engines.bundle.manifest import EngineRecord
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,25 @@ class BuildInputs:
 
 
 def identity_of_build(
-    bundle: Bundle, inputs: BuildInputs, config: BuildConfig, built_with: tuple[Flavour, str], machine: Machine
+    bundle: Bundle,
+    inputs: BuildInputs,
+    config: BuildConfig,
+    built_with: tuple[Flavour, str],
+    machine: Machine,
+    gpu: int = 0,
 ) -> dict[str, Any]:
-    """What makes a build the same build: its files, TensorRT, device and flags."""
+    """What makes a build the same build: its files, TensorRT, device (the index of its GPU) and flags."""
     if config.precision is None:
         raise ValueError("an engine of a trunk has a precision")
     flavour, version = built_with
     return {
-        "flavour": flavour.value,
+        "backend": flavour.name,
         "version": version,
         "precision": config.precision.value,
         "sub_batch": config.sub_batch,
         **inputs.record(bundle),
-        "device": machine.record(),
-        "flags": config.flags(),
+        "device": machine.record(gpu),
+        "flags": config.options.flags(),
     }
 
 
@@ -67,10 +73,18 @@ def held_engine(bundle: Bundle, identity: dict[str, Any]) -> tuple[EngineRecord,
 
 
 def record_of_build(
-    identity: dict[str, Any], config: BuildConfig, target: Target, trunk: BuiltEngine, prepare: BuiltEngine
+    identity: dict[str, Any],
+    config: BuildConfig,
+    target: Target,
+    trunk: BuiltEngine,
+    prepare: BuiltEngine,
+    *,
+    timed: bool,
 ) -> dict[str, Any]:
-    """The build record: identity, versions, what was built and how long it took."""
-    timed = config.timing_cache is not None and trunk.flavour is not Flavour.TENSORRT_RTX
+    """The build record: identity, versions, what was built and how long it took.
+
+    ``timed`` says whether this TensorRT measures its kernels, and so uses a timing cache.
+    """
     return {
         **identity,
         "python": platform.python_version(),
@@ -79,7 +93,7 @@ def record_of_build(
         "convolutions": trunk.precisions,
         "effective_precision": trunk.effective,
         "input_shape": trunk.input_shape,
-        "timing_cache": timed,
+        "timing_cache": timed and config.options.timing_cache is not None,
         "plan_bytes": len(trunk.plan),
         "plan_sha256": record_of(trunk.plan).sha256,
         "prepare_plan_bytes": len(prepare.plan),

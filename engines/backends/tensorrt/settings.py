@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.tensorrt.logger import BuildLog
-from engines.bundle.manifest import Flavour, Precision
 from engines.errors import BackendError
+from engines.schedules.schedule import Precision
 
 
 class MemoryPool(enum.Enum):
@@ -31,18 +31,9 @@ class HardwareCompatibility(enum.Enum):
 
 
 @dataclass(frozen=True)
-class BuildConfig:
-    """How to build. What is ``None`` is left to TensorRT."""
+class BuildOptions:
+    """How TensorRT builds, in trtexec's terms. What is ``None`` is left to TensorRT."""
 
-    precision: Precision | None
-    """The arithmetic that the graph must have: precision is in the graph, no builder flag changes it. ``None`` for
-    a graph without convolutions, such as ``prepare.onnx``."""
-    convolutions: Mapping[Precision, int] | None = None
-    """How many convolutions the graph must have in which precision; ``None`` for all of them in ``precision``."""
-    sub_batch: int = 1
-    """The largest and best-tuned first axis; from 1 on all are accepted. Without meaning for a static graph."""
-    flavour: Flavour | None = None
-    """``None`` takes what is installed, TensorRT proper before TensorRT-RTX."""
     optimization_level: int | None = None
     """0 to 5: higher builds longer and may run faster."""
     pool_limits: Mapping[MemoryPool, int] = field(default_factory=dict)
@@ -67,28 +58,42 @@ class BuildConfig:
         }
 
 
-def settings_from_config(trt: Any, builder: Any, config: BuildConfig, log: BuildLog) -> Any:
+@dataclass(frozen=True)
+class BuildConfig:
+    """What one graph must be, and how to build it."""
+
+    precision: Precision | None
+    """The arithmetic that the graph must have: precision is in the graph, no builder flag changes it. ``None`` for
+    a graph without convolutions, such as ``prepare.onnx``."""
+    convolutions: Mapping[Precision, int] | None = None
+    """How many convolutions the graph must have in which precision; ``None`` for all of them in ``precision``."""
+    sub_batch: int = 1
+    """The largest and best-tuned first axis; from 1 on all are accepted. Without meaning for a static graph."""
+    options: BuildOptions = field(default_factory=BuildOptions)
+
+
+def settings_from_options(trt: Any, builder: Any, options: BuildOptions, log: BuildLog) -> Any:
     """TensorRT's builder configuration. Raises :class:`BackendError` for what this TensorRT does not take."""
     settings = builder.create_builder_config()
     # Without it the inspector gives names of layers only, and the precision cannot be read back.
     settings.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if config.optimization_level is not None:
-        settings.builder_optimization_level = config.optimization_level
-    if config.max_aux_streams is not None:
-        settings.max_aux_streams = config.max_aux_streams
-    if config.version_compatible:
+    if options.optimization_level is not None:
+        settings.builder_optimization_level = options.optimization_level
+    if options.max_aux_streams is not None:
+        settings.max_aux_streams = options.max_aux_streams
+    if options.version_compatible:
         settings.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     pools = {
         MemoryPool.WORKSPACE: trt.MemoryPoolType.WORKSPACE,
         MemoryPool.TACTIC_SHARED_MEMORY: trt.MemoryPoolType.TACTIC_SHARED_MEMORY,
     }
-    for pool, size in config.pool_limits.items():
+    for pool, size in options.pool_limits.items():
         settings.set_memory_pool_limit(pools[pool], size)
         # A limit that is refused is only logged.
         if settings.get_memory_pool_limit(pools[pool]) != size:
             raise BackendError(f"TensorRT {trt.__version__} refuses {size} bytes for {pool.value}: {log.why()}")
-    if config.hardware_compatibility is not HardwareCompatibility.NONE:
-        name = config.hardware_compatibility.name
+    if options.hardware_compatibility is not HardwareCompatibility.NONE:
+        name = options.hardware_compatibility.name
         level = getattr(trt.HardwareCompatibilityLevel, name, None)
         if level is None:
             raise BackendError(f"TensorRT {trt.__version__} has no hardware compatibility level {name.lower()}")

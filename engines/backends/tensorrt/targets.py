@@ -7,11 +7,12 @@ platform is built on that platform.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from engines.backends.tensorrt.flavours import Flavour
 from engines.backends.tensorrt.machine import Family, Machine, Soc
-from engines.backends.tensorrt.settings import BuildConfig, HardwareCompatibility
-from engines.bundle.manifest import Flavour
+from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility
 from engines.errors import BackendError, InputError
 
 
@@ -78,10 +79,10 @@ PLATFORMS = {
 }
 
 
-def check_machine(target: Target, machine: Machine, trtexec: list[str]) -> None:
+def check_machine(target: Target, machine: Machine, trtexec: Callable[[], list[str]]) -> None:
     """Raise :class:`BackendError` unless an engine for ``target`` can be built on ``machine``.
 
-    ``trtexec`` are the lines to run on the target instead.
+    ``trtexec`` gives the lines to run on the target instead.
     """
     platform = PLATFORMS.get(target)
     if platform is None:
@@ -89,53 +90,56 @@ def check_machine(target: Target, machine: Machine, trtexec: list[str]) -> None:
     if machine.soc is not platform.soc or machine.family not in (platform.family, None):
         raise BackendError(
             f"an engine for {target.value} is not built on {machine}: it is tied to its GPU and TensorRT, "
-            f"{platform.carries()}; there is no cross-building. {_ON_TARGET}{_lines(trtexec)}"
+            f"{platform.carries()}; there is no cross-building. {_ON_TARGET}{_lines(trtexec())}"
         )
     if machine.family is None:
         raise BackendError(
             f"this is an {machine.soc.name.capitalize()}, but nothing here tells a DRIVE from a Jetson, so it may not "
-            f"be {target.value}; if the engine is for this machine, say --target {Target.THIS_MACHINE.value}"
+            f'be {target.value}; if the engine is for this machine, say target="{Target.THIS_MACHINE.value}"'
         )
 
 
 def check_flavour(target: Target, machine: Machine, flavour: Flavour) -> None:
     """Raise :class:`InputError` for a flavour that does not serve the target."""
-    rtx = flavour is Flavour.TENSORRT_RTX
-    if target is Target.RTX and not rtx:
-        raise InputError(f"target rtx is TensorRT-RTX alone, not {flavour.value}; leave --flavour out")
-    if rtx and (target in PLATFORMS or machine.soc is not None):
+    if target is Target.RTX and not flavour.portable:
+        raise InputError(f"target rtx is TensorRT-RTX alone, not {flavour.name}; name no backend")
+    if flavour.portable and (target in PLATFORMS or machine.soc is not None):
         where = target.value if target in PLATFORMS else str(machine)
         raise InputError(
             f"TensorRT-RTX does not run on {where}: it supports compute capabilities 7.5, 8.6, 8.9, 12.0 and 12.1, no "
-            "Orin or Thor; use the TensorRT of the system: --flavour tensorrt"
+            "Orin or Thor; use the TensorRT of the system, backend tensorrt"
         )
 
 
 def check_build(
-    target: Target, machine: Machine, config: BuildConfig, built_with: tuple[Flavour, str], trtexec: list[str]
+    target: Target,
+    machine: Machine,
+    options: BuildOptions,
+    built_with: tuple[Flavour, str],
+    trtexec: Callable[[], list[str]],
 ) -> None:
     """Raise for what TensorRT of this flavour and version would refuse, ignore or get wrong.
 
     :class:`InputError` for options that exclude each other, :class:`BackendError` for a version that cannot serve.
     """
     flavour, version = built_with
-    compatible = config.hardware_compatibility is not HardwareCompatibility.NONE
-    if flavour is Flavour.TENSORRT_RTX:
+    compatible = options.hardware_compatibility is not HardwareCompatibility.NONE
+    if flavour.portable:
         if compatible:
             raise InputError(
                 "TensorRT-RTX ignores a hardware compatibility level: its engines are compiled on the GPU they meet; "
-                "leave --hardware-compatibility-level out"
+                "leave hardware_compatibility out"
             )
-        if config.version_compatible:
+        if options.version_compatible:
             raise InputError(
                 f"TensorRT-RTX {version} comes without the lean runtime that a version-compatible engine needs; "
-                "leave --version-compatible out"
+                "leave version_compatible out"
             )
         return
     if compatible and machine.soc is not None:
         raise InputError(
             f"hardware compatibility is not for Jetson or DRIVE, and this is a {machine}; "
-            "leave --hardware-compatibility-level out"
+            "leave hardware_compatibility out"
         )
     major = int(version.split(".", 1)[0])
     platform = PLATFORMS.get(target)
@@ -143,7 +147,7 @@ def check_build(
         raise BackendError(
             f"TensorRT {version} is too old: before 10 precision is a builder flag, and this program builds strongly "
             f"typed engines only. Use trtexec with the fp32 trunk and that version's own precision flags, without "
-            f"--stronglyTyped:{_lines(trtexec)}"
+            f"--stronglyTyped:{_lines(trtexec())}"
         )
     if platform is not None and major not in platform.majors:
         raise BackendError(

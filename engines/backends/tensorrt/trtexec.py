@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import PurePath
 
-from engines.backends.tensorrt.settings import BuildConfig, HardwareCompatibility, MemoryPool
+from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility, MemoryPool
 
 _POOLS = {MemoryPool.WORKSPACE: "workspace", MemoryPool.TACTIC_SHARED_MEMORY: "tacticSharedMem"}
 _LEVELS = {
@@ -14,44 +14,48 @@ _LEVELS = {
 }
 
 
-def trtexec_lines(graph: str, source: str, shape: tuple[int, ...], config: BuildConfig) -> list[str]:
+def trtexec_lines(
+    graph: str, source: str, shape: tuple[int, ...], sub_batch: int, options: BuildOptions | None = None
+) -> list[str]:
     """The commands that build a trunk and its ``prepare.onnx``, as for a shell in the bundle's parent or in itself.
 
     Args:
         graph: path of the trunk; ``prepare.onnx`` lies beside it.
         source: name of the trunk's input.
         shape: of that input for one phase, ``(3, H', W')``.
-        config: sub-batch and flags. Precision is in the graph, so there is no flag for it.
+        sub_batch: the largest and best-tuned first axis.
+        options: flags. Precision is in the graph, so there is no flag for it.
     """
+    flags = _flags(options or BuildOptions())
     path = PurePath(graph)
     shapes = [
         f"--{which}Shapes={source}:{'x'.join(map(str, (size, *shape)))}"
-        for which, size in (("min", 1), ("opt", config.sub_batch), ("max", config.sub_batch))
+        for which, size in (("min", 1), ("opt", sub_batch), ("max", sub_batch))
     ]
-    plan = f"{path.stem}-b{config.sub_batch}.engine"
+    plan = f"{path.stem}-b{sub_batch}.engine"
     prepare = path.with_name("prepare.onnx")
     return [
-        shlex.join(["trtexec", f"--onnx={path}", *shapes, *_flags(config), f"--saveEngine={plan}"]),
-        shlex.join(["trtexec", f"--onnx={prepare}", *_flags(config), "--saveEngine=prepare.engine"]),
+        shlex.join(["trtexec", f"--onnx={path}", *shapes, *flags, f"--saveEngine={plan}"]),
+        shlex.join(["trtexec", f"--onnx={prepare}", *flags, "--saveEngine=prepare.engine"]),
     ]
 
 
-def _flags(config: BuildConfig) -> list[str]:
+def _flags(options: BuildOptions) -> list[str]:
     # Needed on TensorRT 10, without effect on 11.
     flags = ["--stronglyTyped"]
-    if config.optimization_level is not None:
-        flags.append(f"--builderOptimizationLevel={config.optimization_level}")
-    if config.pool_limits:
-        pools = ",".join(f"{_POOLS[pool]}:{_size(size)}" for pool, size in config.pool_limits.items())
+    if options.optimization_level is not None:
+        flags.append(f"--builderOptimizationLevel={options.optimization_level}")
+    if options.pool_limits:
+        pools = ",".join(f"{_POOLS[pool]}:{_size(size)}" for pool, size in options.pool_limits.items())
         flags.append(f"--memPoolSize={pools}")
-    if config.max_aux_streams is not None:
-        flags.append(f"--maxAuxStreams={config.max_aux_streams}")
-    if config.hardware_compatibility in _LEVELS:
-        flags.append(f"--hardwareCompatibilityLevel={_LEVELS[config.hardware_compatibility]}")
-    if config.version_compatible:
+    if options.max_aux_streams is not None:
+        flags.append(f"--maxAuxStreams={options.max_aux_streams}")
+    if options.hardware_compatibility in _LEVELS:
+        flags.append(f"--hardwareCompatibilityLevel={_LEVELS[options.hardware_compatibility]}")
+    if options.version_compatible:
         flags.append("--versionCompatible")
-    if config.timing_cache is not None:
-        flags.append(f"--timingCacheFile={config.timing_cache}")
+    if options.timing_cache is not None:
+        flags.append(f"--timingCacheFile={options.timing_cache}")
     return flags
 
 

@@ -22,8 +22,9 @@ from converters.rewriting.batchnorm import fold_batch_norms
 from converters.trunks import TrunkChoice
 from converters.verification import Subject, checks_of, reference_frames
 from converters.verification.precisions import precision_checks
-from engines import Bundle, Flavour, Lowering, OutputKind, Precision, Session
+from engines import Bundle, Lowering, OutputKind, Precision, Session
 from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
+from engines.backends.tensorrt.flavours import RTX
 from engines.bundle.manifest import TrunkRecord
 from engines.errors import BackendError, InputError, NetworkError
 from engines.parity.checks import Status
@@ -191,8 +192,8 @@ def test_engines_in_every_precision(reduced: Bundle, precision: Precision) -> No
     names = {Precision.FP32: "FLOAT", Precision.FP16: "HALF", Precision.BF16: "BF16", Precision.INT8: "INT8"}
     for trunk in reduced.manifest.trunks:
         expected = trunk.convolutions[precision]
-        config = BuildConfig(precision, expected, sub_batch=2, flavour=Flavour.TENSORRT_RTX)
-        built = engine_from_onnx(reduced.trunk_graph(trunk, precision), config)
+        config = BuildConfig(precision, expected, sub_batch=2)
+        built = engine_from_onnx(reduced.trunk_graph(trunk, precision), RTX, config)
         assert built.precisions == {names[kind]: count for kind, count in expected.items()}
         assert len(built.plan) > 100_000
 
@@ -202,9 +203,9 @@ def test_another_number_of_fp32_convolutions_is_refused(reduced: Bundle) -> None
     trunk = reduced.manifest.trunk()
     graph = reduced.trunk_graph(trunk, Precision.FP16)
     for expected in (None, {Precision.FP32: 1, Precision.FP16: 5}):
-        config = BuildConfig(Precision.FP16, expected, flavour=Flavour.TENSORRT_RTX)
+        config = BuildConfig(Precision.FP16, expected)
         with pytest.raises(BackendError, match=r"was to be fp16.* but its convolutions are"):
-            engine_from_onnx(graph, config)
+            engine_from_onnx(graph, RTX, config)
 
 
 def test_checks_of_bf16_are_not_run_and_say_why(reduced: Bundle) -> None:

@@ -12,9 +12,9 @@ from converters.pooling import MergePool2d, SplitPool2d
 from converters.rewriting.batchnorm import fold_batch_norms
 from converters.rewriting.loops import LoopedNetwork, cut_levels, looped_from_graph, most_levels
 from converters.rewriting.lowerings import LoweredNetwork, lowered
-from engines.bundle.manifest import Lowering
 from engines.errors import NetworkError
 from engines.schedules.phases import PhaseGrid
+from engines.schedules.schedule import Lowering
 from tests.networks import RandomNetwork, UnevenNetwork, with_statistics
 
 

@@ -14,8 +14,8 @@ from converters.rewriting.batchnorm import fold_batch_norms
 from converters.rewriting.loops import looped_from_graph
 from converters.rewriting.lowerings import lowered
 from converters.rewriting.proof import prove_phases
-from engines.bundle.manifest import Lowering
 from engines.errors import NetworkError
+from engines.schedules.schedule import Lowering
 
 
 class Between(nn.Module):

@@ -18,9 +18,10 @@ from converters.pooling import MergePool2d, SplitPool2d
 from converters.reference import noise_frame
 from converters.trunks import TrunkChoice
 from converters.verification import Subject, checks_of, reference_frames
-from engines import Bundle, Lowering
-from engines.bundle.manifest import ClassRecord, EngineRecord, Flavour, Precision
+from engines import Bundle, Lowering, Schedule
+from engines.bundle.manifest import ClassRecord, EngineRecord
 from engines.parity.checks import Check, Status
+from engines.schedules.schedule import Precision
 from tests.converters.verification.faults import (
     after,
     before_output,
@@ -301,11 +302,9 @@ def test_an_engine_built_from_other_weights(spoilt: Path, good: Bundle) -> None:
         engine="engines/a.engine",
         prepare="engines/p.engine",
         record="engines/a.json",
-        flavour=Flavour.TENSORRT_RTX,
+        backend="tensorrt-rtx",
         precision=Precision.FP16,
-        levels=1,
-        lowering=Lowering.RESHAPE,
-        sub_batch=1,
+        schedule=Schedule(1),
     )
     manifest = msgspec.structs.replace(good.manifest, engines=[engine], files=files)
     from engines.bundle.manifest import json_from_manifest

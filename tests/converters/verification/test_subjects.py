@@ -15,7 +15,7 @@ from converters.verification import Subject, checks_of, engine_hops, reference_f
 from converters.verification.layers import _sample
 from converters.verification.layouts import layout_checks
 from converters.verification.precision_search import searched_precision
-from engines import Bundle, Flavour, Lowering, OutputKind, Precision, Schedule
+from engines import Bundle, Lowering, OutputKind, Precision, Schedule
 from engines.devices.gpus import Gpu
 from engines.parity.checks import Status
 from engines.schedules.phases import PhaseGrid
@@ -69,7 +69,7 @@ def test_an_engine_for_another_machine_ends_no_validation(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = Bundle.open(bundle).with_engine(
-        Flavour.TENSORRT, Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record={}
+        "tensorrt", Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record={}
     )
     monkeypatch.setattr(engine_hops, "gpus", lambda: [Gpu("a GPU", "9.0")])
     checks = list(engine_hops.engine_checks(Subject(opened, reference_frames(opened))))

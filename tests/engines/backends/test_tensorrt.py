@@ -9,37 +9,42 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import engines.backends.tensorrt.builder as builder_module
-from engines import Bundle, Flavour, Precision
+from engines import Bundle, Precision, build_engine
 from engines.backends.tensorrt.builder import BuildConfig, BuildListener, engine_from_onnx
-from engines.backends.tensorrt.flavours import import_tensorrt
+from engines.backends.tensorrt.flavours import PROPER, RTX
 from engines.backends.tensorrt.limits import tensors_at
 from engines.backends.tensorrt.logger import BuildLog, trt_logger
-from engines.backends.tensorrt.settings import MemoryPool, settings_from_config
+from engines.backends.tensorrt.settings import BuildOptions, MemoryPool, settings_from_options
 from engines.backends.tensorrt.timing import load_timing_cache, save_timing_cache
 from engines.errors import BackendError, InputError, MissingDependency
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="not run: tensorrt_rtx is not installed"
 )
-RTX_FP32 = BuildConfig(Precision.FP32, flavour=Flavour.TENSORRT_RTX)
+RTX_FP32 = BuildConfig(Precision.FP32)
 APIS = sorted((Path(__file__).parent / "tensorrt_api").glob("*.json"))
+
+
+def fp32_graph(bundle: Bundle) -> Path:
+    return bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP32)
 
 
 @needs_rtx
 @pytest.mark.parametrize(("precision", "kind"), [(Precision.FP32, "FLOAT"), (Precision.FP16, "HALF")])
 def test_an_engine_in_each_precision(exported: Bundle, precision: Precision, kind: str) -> None:
-    config = BuildConfig(precision, sub_batch=4, flavour=Flavour.TENSORRT_RTX)
-    built = engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), precision), config)
+    config = BuildConfig(precision, sub_batch=4)
+    built = engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), precision), RTX, config)
     assert built.precisions == {kind: 21}
     assert built.effective == "not read: there is no GPU" or built.effective == {kind: 21}
     assert built.input_shape == (4, 3, 67, 99)
-    assert built.flavour is Flavour.TENSORRT_RTX
+    assert built.flavour is RTX
     assert len(built.plan) > 100_000
 
 
@@ -60,9 +65,9 @@ def test_the_whole_graph_and_prepare_parse_too(exported: Bundle) -> None:
 
 @needs_rtx
 def test_an_fp32_graph_is_not_passed_off_as_fp16(exported: Bundle) -> None:
-    config = BuildConfig(Precision.FP16, flavour=Flavour.TENSORRT_RTX)
+    config = BuildConfig(Precision.FP16)
     with pytest.raises(BackendError, match=r"was to be fp16, but its convolutions are \{'FLOAT': 21\}"):
-        engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), config)
+        engine_from_onnx(fp32_graph(exported), RTX, config)
 
 
 @needs_rtx
@@ -70,13 +75,13 @@ def test_junk_is_refused_with_tensorrts_words(tmp_path: Path) -> None:
     path = tmp_path / "junk.onnx"
     path.write_bytes(b"junk" * 50)
     with pytest.raises(BackendError, match=r"cannot parse junk.onnx: \S+"):
-        engine_from_onnx(path, BuildConfig(Precision.FP32, flavour=Flavour.TENSORRT_RTX))
+        engine_from_onnx(path, RTX, BuildConfig(Precision.FP32))
 
 
 @needs_rtx
 def test_prepare_has_no_profile_and_no_convolutions(exported: Bundle) -> None:
-    config = BuildConfig(None, flavour=Flavour.TENSORRT_RTX)
-    built = engine_from_onnx(exported.path / "prepare.onnx", config)
+    config = BuildConfig(None)
+    built = engine_from_onnx(exported.path / "prepare.onnx", RTX, config)
     assert built.input_shape == (64, 96, 3)
     assert (built.precisions, built.effective) == ({}, "not read: the graph has no convolutions")
     assert len(built.plan) > 10_000
@@ -86,7 +91,7 @@ def test_prepare_has_no_profile_and_no_convolutions(exported: Bundle) -> None:
 def test_progress_rises_to_a_hundred_and_the_log_is_handed_on(exported: Bundle) -> None:
     percents, severities = [], set()
     listener = BuildListener(lambda done, total: percents.append((done, total)), lambda kind, _: severities.add(kind))
-    engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), RTX_FP32, listener)
+    engine_from_onnx(fp32_graph(exported), RTX, RTX_FP32, listener)
     assert percents == sorted(set(percents))
     assert percents[-1] == (100, 100)
     assert len(percents) > 10
@@ -104,7 +109,10 @@ def test_a_listeners_exception_ends_the_build_and_comes_out(exported: Bundle, wh
 
     with pytest.raises(BrokenPipeError, match="nobody listens"):
         engine_from_onnx(
-            exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), RTX_FP32, BuildListener(**{where: fail})
+            fp32_graph(exported),
+            RTX,
+            RTX_FP32,
+            BuildListener(**{where: fail}),
         )
     assert len(calls) == 1
 
@@ -121,22 +129,17 @@ def test_an_interrupt_stops_the_build(exported: Bundle) -> None:
             time.sleep(0.5)
 
     with pytest.raises(KeyboardInterrupt):
-        engine_from_onnx(
-            exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), RTX_FP32, BuildListener(interrupt)
-        )
+        engine_from_onnx(fp32_graph(exported), RTX, RTX_FP32, BuildListener(interrupt))
     assert len(percents) == 1
     # TensorRT is whole after it.
-    assert engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), RTX_FP32).precisions == {
-        "FLOAT": 21
-    }
+    assert engine_from_onnx(fp32_graph(exported), RTX, RTX_FP32).precisions == {"FLOAT": 21}
 
 
 @needs_rtx
 def test_options_reach_tensorrt() -> None:
     import tensorrt_rtx as trt
 
-    config = BuildConfig(
-        Precision.FP32,
+    options = BuildOptions(
         optimization_level=1,
         max_aux_streams=0,
         pool_limits={MemoryPool.WORKSPACE: 3 * 2**20, MemoryPool.TACTIC_SHARED_MEMORY: 2**14},
@@ -144,7 +147,7 @@ def test_options_reach_tensorrt() -> None:
     )
     logger = trt_logger(trt, BuildLog())
     builder = trt.Builder(logger)
-    settings = settings_from_config(trt, builder, config, BuildLog())
+    settings = settings_from_options(trt, builder, options, BuildLog())
     assert (settings.builder_optimization_level, settings.max_aux_streams) == (1, 0)
     assert settings.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 3 * 2**20
     assert settings.get_memory_pool_limit(trt.MemoryPoolType.TACTIC_SHARED_MEMORY) == 2**14
@@ -158,11 +161,11 @@ def test_what_tensorrt_ignores_is_refused() -> None:
     script = (
         "import tensorrt_rtx as trt\n"
         "from engines.backends.tensorrt.logger import BuildLog, trt_logger\n"
-        "from engines.backends.tensorrt.settings import BuildConfig, HardwareCompatibility, settings_from_config\n"
+        "from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility, settings_from_options\n"
         "log = BuildLog()\n"
         "builder = trt.Builder(trt_logger(trt, log))\n"
-        "config = BuildConfig(None, hardware_compatibility=HardwareCompatibility.AMPERE_PLUS)\n"
-        "settings_from_config(trt, builder, config, log)\n"
+        "options = BuildOptions(hardware_compatibility=HardwareCompatibility.AMPERE_PLUS)\n"
+        "settings_from_options(trt, builder, options, log)\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "does not take hardware compatibility level ampere_plus" in result.stderr.splitlines()[-1]
@@ -170,9 +173,9 @@ def test_what_tensorrt_ignores_is_refused() -> None:
 
 @needs_rtx
 def test_a_workspace_too_small_for_any_kernel(exported: Bundle) -> None:
-    config = replace(RTX_FP32, pool_limits={MemoryPool.WORKSPACE: 2**10})
-    with pytest.raises(BackendError, match=r"within workspace limit.*raise --pool-limit workspace:SIZE"):
-        engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), config)
+    config = BuildConfig(Precision.FP32, options=BuildOptions(pool_limits={MemoryPool.WORKSPACE: 2**10}))
+    with pytest.raises(BackendError, match=r"within workspace limit.*raise pool_limits of workspace"):
+        engine_from_onnx(fp32_graph(exported), RTX, config)
 
 
 @needs_rtx
@@ -180,7 +183,7 @@ def test_a_tensor_too_large_is_named_before_the_build(exported: Bundle) -> None:
     config = replace(RTX_FP32, sub_batch=2**20)
     said = r"the output of layer layer4.0.conv1/Conv has 25769803776 elements \(16777216 x 64 x 4 x 6\)"
     with pytest.raises(BackendError, match=said):
-        engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), config)
+        engine_from_onnx(fp32_graph(exported), RTX, config)
 
 
 @needs_rtx
@@ -191,7 +194,7 @@ def test_shapes_at_the_largest_sub_batch_count_the_splits_inside(exported: Bundl
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    assert parser.parse_from_file(str(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32)))
+    assert parser.parse_from_file(str(fp32_graph(exported)))
     tensors = dict(tensors_at(network, (4, 3, 67, 99)))
     assert tensors["conv1/Conv"] == (4, 8, 16, 24)
     # Three more splits of 2x2: 64 batch entries for each window.
@@ -205,7 +208,9 @@ def test_the_timing_cache_that_rtx_has_no_use_for_is_not_touched(exported: Bundl
     path = tmp_path / "timing.cache"
     path.write_bytes(b"another's")
     engine_from_onnx(
-        exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), replace(RTX_FP32, timing_cache=path)
+        fp32_graph(exported),
+        RTX,
+        replace(RTX_FP32, options=BuildOptions(timing_cache=path)),
     )
     assert path.read_bytes() == b"another's"
 
@@ -234,14 +239,14 @@ def test_a_missing_flavour_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_
     # None in sys.modules is Python's own way to say that a module cannot be imported.
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
     with pytest.raises(MissingDependency, match=r"tensorrt is not installed; .*smp-deploy\[tensorrt\]"):
-        engine_from_onnx(tmp_path, BuildConfig(Precision.FP32, flavour=Flavour.TENSORRT))
+        engine_from_onnx(tmp_path, PROPER, BuildConfig(Precision.FP32))
 
 
-def test_no_tensorrt_at_all_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    for flavour in Flavour:
-        monkeypatch.setitem(sys.modules, flavour.value, None)
+def test_no_tensorrt_at_all_names_both(monkeypatch: pytest.MonkeyPatch, exported: Bundle) -> None:
+    for flavour in (PROPER, RTX):
+        monkeypatch.setitem(sys.modules, flavour.module, None)
     with pytest.raises(MissingDependency, match=r"TensorRT \(tensorrt or tensorrt_rtx\) is not installed; install it"):
-        import_tensorrt()
+        build_engine(exported)
 
 
 # TensorRT's class of each variable in the package's sources, and of what methods give.
@@ -261,19 +266,37 @@ VARIABLES = {
     "cache": "ITimingCache",
     "empty": "ITimingCache",
 }
+# Attributes of this project's own objects, and of Python's, that have the name of one of TensorRT's.
+OWN_ATTRIBUTES = {
+    "builder.py: build.engine",
+    "builder.py: config.precision",
+    "builder.py: graph.name",
+    "builder.py: layer.get_input(0).name",
+    "builder.py: layer.get_output(0).dtype.name",
+    "builder.py: self.config.precision",
+    "engine.py: np.dtype",
+    "engine.py: spec.name",
+    "flavours.py: error.name",
+    "logger.py: severity.name",
+    "settings.py: options.hardware_compatibility.name",
+    "settings.py: options.max_aux_streams",
+    "settings.py: self.max_aux_streams",
+}
 RESULTS = {"get_error": "ParserError", "get_output": "ITensor"}
 PACKAGE = Path(builder_module.__file__).parent
 # These speak of engines of a bundle, not of TensorRT's.
 NO_TENSORRT = {"records.py", "machine.py", "targets.py", "trtexec.py"}
-# Its engines are this project's, and of TensorRT it uses the version alone.
-OF_THE_BUNDLE = {"opening.py"}
+# Their engines are this project's, and of TensorRT they use the version alone.
+OF_THE_BUNDLE = {"backend.py", "opening.py"}
 # What is made by a call that not every flavour has.
 FROM_OPTIONAL_CALLS = {"IRuntimeConfig"}
 
 
-def used_attributes() -> set[tuple[str, str]]:
-    """``(class, attribute)`` of what the package asks of TensorRT, from its sources; ``trt`` is the module."""
-    used = set()
+def attributes_of_sources() -> Iterator[tuple[str | None, str, str]]:
+    """``(class, attribute, expression)`` of all attributes in the sources that use TensorRT.
+
+    The class is that of TensorRT; ``"trt"`` is the module, ``None`` stands for an owner that is none of its variables.
+    """
     for source in PACKAGE.glob("*.py"):
         if source.name in NO_TENSORRT:
             assert "trt." not in source.read_text(encoding="utf-8")
@@ -281,20 +304,27 @@ def used_attributes() -> set[tuple[str, str]]:
         if source.name in OF_THE_BUNDLE:
             continue
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Attribute):
-                continue
-            owner = node.value
-            if isinstance(owner, ast.Name) and owner.id in (*VARIABLES, "trt"):
-                used.add((VARIABLES.get(owner.id, "trt"), node.attr))
-            elif isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Name):
-                variable = owner.attr.lstrip("_")
-                if owner.value.id == "trt":
-                    used.add((owner.attr, node.attr))
-                elif owner.value.id == "self" and variable in (*VARIABLES, "trt"):
-                    used.add((VARIABLES.get(variable, "trt"), node.attr))
-            elif isinstance(owner, ast.Call) and isinstance(owner.func, ast.Attribute) and owner.func.attr in RESULTS:
-                used.add((RESULTS[owner.func.attr], node.attr))
-    return used
+            if isinstance(node, ast.Attribute):
+                yield owner_of(node.value), node.attr, f"{source.name}: {ast.unparse(node)}"
+
+
+def owner_of(owner: ast.expr) -> str | None:
+    if isinstance(owner, ast.Name) and owner.id in (*VARIABLES, "trt"):
+        return VARIABLES.get(owner.id, "trt")
+    if isinstance(owner, ast.Attribute) and isinstance(owner.value, ast.Name):
+        variable = owner.attr.lstrip("_")
+        if owner.value.id == "trt":
+            return owner.attr
+        if owner.value.id == "self" and variable in (*VARIABLES, "trt"):
+            return VARIABLES.get(variable, "trt")
+    if isinstance(owner, ast.Call) and isinstance(owner.func, ast.Attribute):
+        return RESULTS.get(owner.func.attr)
+    return None
+
+
+def used_attributes() -> set[tuple[str, str]]:
+    """``(class, attribute)`` of what the package asks of TensorRT."""
+    return {(owner, name) for owner, name, _ in attributes_of_sources() if owner is not None}
 
 
 def asked_attributes() -> set[tuple[str, str]]:
@@ -350,6 +380,15 @@ def test_every_attribute_exists_in_every_flavour(path: Path) -> None:
         if not exists(api, owner, name)
     }
     assert missing == set()
+
+
+def test_no_use_of_tensorrt_is_overlooked() -> None:
+    """An attribute that TensorRT's classes have, of a variable that :data:`VARIABLES` does not know: renamed, say."""
+    apis = [json.loads(path.read_text(encoding="utf-8"))["api"] for path in APIS]
+    classes = {*VARIABLES.values(), *RESULTS.values()}
+    members = {name for api in apis for kind in classes for name in api.get(kind, ())}
+    unknown = {text for owner, name, text in attributes_of_sources() if owner is None and name in members}
+    assert unknown == OWN_ATTRIBUTES
 
 
 def test_what_is_asked_for_exists_somewhere() -> None:

@@ -9,25 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from engines import Flavour, Precision
+from engines import Precision
+from engines.backends.tensorrt.flavours import PROPER, RTX
 from engines.backends.tensorrt.inspection import check_effective_precision, convolution_types_from_inspection
 from engines.backends.tensorrt.limits import MAX_ELEMENTS, check_tensor_sizes
 from engines.backends.tensorrt.logger import BuildLog
 from engines.backends.tensorrt.machine import Family, Machine, Soc, this_machine
 from engines.backends.tensorrt.progress import BuildProgress
-from engines.backends.tensorrt.settings import BuildConfig, HardwareCompatibility, MemoryPool
+from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility, MemoryPool
 from engines.backends.tensorrt.targets import PLATFORMS, Target, check_build, check_flavour, check_machine
 from engines.backends.tensorrt.timing import check_timing_cache
 from engines.backends.tensorrt.trtexec import trtexec_lines
 from engines.errors import BackendError, InputError, OutputError
 
-CONFIG = BuildConfig(Precision.FP16, sub_batch=4)
+PLAIN = BuildOptions()
 X86 = Machine("x86_64")
 MACHINES = {target: Machine("aarch64", platform.soc, platform.family) for target, platform in PLATFORMS.items()}
 
 
 def test_trtexec_lines() -> None:
-    assert trtexec_lines("b/trunk.fp16.onnx", "windows", (3, 131, 259), CONFIG) == [
+    assert trtexec_lines("b/trunk.fp16.onnx", "windows", (3, 131, 259), 4) == [
         "trtexec --onnx=b/trunk.fp16.onnx --minShapes=windows:1x3x131x259 --optShapes=windows:4x3x131x259 "
         "--maxShapes=windows:4x3x131x259 --stronglyTyped --saveEngine=trunk.fp16-b4.engine",
         "trtexec --onnx=b/prepare.onnx --stronglyTyped --saveEngine=prepare.engine",
@@ -35,8 +36,7 @@ def test_trtexec_lines() -> None:
 
 
 def test_trtexec_lines_with_every_flag_and_a_name_that_needs_quotes() -> None:
-    config = replace(
-        CONFIG,
+    options = BuildOptions(
         optimization_level=5,
         pool_limits={MemoryPool.WORKSPACE: 2**29, MemoryPool.TACTIC_SHARED_MEMORY: 1000},
         max_aux_streams=0,
@@ -44,7 +44,7 @@ def test_trtexec_lines_with_every_flag_and_a_name_that_needs_quotes() -> None:
         version_compatible=True,
         timing_cache=Path("t.cache"),
     )
-    _, prepare = trtexec_lines("my bundle/trunk.onnx", "windows", (3, 67, 99), config)
+    _, prepare = trtexec_lines("my bundle/trunk.onnx", "windows", (3, 67, 99), 4, options)
     assert prepare == (
         "trtexec '--onnx=my bundle/prepare.onnx' --stronglyTyped --builderOptimizationLevel=5 "
         "--memPoolSize=workspace:512M,tacticSharedMem:1000B --maxAuxStreams=0 --hardwareCompatibilityLevel=ampere+ "
@@ -55,59 +55,59 @@ def test_trtexec_lines_with_every_flag_and_a_name_that_needs_quotes() -> None:
 def test_the_page_on_targets_shows_the_lines_that_are_printed() -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "target.md").read_text(encoding="utf-8")
     shown = " ".join(page.replace("\\\n", " ").split())
-    for line in trtexec_lines("smp18.bundle/trunk.onnx", "windows", (3, 131, 259), CONFIG):
+    for line in trtexec_lines("smp18.bundle/trunk.onnx", "windows", (3, 131, 259), 4):
         assert line in shown
 
 
 @pytest.mark.parametrize("target", PLATFORMS)
 def test_a_platform_is_built_for_on_itself_alone(target: Target) -> None:
-    lines = trtexec_lines("b/trunk.onnx", "windows", (3, 67, 99), CONFIG)
+    lines = trtexec_lines("b/trunk.onnx", "windows", (3, 67, 99), 4)
     for machine in (X86, Machine("aarch64"), *(held for other, held in MACHINES.items() if other is not target)):
         with pytest.raises(BackendError, match=f"an engine for {target.value} is not built on") as caught:
-            check_machine(target, machine, lines)
+            check_machine(target, machine, lambda: lines)
         assert str(caught.value).splitlines()[1:] == [f"  {line}" for line in lines]
-    check_machine(target, MACHINES[target], lines)
+    check_machine(target, MACHINES[target], lambda: lines)
     with pytest.raises(BackendError, match="nothing here tells a DRIVE from a Jetson"):
-        check_machine(target, replace(MACHINES[target], family=None), lines)
+        check_machine(target, replace(MACHINES[target], family=None), lambda: lines)
 
 
 def test_targets_that_any_machine_serves() -> None:
     for target in (Target.RTX, Target.THIS_MACHINE):
         for machine in (X86, *MACHINES.values()):
-            check_machine(target, machine, [])
+            check_machine(target, machine, list)
 
 
 def test_flavours_that_do_not_serve_a_target() -> None:
     with pytest.raises(InputError, match="target rtx is TensorRT-RTX alone, not tensorrt"):
-        check_flavour(Target.RTX, X86, Flavour.TENSORRT)
+        check_flavour(Target.RTX, X86, PROPER)
     orin = MACHINES[Target.JETSON_ORIN]
     with pytest.raises(InputError, match="TensorRT-RTX does not run on jetson-orin"):
-        check_flavour(Target.JETSON_ORIN, orin, Flavour.TENSORRT_RTX)
+        check_flavour(Target.JETSON_ORIN, orin, RTX)
     with pytest.raises(InputError, match="TensorRT-RTX does not run on Jetson Orin"):
-        check_flavour(Target.THIS_MACHINE, orin, Flavour.TENSORRT_RTX)
-    check_flavour(Target.THIS_MACHINE, orin, Flavour.TENSORRT)
-    check_flavour(Target.RTX, X86, Flavour.TENSORRT_RTX)
+        check_flavour(Target.THIS_MACHINE, orin, RTX)
+    check_flavour(Target.THIS_MACHINE, orin, PROPER)
+    check_flavour(Target.RTX, X86, RTX)
 
 
 def test_options_that_a_tensorrt_would_ignore_or_get_wrong() -> None:
-    rtx, ten = (Flavour.TENSORRT_RTX, "1.7.1.116"), (Flavour.TENSORRT, "10.13.3.9")
-    compatible = replace(CONFIG, hardware_compatibility=HardwareCompatibility.AMPERE_PLUS)
+    rtx, ten = (RTX, "1.7.1.116"), (PROPER, "10.13.3.9")
+    compatible = replace(PLAIN, hardware_compatibility=HardwareCompatibility.AMPERE_PLUS)
     with pytest.raises(InputError, match="TensorRT-RTX ignores a hardware compatibility level"):
-        check_build(Target.THIS_MACHINE, X86, compatible, rtx, [])
+        check_build(Target.THIS_MACHINE, X86, compatible, rtx, list)
     with pytest.raises(InputError, match="without the lean runtime"):
-        check_build(Target.THIS_MACHINE, X86, replace(CONFIG, version_compatible=True), rtx, [])
+        check_build(Target.THIS_MACHINE, X86, replace(PLAIN, version_compatible=True), rtx, list)
     with pytest.raises(InputError, match="not for Jetson or DRIVE, and this is a DRIVE Thor"):
-        check_build(Target.THIS_MACHINE, MACHINES[Target.DRIVE_THOR], compatible, ten, [])
-    check_build(Target.THIS_MACHINE, X86, compatible, ten, [])
+        check_build(Target.THIS_MACHINE, MACHINES[Target.DRIVE_THOR], compatible, ten, list)
+    check_build(Target.THIS_MACHINE, X86, compatible, ten, list)
 
 
 def test_versions_that_a_platform_does_not_carry() -> None:
     orin = MACHINES[Target.DRIVE_ORIN]
-    check_build(Target.DRIVE_ORIN, orin, CONFIG, (Flavour.TENSORRT, "10.10.10"), [])
+    check_build(Target.DRIVE_ORIN, orin, PLAIN, (PROPER, "10.10.10"), list)
     with pytest.raises(BackendError, match=r"drive-orin carries TensorRT .*10.x \(DriveOS 7.x\), but .* finds 11.4"):
-        check_build(Target.DRIVE_ORIN, orin, CONFIG, (Flavour.TENSORRT, "11.4.1"), [])
+        check_build(Target.DRIVE_ORIN, orin, PLAIN, (PROPER, "11.4.1"), list)
     with pytest.raises(BackendError, match=r"TensorRT 8.6.13 is too old: .*\n  trtexec"):
-        check_build(Target.THIS_MACHINE, orin, CONFIG, (Flavour.TENSORRT, "8.6.13"), ["trtexec --onnx=trunk.onnx"])
+        check_build(Target.THIS_MACHINE, orin, PLAIN, (PROPER, "8.6.13"), lambda: ["trtexec --onnx=trunk.onnx"])
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_log_gives_reasons_with_what_to_do() -> None:
     log.add(1, "ERROR", "Could not find any implementation for node conv1")
     assert log.why() == (
         "Could not find any implementation for node conv1 "
-        "(the memory of this device does not suffice; choose a smaller --sub-batch)"
+        "(the memory of this device does not suffice; choose a smaller sub_batch)"
     )
     assert log.warnings == ["slow"]
 

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 import engines.devices.cuda as cuda_module
-from engines import Bundle, Flavour, Lowering, Precision, Schedule, Session
-from engines.backends import flavour_of, runner_from_graph
+from engines import Bundle, Lowering, Precision, Schedule, Session, build_engine, choose_schedule
+from engines.backends import BACKENDS, backend_named
+from engines.backends.tensorrt.backend import TENSORRT_RTX
 from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
 from engines.backends.tensorrt.engine import TensorRTEngine
 from engines.backends.tensorrt.logger import BuildLog
@@ -26,17 +27,13 @@ from engines.backends.tensorrt.opening import verified_plan, why_not_loaded
 from engines.devices.cuda import CudaDevice, import_cuda_runtime
 from engines.devices.gpus import gpus
 from engines.errors import BackendError, BundleError, InputError, MissingDependency, OutOfMemory
-from engines.executors.opening import held_engine
-from engines.planning.planner import sub_batch_bytes
 from engines.planning.smaller import smaller_schedules
-from engines.planning.tunings import chosen_schedule
 from tests.conftest import Cli
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="not run: tensorrt_rtx is not installed"
 )
 without_gpu = pytest.mark.skipif(bool(gpus()), reason="not run: this machine has a GPU")
-RTX = Flavour.TENSORRT_RTX
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +42,14 @@ def built(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
     bundle = Bundle.open(shutil.copytree(exported.path, tmp_path_factory.mktemp("built") / "bundle"))
     graph = bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP16)
-    prepare = engine_from_onnx(bundle.file(bundle.manifest.prepare), BuildConfig(None, flavour=RTX))
+    prepare = engine_from_onnx(bundle.file(bundle.manifest.prepare), TENSORRT_RTX.flavour, BuildConfig(None))
     for sub_batch in (4, 1):
-        plan = engine_from_onnx(graph, BuildConfig(Precision.FP16, sub_batch=sub_batch, flavour=RTX)).plan
+        plan = engine_from_onnx(graph, TENSORRT_RTX.flavour, BuildConfig(Precision.FP16, sub_batch=sub_batch)).plan
         record = {"version": "1.0.0", "device": {"gpu": None, "compute_capability": None}}
         schedule = Schedule(2, sub_batch)
-        bundle = bundle.with_engine(RTX, Precision.FP16, schedule, plan=plan, prepare=prepare.plan, record=record)
+        bundle = bundle.with_engine(
+            "tensorrt-rtx", Precision.FP16, schedule, plan=plan, prepare=prepare.plan, record=record
+        )
     return bundle
 
 
@@ -94,32 +93,33 @@ def test_a_missing_engine_names_the_command_that_builds_it(built: Bundle) -> Non
     with pytest.raises(BundleError) as caught:
         Session.open(built, "tensorrt-rtx", precision=Precision.FP16, schedule=Schedule(2, 3, Lowering.DILATED))
     assert str(caught.value) == (
-        "the bundle has no tensorrt_rtx engine in fp16 for levels 2, sub-batch 3, dilated (it has: "
-        "tensorrt_rtx fp16, levels 2, sub-batch 4, reshape; tensorrt_rtx fp16, levels 2, sub-batch 1, reshape); build "
-        f"it on this machine: smp-deploy build-engine {built.path} --fp16 --flavour tensorrt-rtx --levels 2 "
-        "--lowering dilated --sub-batch 3"
+        "the bundle has no tensorrt-rtx engine in fp16 for levels 2, sub-batch 3, dilated (it has: "
+        "tensorrt-rtx fp16, levels 2, sub-batch 4, reshape; tensorrt-rtx fp16, levels 2, sub-batch 1, reshape); build "
+        f'it on this machine: build_engine("{built.path}", "tensorrt-rtx", precision="fp16", levels=2, '
+        'lowering="dilated", sub_batch=3)'
     )
     with pytest.raises(BundleError, match="no tensorrt engine in fp32"):
         Session.open(built, "tensorrt")
 
 
 def test_which_engine_and_which_schedule(built: Bundle, exported: Bundle) -> None:
-    assert held_engine(built, RTX, Precision.FP16, Schedule(2, 4)) is built.manifest.engines[0]
+    assert TENSORRT_RTX.engine(built, Precision.FP16, Schedule(2, 4)) is built.manifest.engines[0]
     # With several engines the default is the bundle's; with one it is that one's.
-    assert chosen_schedule(built.manifest, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 1)
+    assert choose_schedule(built, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 1)
     (first, _) = built.manifest.engines
     alone = Bundle(built.path, msgspec.structs.replace(built.manifest, engines=[first]))
-    assert chosen_schedule(alone.manifest, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 4)
-    assert chosen_schedule(alone.manifest, "tensorrt-rtx", Precision.FP32).schedule == Schedule(2, 1)
+    assert choose_schedule(alone, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 4)
+    assert choose_schedule(alone, "tensorrt-rtx", Precision.FP32).schedule == Schedule(2, 1)
     with Session.open(exported, schedule=Schedule(2, 100)) as session:
         assert session.schedule == Schedule(2, 16)
 
 
 def test_smaller_schedules_need_clearly_less_each(built: Bundle) -> None:
-    assert smaller_schedules(built, "tensorrt-rtx", Precision.FP16, Schedule(2, 4)) == [Schedule(2, 1)]
-    assert smaller_schedules(built, "tensorrt-rtx", Precision.FP16, Schedule(2, 1)) == []
-    chain = [Schedule(0), *smaller_schedules(built, "onnxruntime", Precision.FP32, Schedule(0))]
-    needed = [sub_batch_bytes(built.manifest, schedule, Precision.FP32, "onnxruntime") for schedule in chain]
+    assert smaller_schedules(built.manifest, TENSORRT_RTX, Precision.FP16, Schedule(2, 4)) == [Schedule(2, 1)]
+    assert smaller_schedules(built.manifest, TENSORRT_RTX, Precision.FP16, Schedule(2, 1)) == []
+    cpu = backend_named("onnxruntime")
+    chain = [Schedule(0), *smaller_schedules(built.manifest, cpu, Precision.FP32, Schedule(0))]
+    needed = [cpu.memory.sub_batch_bytes(built.manifest, schedule, Precision.FP32) for schedule in chain]
     assert all(after <= 0.75 * before for before, after in pairwise(needed))
     assert chain[-1].sub_batch == 1
     assert chain[-1].levels >= 3
@@ -128,13 +128,13 @@ def test_smaller_schedules_need_clearly_less_each(built: Bundle) -> None:
 def test_what_differs_is_the_likely_reason() -> None:
     orin, thor = ("Orin", "8.7"), ("Thor", "11.0")
     record = {"version": "10.3.0", "device": {"gpu": "Orin", "compute_capability": "8.7"}}
-    assert why_not_loaded(record, Flavour.TENSORRT, "10.3.0", orin) == ""
-    assert why_not_loaded(record, Flavour.TENSORRT, "10.16.1", thor) == (
+    assert why_not_loaded(record, "tensorrt 10.3.0", orin) == ""
+    assert why_not_loaded(record, "tensorrt 10.16.1", thor) == (
         " (it was built with tensorrt 10.3.0, here is 10.16.1; it was built on Orin (8.7), here is Thor (11.0): "
-        "build it on this machine with smp-deploy build-engine)"
+        "build it on this machine with build_engine)"
     )
     portable = {"version": "1.7.1", "device": {"gpu": None, "compute_capability": None}}
-    assert why_not_loaded(portable, RTX, "1.7.1", orin) == ""
+    assert why_not_loaded(portable, "tensorrt_rtx 1.7.1", orin) == ""
 
 
 def test_a_log_that_speaks_of_memory() -> None:
@@ -146,11 +146,12 @@ def test_a_log_that_speaks_of_memory() -> None:
     assert log.why() == "it gave no reason"
 
 
-def test_backends_that_run_engines() -> None:
-    assert (flavour_of("tensorrt"), flavour_of("tensorrt-rtx")) == (Flavour.TENSORRT, RTX)
-    assert flavour_of("onnxruntime") is None
-    with pytest.raises(InputError, match="the backend tensorrt runs engines, not graphs"):
-        runner_from_graph(Path("x"), "tensorrt")
+def test_backends_that_run_engines(exported: Bundle) -> None:
+    assert [backend.name for backend in BACKENDS if backend.needs_engines] == ["tensorrt", "tensorrt-rtx"]
+    with pytest.raises(InputError, match="onnxruntime runs graphs: no engine is built for it"):
+        build_engine(exported, "onnxruntime")
+    with pytest.raises(InputError, match="unknown backend 'abacus'; known are onnxruntime, "):
+        build_engine(exported, "abacus")
 
 
 def calls_of_cuda() -> dict[str, int]:
@@ -233,7 +234,7 @@ def test_the_command_line_says_what_is_missing(cli: Cli, built: Bundle, tmp_path
         )
     result = cli(*run, "--backend", "tensorrt-rtx", "--levels", 3)
     assert result.returncode == 2
-    assert "--fp16 --flavour tensorrt-rtx --levels 3 --lowering reshape --sub-batch 1" in result.stderr
+    assert '"tensorrt-rtx", precision="fp16", levels=3, lowering="reshape", sub_batch=1)' in result.stderr
     result = cli(*run, "--allow-smaller", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["reductions"] == []

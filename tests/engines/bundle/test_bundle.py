@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines import Bundle, Flavour, Precision, Schedule
+from engines import Bundle, Precision, Schedule
 from engines.bundle.manifest import SCHEMA_VERSION, json_from_manifest, manifest_from_json, manifest_schema
 from engines.errors import BundleError, OutputError
 
@@ -150,28 +150,28 @@ def test_a_damaged_manifest_is_read_or_refused_but_nothing_else(
         manifest_from_json(bytes(document[: len(document) - cut]))
 
 
-def test_a_missing_precision_names_the_option(exported: Bundle) -> None:
+def test_a_missing_precision_names_the_argument(exported: Bundle) -> None:
     manifest = json.loads((exported.path / "manifest.json").read_text())
     del manifest["trunks"][0]["graphs"]["fp16"]
     bundle = Bundle(exported.path, manifest_from_json(json.dumps(manifest).encode()))
-    with pytest.raises(BundleError, match=r"no fp16 trunk \(it has fp32\); export it with --precision fp16"):
+    with pytest.raises(BundleError, match=r"no fp16 trunk \(it has fp32\); export it with precisions=\(.fp16.,\)"):
         bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP16)
 
 
 def test_engines_are_kept_one_for_each_use(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     first = opened.with_engine(
-        Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 4), plan=b"first", prepare=b"prepare", record={"n": 1}
+        "tensorrt-rtx", Precision.FP16, Schedule(2, 4), plan=b"first", prepare=b"prepare", record={"n": 1}
     )
     other = first.with_engine(
-        Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 2), plan=b"other", prepare=b"prepare", record={"n": 2}
+        "tensorrt-rtx", Precision.FP16, Schedule(2, 2), plan=b"other", prepare=b"prepare", record={"n": 2}
     )
     second = other.with_engine(
-        Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 4), plan=b"second", prepare=b"prepare", record={"n": 3}
+        "tensorrt-rtx", Precision.FP16, Schedule(2, 4), plan=b"second", prepare=b"prepare", record={"n": 3}
     )
     again = Bundle.open(bundle)
     assert again.manifest == second.manifest
-    held = {e.sub_batch: (bundle / e.engine).read_bytes() for e in again.manifest.engines}
+    held = {e.schedule.sub_batch: (bundle / e.engine).read_bytes() for e in again.manifest.engines}
     assert held == {2: b"other", 4: b"second"}
     assert len(list((bundle / "engines").iterdir())) == 6
     # A reader of the bundle as it was before still finds it whole, but for the engine that was replaced.
@@ -180,9 +180,9 @@ def test_engines_are_kept_one_for_each_use(bundle: Path) -> None:
 
 def test_engines_stored_at_the_same_time_are_both_kept(bundle: Path) -> None:
     one, two = Bundle.open(bundle), Bundle.open(bundle)
-    one.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"one", prepare=b"prepare", record={})
-    two.with_engine(Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 2), plan=b"two", prepare=b"prepare", record={})
-    assert [engine.sub_batch for engine in Bundle.open(bundle).manifest.engines] == [1, 2]
+    one.with_engine("tensorrt-rtx", Precision.FP16, Schedule(2, 1), plan=b"one", prepare=b"prepare", record={})
+    two.with_engine("tensorrt-rtx", Precision.FP16, Schedule(2, 2), plan=b"two", prepare=b"prepare", record={})
+    assert [engine.schedule.sub_batch for engine in Bundle.open(bundle).manifest.engines] == [1, 2]
 
 
 def test_an_engine_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
@@ -193,16 +193,14 @@ def test_an_engine_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
     record = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     edited(bundle, lambda m: m["files"].update({"trunk.fp16.onnx": record}))
     with pytest.raises(BundleError, match="exported anew"):
-        opened.with_engine(
-            Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={}
-        )
+        opened.with_engine("tensorrt-rtx", Precision.FP16, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={})
     assert not list((bundle / "engines").iterdir())
     assert not Bundle.open(bundle).manifest.engines
 
 
 def test_the_same_plan_built_again_damages_nothing_when_it_fails(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Bundle.open(bundle).with_engine(
-        Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={"s": 1}
+        "tensorrt-rtx", Precision.FP16, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={"s": 1}
     )
 
     def full(*_: object) -> bytes:
@@ -211,7 +209,7 @@ def test_the_same_plan_built_again_damages_nothing_when_it_fails(bundle: Path, m
     monkeypatch.setattr("engines.bundle.bundle.json_from_manifest", full)
     with pytest.raises(OutputError):
         first.with_engine(
-            Flavour.TENSORRT_RTX, Precision.FP16, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={"s": 2}
+            "tensorrt-rtx", Precision.FP16, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={"s": 2}
         )
     assert Bundle.open(bundle).manifest == first.manifest
     assert len(list((bundle / "engines").iterdir())) == 3
@@ -222,6 +220,6 @@ def test_an_engine_that_cannot_be_written_changes_nothing(bundle: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
     with pytest.raises(OutputError, match="cannot write"):
         Bundle.open(bundle).with_engine(
-            Flavour.TENSORRT, Precision.FP32, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={}
+            "tensorrt", Precision.FP32, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={}
         )
     assert (bundle / "manifest.json").read_bytes() == before

@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime
 
 from engines.backends.base import TensorSpec
-from engines.backends.onnxruntime import _spec
+from engines.backends.onnxruntime.runner import _spec
 from engines.devices.base import ALIGNMENT, Copies, Device, DeviceEngine, Event, Execution, Graph, Stream
 from engines.errors import BackendError, OutOfMemory
 

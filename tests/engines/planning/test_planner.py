@@ -8,11 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import Bundle, Lowering, Precision, Schedule
+from engines.backends import BACKENDS, backend_named
 from engines.bundle.manifest import Manifest
 from engines.errors import BackendError, InputError
-from engines.planning.planner import plan, sub_batch_bytes
+from engines.planning.planner import Plan, plan_from_manifest
 
 MIB = 2**20
+
+
+def plan(manifest: Manifest, memory_bytes: int | None = None, *, backend: str = "onnxruntime", **options) -> Plan:
+    """Of a manifest alone, in fp32 unless said."""
+    precision = options.pop("precision", Precision.FP32)
+    return plan_from_manifest(manifest, backend_named(backend), precision, memory_bytes=memory_bytes, **options)
 
 
 def with_trunk(manifest: Manifest, **changes: object) -> Manifest:
@@ -36,8 +43,8 @@ def test_a_peak_by_hand(exported: Bundle) -> None:
     assert first.peak_bytes == parameters + work + windows + 1300
     # A sub-batch alone, where only the difference between schedules counts.
     eight = Schedule(2, 8, Lowering.RESHAPE)
-    assert sub_batch_bytes(small, eight, Precision.FP32, "onnxruntime") == 8 * (windows + 1430)
-    assert sub_batch_bytes(small, eight, Precision.FP32, "tensorrt") == 8 * (windows + 1300)
+    for name, held in (("onnxruntime", 1430), ("tensorrt", 1300)):
+        assert backend_named(name).memory.sub_batch_bytes(small, eight, Precision.FP32) == 8 * (windows + held)
     # While a bundle with large weights is opened, the largest are there twice.
     network = msgspec.structs.replace(manifest.network, parameters=100 * MIB)
     assert plan(msgspec.structs.replace(small, network=network)).candidates[0].peak_bytes == (12 + 660) * MIB
@@ -53,19 +60,21 @@ def test_candidates_are_every_trunk_with_powers_of_two(exported: Bundle) -> None
 
 @given(budgets=st.tuples(st.integers(0, 2**27), st.integers(0, 2**27)))
 def test_more_memory_never_chooses_more_compute(exported: Bundle, budgets: tuple[int, int]) -> None:
-    smallest = min(candidate.peak_bytes for candidate in plan(exported.manifest).candidates)
+    planned = plan(exported.manifest)
+    smallest = planned.process_bytes + min(candidate.peak_bytes for candidate in planned.candidates)
     less, more = (plan(exported.manifest, smallest + budget).choice for budget in sorted(budgets))
     assert less is not None
     assert more is not None
     assert more.compute <= less.compute
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("backend", [backend.name for backend in BACKENDS])
 def test_the_smallest_budget_fits_and_one_byte_less_does_not(exported: Bundle, backend: str) -> None:
-    smallest = min(candidate.peak_bytes for candidate in plan(exported.manifest, backend=backend).candidates)
+    planned = plan(exported.manifest, backend=backend)
+    smallest = planned.process_bytes + min(candidate.peak_bytes for candidate in planned.candidates)
     choice = plan(exported.manifest, smallest, backend=backend).choice
     assert choice is not None
-    assert choice.peak_bytes == smallest
+    assert planned.process_bytes + choice.peak_bytes == smallest
     with pytest.raises(InputError, match=rf"smallest budget that would is [\d.]+ [KM]iB \({smallest} bytes\)"):
         plan(exported.manifest, smallest - 1, backend=backend)
 
@@ -82,9 +91,9 @@ def test_a_measured_time_decides_among_equal_compute(exported: Bundle) -> None:
 
 def test_tensors_that_tensorrt_cannot_hold_do_not_fit(exported: Bundle) -> None:
     large = with_trunk(exported.manifest, largest_tensor=2**28)
-    fitting = [c.schedule.sub_batch for c in plan(large, backend="tensorrt").candidates if c.fits(None)]
-    assert fitting == [1, 2, 4, 8]
-    assert all(c.fits(None) for c in plan(large).candidates)
+    planned = plan(large, backend="tensorrt")
+    assert [c.schedule.sub_batch for c in planned.candidates if planned.fits(c)] == [1, 2, 4, 8]
+    assert all(plan(large).fits(candidate) for candidate in plan(large).candidates)
     with pytest.raises(InputError, match=r"every schedule of the bundle has a tensor of more elements"):
         plan(with_trunk(exported.manifest, largest_tensor=2**31 + 1), 2**40, backend="tensorrt")
 
@@ -103,7 +112,7 @@ def test_bf16_is_planned_where_it_runs(exported: Bundle) -> None:
 
 
 def test_what_is_unknown_is_refused(exported: Bundle) -> None:
-    with pytest.raises(InputError, match="nothing is known of the memory of 'abacus'; known are onnxruntime, "):
+    with pytest.raises(InputError, match="unknown backend 'abacus'; known are onnxruntime, "):
         plan(exported.manifest, backend="abacus")
     graphs = {Precision.FP32: exported.manifest.trunks[0].graphs[Precision.FP32]}
     with pytest.raises(InputError, match="no fp16 trunk"):

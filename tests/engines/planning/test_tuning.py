@@ -12,26 +12,29 @@ from typing import Any
 
 import pytest
 
-from engines import Bundle, Lowering, Precision, Schedule, Session
+from engines import Bundle, Lowering, Precision, Schedule, Session, choose_schedule
+from engines.backends import backend_named
 from engines.bundle.manifest import TuningMeasurement, TuningRecord
+from engines.devices.processor import processor_name
 from engines.errors import BundleError, MissingDependency
-from engines.planning.tunings import chosen_schedule, device_of, processor_name, runtime_of
+from engines.planning.tunings import here
 
+CPU = backend_named("onnxruntime")
+DEVICE, RUNTIME = here(CPU, None)
 BEST = Schedule(2, 4, Lowering.DILATED)
 
 
 def tuning(best: Schedule = BEST, **changes: Any) -> TuningRecord:
     """Of this machine, unless changed."""
     known: dict[str, Any] = {
-        "device": device_of("onnxruntime"),
+        "device": DEVICE,
         "backend": "onnxruntime",
         "precision": Precision.FP32,
-        "runtime": runtime_of("onnxruntime"),
+        "runtime": RUNTIME,
     }
     schedules = (best, Schedule(2, 1))
     measurements = [
-        TuningMeasurement(levels=s.levels, lowering=s.lowering, sub_batch=s.sub_batch, frame_ms=[10.0 + index])
-        for index, s in enumerate(schedules)
+        TuningMeasurement(schedule=schedule, frame_ms=[10.0 + index]) for index, schedule in enumerate(schedules)
     ]
     return TuningRecord(**{**known, **changes}, measurements=measurements)
 
@@ -39,9 +42,9 @@ def tuning(best: Schedule = BEST, **changes: Any) -> TuningRecord:
 def test_sessions_use_the_tuning_of_this_machine(bundle: Path) -> None:
     tuned = Bundle.open(bundle).with_tuning(tuning())
     assert Bundle.open(bundle).manifest == tuned.manifest
-    choice = chosen_schedule(tuned.manifest, "onnxruntime", Precision.FP32)
+    choice = choose_schedule(tuned)
     assert (choice.schedule, choice.tuned) == (BEST, True)
-    assert choice.reason == f"tuned on this device: {device_of('onnxruntime')}, {runtime_of('onnxruntime')}"
+    assert choice.reason == f"tuned on this device: {DEVICE}, {RUNTIME}"
     with Session.open(bundle) as session:
         assert session.schedule == BEST
     with Session.open(bundle, schedule=Schedule(2, 2)) as session:
@@ -54,15 +57,15 @@ def test_sessions_use_the_tuning_of_this_machine(bundle: Path) -> None:
 @pytest.mark.parametrize("other", [{"device": "a GPU far away"}, {"runtime": "onnxruntime 0.1"}])
 def test_a_tuning_of_another_machine_is_not_used(bundle: Path, other: dict[str, str]) -> None:
     tuned = Bundle.open(bundle).with_tuning(tuning(**other))
-    choice = chosen_schedule(tuned.manifest, "onnxruntime", Precision.FP32)
+    choice = choose_schedule(tuned)
     assert (choice.schedule, choice.tuned) == (Schedule(2, 1), False)
     assert "the bundle's default; it is tuned for" in choice.reason
     assert next(iter(other.values())) in choice.reason
-    assert device_of("onnxruntime") in choice.reason
+    assert DEVICE in choice.reason
 
 
 def test_without_a_tuning_the_default_is_taken(exported: Bundle) -> None:
-    choice = chosen_schedule(exported.manifest, "onnxruntime", Precision.FP32)
+    choice = choose_schedule(exported)
     assert choice.schedule == Schedule(2, 1)
     assert choice.reason == "the bundle's default; it is not tuned for onnxruntime, fp32"
 
@@ -73,8 +76,8 @@ def test_one_tuning_for_each_use(bundle: Path) -> None:
     opened.with_tuning(tuning())
     # Written by one who has read the manifest before: nothing of the others is lost.
     opened.with_tuning(tuning(Schedule(2, 8, Lowering.STRIDED)))
-    held = {one.device: one.measurements[0].sub_batch for one in Bundle.open(bundle).manifest.tunings}
-    assert held == {"other": 4, device_of("onnxruntime"): 8}
+    held = {one.device: one.measurements[0].schedule.sub_batch for one in Bundle.open(bundle).manifest.tunings}
+    assert held == {"other": 4, DEVICE: 8}
 
 
 def test_a_tuning_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
@@ -91,22 +94,22 @@ def test_a_tuning_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
 def test_a_tuning_of_a_trunk_that_is_not_there_is_refused(bundle: Path) -> None:
     Bundle.open(bundle).with_tuning(tuning())
     manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["tunings"][0]["measurements"][0]["levels"] = 4
+    manifest["tunings"][0]["measurements"][0]["schedule"]["levels"] = 4
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="a tuning of levels 4, dilated, but no such trunk"):
+    with pytest.raises(BundleError, match="a tuning of levels 4, sub-batch 4, dilated, but no such trunk"):
         Bundle.open(bundle)
 
 
 def test_a_runtime_that_is_not_installed_names_its_extra() -> None:
     try:
-        assert runtime_of("tensorrt").startswith("tensorrt ")
+        assert backend_named("tensorrt").runtime().startswith("tensorrt ")
     except MissingDependency as error:
         assert "smp-deploy[tensorrt]" in str(error)  # noqa: PT017 - which of the two depends on the machine
 
 
 def test_the_processor_has_a_name() -> None:
     assert processor_name()
-    assert device_of("onnxruntime").startswith(processor_name())
+    assert DEVICE.startswith(processor_name())
 
 
 WRITER = """

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from engines import Bundle, Lowering, Precision, Schedule, Session
 from engines.errors import BundleError, LayoutError
 from engines.parity.checks import assembled_at, phases_at
+from engines.planning.choice import named_schedule
 from engines.schedules.phases import PhaseGrid
-from engines.schedules.schedule import default_schedule, resolved_schedule
 
 SCHEDULES = [
     *(Schedule(levels, sub_batch) for levels in range(6) for sub_batch in (1, 5)),
@@ -60,12 +60,12 @@ def test_the_trunks_of_a_bundle(exported: Bundle) -> None:
 
 def test_a_schedule_named_in_part_is_completed(exported: Bundle) -> None:
     manifest = exported.manifest
-    assert default_schedule(manifest) == Schedule(2, 1, Lowering.RESHAPE)
-    assert resolved_schedule(manifest, sub_batch=99) == Schedule(2, 16, Lowering.RESHAPE)
-    assert resolved_schedule(manifest, levels=4, sub_batch=99) == Schedule(4, 16, Lowering.RESHAPE)
-    assert resolved_schedule(manifest, lowering=Lowering.DILATED) == Schedule(2, 1, Lowering.DILATED)
+    assert named_schedule(manifest) == Schedule(2, 1, Lowering.RESHAPE)
+    assert named_schedule(manifest, sub_batch=99) == Schedule(2, 16, Lowering.RESHAPE)
+    assert named_schedule(manifest, levels=4, sub_batch=99) == Schedule(4, 16, Lowering.RESHAPE)
+    assert named_schedule(manifest, lowering=Lowering.DILATED) == Schedule(2, 1, Lowering.DILATED)
     with pytest.raises(BundleError, match=r"no trunk of levels 3 with the dilated lowering \(it has 2 reshape, "):
-        resolved_schedule(manifest, levels=3, lowering=Lowering.DILATED)
+        named_schedule(manifest, levels=3, lowering=Lowering.DILATED)
     with pytest.raises(LayoutError, match="levels from 0"):
         Schedule(-1)
 

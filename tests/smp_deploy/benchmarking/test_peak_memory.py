@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from engines import Bundle, Schedule
+from engines.backends.memory import MIB
 from engines.errors import BackendError
-from engines.planning.planner import MIB, plan
+from engines.planning.planner import plan
 from smp_deploy.benchmarking.peak_memory import (
     ENOUGH_SUB_BATCHES,
     current_bytes,
@@ -38,7 +39,7 @@ def test_what_the_work_returns_and_how_it_fails() -> None:
 def test_a_predicted_peak_is_the_measured_one(exported: Bundle) -> None:
     # The network is tiny: nearly all of it is what a session takes anyway, and that varies by some MiB.
     schedule = Schedule(2, 16)
-    predicted = {c.schedule: c.peak_bytes for c in plan(exported.manifest).candidates}[schedule]
+    predicted = {c.schedule: c.peak_bytes for c in plan(exported).candidates}[schedule]
     measured = session_peak(exported.path, schedule)
     # One sub-batch is a frame here: the frames go on until there were enough of them.
     assert measured.returned == ENOUGH_SUB_BATCHES

@@ -131,7 +131,7 @@ def test_refusals_change_nothing(cli: Cli, bundle: Path, options: tuple[str, ...
     [
         (("--hardware-compatibility-level", "ampere-plus"), 2, "ignores a hardware compatibility level"),
         (("--version-compatible",), 2, "lean runtime"),
-        (("--pool-limit", "workspace:1KiB"), 3, "raise --pool-limit workspace:SIZE"),
+        (("--pool-limit", "workspace:1KiB"), 3, "raise pool_limits of workspace"),
     ],
 )
 def test_refusals_of_rtx(cli: Cli, bundle: Path, options: tuple[str, ...], code: int, message: str) -> None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the embedded default on a CPU, the reference for graphs, a second opinion on a GPU."""
+"""Graphs in ONNX Runtime, on any of its providers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import functools
 import io
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engines.backends.backend import Support
 from engines.backends.base import Array, Runner, TensorSpec
-from engines.bundle.manifest import Precision
-from engines.errors import BackendError, MissingDependency, OutOfMemory
+from engines.errors import BackendError, MachineError, MissingDependency, OutOfMemory
+from engines.schedules.schedule import Precision
 
 
 class Provider(enum.Enum):
@@ -25,9 +26,6 @@ class Provider(enum.Enum):
 
     CPU = "CPUExecutionProvider"
     CUDA = "CUDAExecutionProvider"
-
-
-NO_BF16 = "ONNX Runtime has no bf16 convolution on the CPU; run fp16 or fp32 here, and bf16 as an engine on a GPU"
 
 
 class OnnxRuntimeRunner(Runner):
@@ -41,8 +39,7 @@ class OnnxRuntimeRunner(Runner):
         arena: keep freed memory for the next tensors and runs. Without it the peak is less than half, and each run
             takes its memory anew from the system.
         weights: directory of the external data of a graph that is given as bytes.
-
-    Raises :class:`BackendError` for bf16 on the CPU, which has no such convolution.
+        device_index: which GPU, in CUDA's order; without meaning on the CPU.
     """
 
     def __init__(
@@ -53,15 +50,15 @@ class OnnxRuntimeRunner(Runner):
         *,
         arena: bool = False,
         weights: Path | None = None,
+        device_index: int = 0,
     ) -> None:
         super().__init__()
-        if precision is Precision.BF16 and provider is Provider.CPU:
-            raise BackendError(NO_BF16)
         self._as_written = precision is Precision.INT8 and provider is Provider.CPU
         self._graph = graph
         self._weights = weights
         self._provider = provider
         self._arena = arena
+        self._device_index = device_index
         self._session: Any = None
 
     def _activate(self) -> None:
@@ -85,7 +82,7 @@ class OnnxRuntimeRunner(Runner):
         graph = self._graph if isinstance(self._graph, bytes) else str(self._graph)
         try:
             # Its fallback would try again with another provider, and print on stdout.
-            session = ort.InferenceSession(graph, options, providers=[self._provider.value], enable_fallback=0)
+            session = ort.InferenceSession(graph, options, providers=[self._provided()], enable_fallback=0)
         except Exception as error:
             # ONNX Runtime's exceptions share no base but Exception.
             raise _error("cannot load", self._shown(), error) from error
@@ -110,17 +107,32 @@ class OnnxRuntimeRunner(Runner):
             raise _error("failed in", self._shown(), error) from error
         return dict(zip(names, results, strict=True))
 
+    def _provided(self) -> str | tuple[str, dict[str, int]]:
+        """The provider and, on a GPU, which one."""
+        name = self._provider.value
+        return (name, {"device_id": self._device_index}) if self._provider is Provider.CUDA else name
+
     def _shown(self) -> str:
         return "the graph" if isinstance(self._graph, bytes) else str(self._graph)
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module. Raises :class:`MissingDependency`."""
+    """The onnxruntime module. Raises :class:`MissingDependency`, :class:`BackendError` where it is there but broken."""
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingDependency("onnxruntime", "ort") from error
+    except (ImportError, OSError) as error:
+        raise BackendError(f"onnxruntime is installed but cannot be loaded: {error}") from error
     return onnxruntime
+
+
+def onnxruntime_support(look: Callable[[Any], Support]) -> Support:
+    """What ``look`` finds in onnxruntime, or what is wrong with it."""
+    try:
+        return look(import_onnxruntime())
+    except MachineError as error:
+        return Support.missing(error)
 
 
 @functools.cache

@@ -1,0 +1,83 @@
+"""How much memory a backend takes: predicted from the lifetimes of a graph's tensors, and from what was measured.
+
+docs/memory.md says how the figures were found and how far off they are where they were measured.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from engines.bundle.manifest import Manifest, OutputKind, TrunkRecord
+from engines.errors import LayoutError
+from engines.schedules.schedule import Precision, Schedule
+
+MIB = 2**20
+
+_WEIGHT_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 1}
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """What a backend takes, in bytes: of the process on a CPU, of device memory on a GPU.
+
+    A session needs the larger of two figures: what opening the bundle takes, and what a sub-batch takes, which are the
+    weights, the frame, its planes, the result, the windows, and the tensors inside the trunk.
+    """
+
+    process_bytes: int = 0
+    """The process before it opens a bundle: Python, numpy and the runtime. A budget on a CPU covers it too."""
+    opening_bytes: int = 0
+    """For sessions and code, when a bundle is opened."""
+    opening: float = 1.0
+    """The weights while it is opened, as a multiple of them: the largest are there twice for a moment."""
+    runtime_bytes: int = 0
+    """For sessions and code, at work."""
+    weights: float = 1.0
+    """What is held of the weights at work, as a multiple of them."""
+    packing: float | None = 1.3
+    """What is held for the tensors of a sub-batch, relative to the largest sum that is alive at once; ``None`` where
+    they lie in the block whose size the manifest has (``packed_bytes``)."""
+    computes_in: tuple[tuple[Precision, Precision], ...] = ()
+    """``(precision, other)`` where the backend holds the tensors of one precision in another."""
+    largest_tensor: int | None = None
+    """Elements of the largest tensor that the backend takes; ``None`` for any."""
+    measured: bool = False
+    """Whether these figures were measured, or are assumptions."""
+
+    def phase_bytes(self, manifest: Manifest, trunk: TrunkRecord, precision: Precision) -> int:
+        """What is held for one phase of a sub-batch: its window and the tensors inside the trunk.
+
+        Raises :class:`LayoutError` for a trunk without figures of this precision.
+        """
+        rows, columns = manifest.grid(trunk).window_size
+        window, held = 3 * 4 * rows * columns, self._held(precision)
+        known = trunk.live_bytes if self.packing is not None else trunk.packed_bytes
+        if held not in known:
+            raise LayoutError(f"the bundle says nothing of the memory of its trunks in {held.value}")
+        if self.packing is None:
+            return window + known[held]
+        return window + round(self.packing * max(known[held] - window, 0))
+
+    def sub_batch_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+        """What is held for one sub-batch of a schedule; raises as :meth:`phase_bytes` does."""
+        return schedule.sub_batch * self.phase_bytes(manifest, manifest.trunk_of(schedule), precision)
+
+    def peak_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+        """The peak of a session, above :attr:`process_bytes`; raises as :meth:`phase_bytes` does."""
+        weights = manifest.network.parameters * _WEIGHT_BYTES[self._held(precision)]
+        height, width = manifest.grid(manifest.trunk_of(schedule)).planes_size
+        planes = 3 * 4 * height * width
+        result = math.prod(manifest.input.padded_size) * (
+            1 if manifest.outputs is OutputKind.LABELS else 4 * len(manifest.classes)
+        )
+        if manifest.input.padded_size != manifest.input.size:
+            # The result is cropped into an array of its own.
+            result *= 2
+        frame = 3 * math.prod(manifest.input.size)
+        working = frame + planes + result + self.sub_batch_bytes(manifest, schedule, precision)
+        opening = self.opening_bytes + round(self.opening * weights)
+        return max(opening, self.runtime_bytes + round(self.weights * weights) + working)
+
+    def _held(self, precision: Precision) -> Precision:
+        return dict(self.computes_in).get(precision, precision)

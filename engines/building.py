@@ -1,0 +1,181 @@
+"""Building engines: the trunk's and that of ``prepare.onnx``, with their build record, into the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engines.backends import BACKENDS, backend_named
+from engines.backends.backend import Backend
+from engines.backends.tensorrt.backend import TENSORRT, TENSORRT_RTX, TensorRTBackend
+from engines.backends.tensorrt.builder import BuildListener, BuiltEngine, engine_from_onnx
+from engines.backends.tensorrt.machine import Machine, this_machine
+from engines.backends.tensorrt.records import BuildInputs, held_engine, identity_of_build, record_of_build
+from engines.backends.tensorrt.settings import BuildConfig, BuildOptions
+from engines.backends.tensorrt.targets import Target, check_build, check_flavour, check_machine
+from engines.backends.tensorrt.timing import check_timing_cache
+from engines.backends.tensorrt.trtexec import trtexec_lines
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import EngineRecord
+from engines.devices.names import DeviceName
+from engines.errors import InputError, MissingDependency
+from engines.planning.choice import choose_schedule
+from engines.schedules.schedule import Lowering, Precision, Schedule, named
+
+
+@dataclass(frozen=True)
+class EngineBuild:
+    """An engine of a bundle."""
+
+    bundle: Bundle
+    """The bundle with the engine."""
+    engine: EngineRecord
+    record: dict[str, Any]
+    """Its build record."""
+    cached: bool
+    """The bundle held it already: of the same graphs, TensorRT, device and flags."""
+
+
+def build_engine(
+    bundle: Bundle,
+    backend: str | Backend | None = None,
+    precision: Precision | str = Precision.FP32,
+    *,
+    levels: int | None = None,
+    lowering: Lowering | str | None = None,
+    sub_batch: int | None = None,
+    memory: int | str | None = None,
+    device: str | None = None,
+    target: Target | str = Target.THIS_MACHINE,
+    options: BuildOptions | None = None,
+    force: bool = False,
+    listener: Callable[[str], BuildListener] = lambda graph: BuildListener(),
+) -> EngineBuild:
+    """Build the engines of a bundle's trunk and of its ``prepare.onnx`` on this machine, and store them in the bundle.
+
+    An engine that the bundle holds already, of the same graphs, TensorRT, device and flags, is not built again.
+
+    Args:
+        bundle: an opened one.
+        backend: one that runs engines, ``"tensorrt"`` or ``"tensorrt-rtx"``; by default the first that is installed.
+        precision: which of the bundle's trunks.
+        levels: as ``lowering``, ``sub_batch``, ``memory`` and ``device`` of :func:`engines.choose_schedule`, which
+            chooses the schedule that the engine is for.
+        lowering: see ``levels``.
+        sub_batch: see ``levels``; more phases than can go together are refused, since they would never be filled.
+        memory: see ``levels``; of the device.
+        device: the GPU that it is built for, where there is one.
+        target: where the engine shall run. A platform is refused anywhere but on itself, with the trtexec lines to
+            run there.
+        options: in trtexec's terms.
+        force: build even if the bundle holds this engine already.
+        listener: for each graph, by its file name, who hears of its build.
+
+    Raises:
+        InputError: options that exclude each other or that this TensorRT would ignore, or no such schedule.
+        BundleError: the bundle has no such trunk.
+        BackendError: the target or TensorRT refuses, with TensorRT's own words.
+        MissingDependency: no TensorRT is installed.
+        OutputError: the bundle or the timing cache cannot be written.
+    """
+    precision, target, options = named(Precision, precision), named(Target, target), options or BuildOptions()
+    machine = this_machine()
+    asked = _asked(backend, target)
+    build = _Build(bundle, precision, options, machine, target)
+
+    def chosen(by: TensorRTBackend) -> Schedule:
+        schedule = choose_schedule(
+            bundle, by, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device
+        ).schedule
+        if sub_batch is not None and sub_batch > schedule.sub_batch:
+            raise InputError(
+                f"at levels {schedule.levels} at most {schedule.sub_batch} phases go together; "
+                f"a sub-batch of {sub_batch} is never filled"
+            )
+        return schedule
+
+    # A platform that is not this machine is refused first: it says what to run there, whatever is installed here.
+    check_machine(target, machine, lambda: build.trtexec(chosen(asked or TENSORRT)))
+    if asked is not None:
+        check_flavour(target, machine, asked.flavour)
+    on = asked or _installed()
+    check_flavour(target, machine, on.flavour)
+    return build.on(on, chosen(on), on.device(device), force, listener)
+
+
+def _asked(backend: str | Backend | None, target: Target) -> TensorRTBackend | None:
+    if backend is None:
+        return TENSORRT_RTX if target is Target.RTX else None
+    found = backend_named(backend)
+    if not isinstance(found, TensorRTBackend):
+        raise InputError(f"{found} runs graphs: no engine is built for it")
+    return found
+
+
+def _installed() -> TensorRTBackend:
+    """The first TensorRT that is there. Raises :class:`MissingDependency` where none is."""
+    known = [backend for backend in BACKENDS if isinstance(backend, TensorRTBackend)]
+    for backend in known:
+        try:
+            backend.flavour.load()
+        except MissingDependency:
+            continue
+        return backend
+    names = " or ".join(backend.flavour.module for backend in known)
+    raise MissingDependency(f"TensorRT ({names})", known[-1].extra)
+
+
+@dataclass(frozen=True)
+class _Build:
+    bundle: Bundle
+    precision: Precision
+    options: BuildOptions
+    machine: Machine
+    target: Target
+
+    def trtexec(self, schedule: Schedule) -> list[str]:
+        """The same engines by trtexec."""
+        manifest = self.bundle.manifest
+        trunk = manifest.trunk_of(schedule)
+        graph, crop = self.bundle.trunk_graph(trunk, self.precision), manifest.grid(trunk).window_size
+        return trtexec_lines(str(graph), "windows", (3, *crop), schedule.sub_batch, self.options)
+
+    def on(
+        self,
+        backend: TensorRTBackend,
+        schedule: Schedule,
+        device: DeviceName,
+        force: bool,
+        listener: Callable[[str], BuildListener],
+    ) -> EngineBuild:
+        """With one TensorRT, for one schedule."""
+        bundle, flavour = self.bundle, backend.flavour
+        version = str(flavour.load().__version__)
+        check_build(self.target, self.machine, self.options, (flavour, version), lambda: self.trtexec(schedule))
+        trunk = bundle.manifest.trunk_of(schedule)
+        graph = bundle.trunk_graph(trunk, self.precision)
+        inputs = BuildInputs(
+            graph.relative_to(bundle.path).as_posix(), bundle.manifest.prepare, bundle.manifest.weights
+        )
+        config = BuildConfig(
+            self.precision, trunk.convolutions[self.precision], schedule.sub_batch, options=self.options
+        )
+        identity = identity_of_build(bundle, inputs, config, (flavour, version), self.machine, device.index)
+        held = None if force else held_engine(bundle, identity)
+        if held is not None:
+            return EngineBuild(bundle, *held, cached=True)
+        bundle.check_writable()
+        if self.options.timing_cache is not None and not flavour.portable:
+            check_timing_cache(self.options.timing_cache)
+
+        def built(name: str, config: BuildConfig) -> BuiltEngine:
+            return engine_from_onnx(bundle.file(name), flavour, config, listener(name), device)
+
+        engine = built(inputs.graph, config)
+        prepare = built(inputs.prepare, replace(config, precision=None, convolutions=None, sub_batch=1))
+        record = record_of_build(identity, config, self.target, engine, prepare, timed=not flavour.portable)
+        stored = bundle.with_engine(
+            backend.name, self.precision, schedule, plan=engine.plan, prepare=prepare.plan, record=record
+        )
+        return EngineBuild(stored, stored.manifest.engines[-1], record, cached=False)

@@ -1,0 +1,113 @@
+"""The choice of a schedule: one function for all that opens a bundle, builds of it or measures it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engines.backends import DEFAULT_BACKEND, backend_named
+from engines.backends.backend import Backend
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Manifest
+from engines.errors import InputError
+from engines.planning.planner import plan
+from engines.planning.sizes import bytes_of_memory, shown_bytes
+from engines.planning.tunings import here, measured_seconds, tunings_of
+from engines.schedules.schedule import Lowering, Precision, Schedule, named
+
+
+@dataclass(frozen=True)
+class ChosenSchedule:
+    """A schedule, and why it is this one."""
+
+    schedule: Schedule
+    reason: str
+    tuned: bool
+    """Whether it was measured to be the fastest on this device."""
+
+
+def choose_schedule(
+    bundle: Bundle,
+    backend: str | Backend = DEFAULT_BACKEND,
+    precision: Precision | str = Precision.FP32,
+    *,
+    levels: int | None = None,
+    lowering: Lowering | str | None = None,
+    sub_batch: int | None = None,
+    memory: int | str | None = None,
+    device: str | None = None,
+) -> ChosenSchedule:
+    """The schedule of a bundle to take on a backend, in a precision.
+
+    - What is named in part, by ``levels``, ``lowering`` or ``sub_batch``, is completed from the bundle.
+    - A budget, ``memory``, takes what :func:`engines.planning.planner.plan` chooses.
+    - With neither it is the fastest where the bundle was tuned for this device, backend, precision and runtime.
+      Elsewhere that of the bundle's engine where the backend needs one and there is only one, and else the bundle's
+      first trunk, one phase at a time: a tuning of another machine is no better than a guess.
+
+    Args:
+        bundle: an opened one.
+        backend: a name of :data:`engines.backends.BACKENDS`, or a backend.
+        precision: arithmetic of the trunk.
+        levels: splits that the loop stands for.
+        lowering: how the splits inside the trunk are computed.
+        sub_batch: phases at a time; more than can go together is all of them.
+        memory: ``"1GiB"`` or bytes: what a process that does nothing else may hold on a CPU, device memory on a GPU.
+        device: ``"cpu"``, ``"cuda:1"``; the backend's first by default.
+
+    Raises:
+        InputError: a budget beside a named schedule, nothing that fits (the message says the smallest budget that
+            would), an unknown backend, or a device of another kind.
+        BundleError: the bundle has no such trunk.
+        BackendError: the backend has no such arithmetic.
+        MissingDependency: the bundle has a tuning for the backend, and its runtime is missing.
+    """
+    found, precision = backend_named(backend), named(Precision, precision)
+    if (levels, lowering, sub_batch) != (None, None, None):
+        if memory is not None:
+            raise InputError("memory chooses the schedule; leave out levels, lowering and sub_batch")
+        form = None if lowering is None else named(Lowering, lowering)
+        return ChosenSchedule(named_schedule(bundle.manifest, levels, sub_batch, form), "asked for", tuned=False)
+    if memory is not None:
+        return _within(bundle, found, precision, bytes_of_memory(memory), device)
+    return _usual(bundle.manifest, found, precision, device)
+
+
+def named_schedule(
+    manifest: Manifest, levels: int | None = None, sub_batch: int | None = None, lowering: Lowering | None = None
+) -> Schedule:
+    """The schedule that a user has named in part, completed from the bundle's first trunk that fits.
+
+    A sub-batch larger than the phases that can go together is one of all of them. Raises :class:`BundleError` when
+    the bundle has no such trunk.
+    """
+    trunk = manifest.trunk(levels, lowering)
+    largest = manifest.grid(trunk).largest_sub_batch
+    return Schedule(trunk.levels, min(sub_batch or 1, largest), trunk.lowering)
+
+
+def _within(
+    bundle: Bundle, backend: Backend, precision: Precision, memory_bytes: int, device: str | None
+) -> ChosenSchedule:
+    planned = plan(bundle, backend, precision, memory=memory_bytes, device=device)
+    choice = planned.choice
+    assert choice is not None
+    peak, budget = shown_bytes(planned.process_bytes + choice.peak_bytes), shown_bytes(memory_bytes)
+    tuned = measured_seconds(bundle.manifest, backend, precision, device)(choice.schedule) is not None
+    return ChosenSchedule(choice.schedule, f"predicted peak {peak} of {budget}; {planned.reason}", tuned)
+
+
+def _usual(manifest: Manifest, backend: Backend, precision: Precision, device: str | None) -> ChosenSchedule:
+    default, kind = named_schedule(manifest), "default"
+    if backend.needs_engines and len(built := backend.schedules(manifest, precision)) == 1:
+        default, kind = built[0], "one engine"
+    near = tunings_of(manifest, backend, precision)
+    if not near:
+        reason = f"the bundle's {kind}; it is not tuned for {backend}, {precision.value}"
+        return ChosenSchedule(default, reason, tuned=False)
+    on = here(backend, device)
+    for held in near:
+        if (held.device, held.runtime) == on:
+            return ChosenSchedule(held.measurements[0].schedule, f"tuned on this device: {', '.join(on)}", tuned=True)
+    tuned_on = "; ".join(f"{held.device}, {held.runtime}" for held in near)
+    reason = f"the bundle's {kind}; it is tuned for {tuned_on}, and this is {', '.join(on)}"
+    return ChosenSchedule(default, reason, tuned=False)
