@@ -23,7 +23,7 @@ class OnnxRuntimeCpu(Backend):
     extra = "ort"
     # Measured on x86-64 (docs/memory.md); an fp16 graph is computed in fp32 there, and int8 as it is written.
     memory = MemoryModel(
-        process_bytes=80 * MIB,
+        process_bytes=64 * MIB,
         opening_bytes=12 * MIB,
         opening=1.65,
         runtime_bytes=22 * MIB,
