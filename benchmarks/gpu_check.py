@@ -140,7 +140,9 @@ def _free_bytes() -> int | None:
     try:
         from engines.devices.cuda import CudaDevice
 
-        return CudaDevice().free_bytes()
+        device = CudaDevice()
+        with device.current():
+            return device.free_bytes()
     except SmpDeployError:
         return None
 

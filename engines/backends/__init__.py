@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from engines.backends.base import Runner, TensorSpec
 from engines.backends.onnxruntime import OnnxRuntimeRunner, Provider
 from engines.bundle.manifest import Flavour, Precision
+from engines.devices.base import TensorSpec
 from engines.errors import InputError
+from engines.executors.runner import Runner
 
 __all__ = [
     "BACKENDS",

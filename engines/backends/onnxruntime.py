@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.base import Array, Runner, TensorSpec
 from engines.bundle.manifest import Precision
+from engines.devices.base import TensorSpec
 from engines.errors import BackendError, MissingDependency, OutOfMemory
+from engines.executors.runner import Array, Runner
 
 
 class Provider(enum.Enum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -11,7 +10,6 @@ from engines.backends.tensorrt.engine import TensorRTEngine
 from engines.backends.tensorrt.flavours import import_tensorrt
 from engines.bundle.bundle import Bundle, record_of
 from engines.bundle.manifest import EngineRecord, Flavour
-from engines.devices.base import Device
 from engines.devices.cuda import CudaDevice
 from engines.devices.gpus import gpus
 from engines.errors import BackendError, BundleError, OutOfMemory
@@ -31,15 +29,15 @@ def executor_from_engine(bundle: Bundle, engine: EngineRecord) -> Executor:
         OutOfMemory: the GPU has no room.
     """
     _, trt = import_tensorrt(engine.flavour)
-    device: Device = CudaDevice()
-    with ExitStack() as loading:
-        prepare = _loaded(trt, bundle, engine, engine.prepare)
-        loading.callback(prepare.close)
-        trunk = _loaded(trt, bundle, engine, engine.engine)
-        # The executor owns both from here on.
-        loading.pop_all()
     grid = bundle.manifest.grid(bundle.manifest.trunk(engine.levels, engine.lowering))
-    return DeviceExecutor(device, prepare, trunk, grid, engine.sub_batch)
+    return DeviceExecutor(
+        CudaDevice(),
+        # TensorRT takes the stream with each run.
+        lambda stream: _loaded(trt, bundle, engine, engine.prepare),
+        lambda stream: _loaded(trt, bundle, engine, engine.engine),
+        grid,
+        engine.sub_batch,
+    )
 
 
 def verified_plan(bundle: Bundle, name: str) -> bytes:

@@ -2,8 +2,8 @@
 
 Work that is queued is done as late as possible: when the host waits for it, and then no more than must be. So whoever
 reads without waiting, or queues work on another stream without an event between, gets poison in place of data. Other
-paces do all work at once, or that of the first stream alone: a GPU may do either. What a GPU would take as undefined
-behaviour is a :class:`Misuse` here.
+paces do all work at once, or that of the first stream alone: a GPU may do either. A thread that has not made the device
+its current one would work on another GPU. What a GPU would take as undefined behaviour is a :class:`Misuse` here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import ctypes
 import enum
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -21,9 +22,18 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from engines.backends.base import TensorSpec
 from engines.backends.onnxruntime import _spec
-from engines.devices.base import ALIGNMENT, Copies, Device, DeviceEngine, Event, Execution, Graph, Stream
+from engines.devices.base import (
+    ALIGNMENT,
+    Copies,
+    Device,
+    DeviceEngine,
+    Event,
+    Execution,
+    Graph,
+    Stream,
+    TensorSpec,
+)
 from engines.errors import BackendError, OutOfMemory
 
 POISON = 0xA5
@@ -74,6 +84,7 @@ def _locked(method: Any) -> Any:
     @wraps(method)
     def locked(self: HostDevice, *arguments: Any, **options: Any) -> Any:
         with self.lock:
+            self.check_current()
             return method(self, *arguments, **options)
 
     return locked
@@ -99,6 +110,20 @@ class HostDevice(Device):
         self.blocks: dict[int, tuple[int, bool, Any]] = {}
         """Size, whether pinned, and the memory itself, by address."""
         self.handles: set[Any] = set()
+        self._of_thread = threading.local()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        self._of_thread.depth = getattr(self._of_thread, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._of_thread.depth -= 1
+
+    def check_current(self) -> None:
+        """The calling thread works on this device."""
+        if not getattr(self._of_thread, "depth", 0):
+            raise Misuse("this device is not the thread's current one")
 
     @property
     def leaked(self) -> int:
@@ -149,6 +174,7 @@ class HostDevice(Device):
     def free_pinned(self, address: int) -> None:
         self._give_back(address, pinned=True)
 
+    @_locked
     def free_bytes(self) -> int:
         return self.capacity - self.device_bytes
 
@@ -223,7 +249,15 @@ class HostDevice(Device):
 
     def _work_off(self, stream: HostStream) -> None:
         while stream.work:
+            self._do_first(stream)
+
+    def _do_first(self, stream: HostStream) -> None:
+        try:
             stream.work.popleft()()
+        except BackendError:
+            # After an error of the work itself, a GPU does nothing more.
+            stream.work.clear()
+            raise
 
     @_locked
     def synchronize(self, stream: Stream) -> None:
@@ -257,11 +291,14 @@ class HostDevice(Device):
 
     def _reach(self, mark: Mark | None) -> None:
         while mark is not None and not mark.reached:
-            mark.stream.work.popleft()()
+            self._do_first(mark.stream)
 
+    @_locked
     def elapsed_ms(self, start: Event, end: Event) -> float:
-        self._check(start)
-        self._check(end)
+        for event in (start, end):
+            self._check(event)
+            if event.mark is None or not event.mark.reached:
+                raise Misuse("a mark is not passed")
         return 1.0
 
     @_locked
@@ -288,13 +325,30 @@ class HostDevice(Device):
 
 
 class HostEngine(DeviceEngine):
-    """An ONNX graph that reads and writes addresses."""
+    """An ONNX graph that reads and writes addresses.
 
-    def __init__(self, device: HostDevice, graph: Path, *, memory_size: int = 1000, capturable: bool = True) -> None:
+    Args:
+        memory_size: bytes to lend to an execution, for each phase; 0 for an engine that manages its own memory.
+        capturable: whether a graph may hold it.
+        broken: its work fails, when it is done.
+    """
+
+    def __init__(
+        self,
+        device: HostDevice,
+        graph: Path,
+        stream: Stream,
+        *,
+        memory_size: int = 1000,
+        capturable: bool = True,
+        broken: bool = False,
+    ) -> None:
+        device.check_current()
         device.request(graph.name)
-        self.device = device
+        self.device, self.stream = device, stream
         self.memory_size = memory_size
         self.capturable = capturable
+        self.broken = broken
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
@@ -303,9 +357,13 @@ class HostEngine(DeviceEngine):
         device.handles.add(self)
 
     def execution(self, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
+        self.device.check_current()
         return HostExecution(self, shapes)
 
     def close(self) -> None:
+        self.device.check_current()
+        if self.stream not in self.device.handles:
+            raise Misuse("an engine outlives its stream")
         self.device.handles.discard(self)
 
 
@@ -322,12 +380,16 @@ class HostExecution(Execution):
         self.device.handles.add(self)
 
     def bind(self, addresses: Mapping[str, int], memory: int, memory_size: int) -> None:
+        self.device.check_current()
         assert set(addresses) == {spec.name for spec in (*self.engine.inputs, *self.engine.outputs)}
         assert memory_size >= self.memory_size
         assert memory % ALIGNMENT == 0
         self.addresses, self.memory, self.block = dict(addresses), memory, memory_size
 
     def enqueue(self, stream: Stream) -> None:
+        self.device.check_current()
+        if stream is not self.engine.stream:
+            raise Misuse("the engine was opened for another stream")
         if stream.capturing is not None and not self.runs:
             raise Misuse("captured before it ran once")
         if stream.capturing is not None and not self.engine.capturable:
@@ -341,9 +403,12 @@ class HostExecution(Execution):
     def _run(self) -> None:
         if self not in self.device.handles or self.engine not in self.device.handles:
             raise Misuse("the engine runs after it was closed")
-        # Scratch memory is written from end to end, so sharing it with what is under way would show.
-        self.device.check_range(self.memory, self.block, pinned=False)
-        ctypes.memset(self.memory, POISON, self.block)
+        if self.engine.broken:
+            raise BackendError("an illegal memory access was encountered")
+        if self.engine.memory_size:
+            # Scratch memory is written from end to end, so sharing it with what is under way would show.
+            self.device.check_range(self.memory, self.block, pinned=False)
+            ctypes.memset(self.memory, POISON, self.block)
         feed = {spec.name: self._array(spec, self.shapes[spec.name]).copy() for spec in self.engine.inputs}
         names = [spec.name for spec in self.engine.outputs]
         for spec, result in zip(self.engine.outputs, self.engine.session.run(names, feed), strict=True):

@@ -1,39 +1,22 @@
-"""What a backend is: one graph or engine, opened once and run many times."""
+"""What a runner is: one graph in host memory, opened once and run many times. Backends implement it."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.devices.base import TensorSpec
 from engines.errors import BackendError, LayoutError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Array = NDArray[np.generic]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output: ``None`` in the shape stands for any size."""
-
-    name: str
-    dtype: np.dtype[np.generic]
-    shape: tuple[int | None, ...]
-
-    def admits(self, array: Array) -> bool:
-        """Whether ``array`` has this dtype and fits this shape."""
-        return (
-            array.dtype == self.dtype
-            and array.ndim == len(self.shape)
-            and all(want is None or want == have for want, have in zip(self.shape, array.shape, strict=True))
-        )
 
 
 class Runner(abc.ABC):
