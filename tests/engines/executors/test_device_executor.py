@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
-from engines import Bundle, Lowering, Precision, Schedule, Session
+from engines import Bundle, Lowering, Schedule, Session
 from engines.devices.base import Copies, pinned_array
 from engines.errors import BackendError, OutOfMemory
 from engines.executors.device import DeviceExecutor
 from engines.executors.timing import stage_times_ms
-from tests.engines.executors.host_device import HostDevice, HostEngine, Misuse, Pace
+from tests.engines.executors.host_device import HostDevice, Misuse, Pace
+from tests.engines.executors.host_engine import frames, opener, session_on
 
 SCHEDULES = [
     Schedule(0),
@@ -28,43 +28,6 @@ SCHEDULES = [
     Schedule(4, 16),
     Schedule(5, 16),
 ]
-
-
-def opener(device: HostDevice, bundle: Bundle, **options: Any) -> Callable[[Schedule], DeviceExecutor]:
-    """Opens executors of the bundle on the device, as a session asks for them. The options are the trunk's engine's."""
-
-    def open_executor(schedule: Schedule) -> DeviceExecutor:
-        trunk = bundle.manifest.trunk(schedule.levels, schedule.lowering)
-        return DeviceExecutor(
-            device,
-            lambda stream: HostEngine(device, bundle.file(bundle.manifest.prepare), stream),
-            lambda stream: HostEngine(device, bundle.trunk_graph(trunk, Precision.FP32), stream, **options),
-            bundle.manifest.grid(trunk),
-            schedule.sub_batch,
-        )
-
-    return open_executor
-
-
-def session_on(device: HostDevice, bundle: Bundle, schedule: Schedule, *smaller: Schedule) -> Session:
-    return Session(bundle, opener(device, bundle), schedule, smaller)
-
-
-def frames(count: int) -> list[np.ndarray]:
-    return [np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8) for seed in range(count)]
-
-
-@pytest.fixture(scope="module")
-def expected(exported: Bundle) -> Callable[[Schedule, int], list[np.ndarray]]:
-    known: dict[Schedule, list[np.ndarray]] = {}
-
-    def labels(schedule: Schedule, count: int) -> list[np.ndarray]:
-        if len(known.get(schedule, ())) < count:
-            with Session.open(exported, schedule=schedule) as session:
-                known[schedule] = [session.predict(frame) for frame in frames(count)]
-        return known[schedule][:count]
-
-    return labels
 
 
 @pytest.mark.parametrize(
@@ -208,131 +171,6 @@ def test_threads_get_their_own_results(exported: Bundle, expected: Callable, pac
     for index, labels in enumerate(expected(schedule, 4)):
         for result in results[index]:
             np.testing.assert_array_equal(result, labels)
-    assert device.leaked == 0
-
-
-class Watched(HostDevice):
-    """Calls ``on_wait`` with the number of each wait of the host for an event, before it waits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.on_wait: Callable[[int], None] = lambda number: None
-
-    def wait(self, event: object) -> None:
-        self.on_wait(self.waits)
-        super().wait(event)
-
-
-def test_closing_while_another_thread_is_at_work(exported: Bundle) -> None:
-    """It hears of it after its sub-batch, those who wait for their turn at once, and nothing is left."""
-    device = Watched()
-    session = session_on(device, exported, Schedule(2))
-    at_work, go_on = threading.Event(), threading.Event()
-
-    def on_wait(number: int) -> None:
-        if number == 3:
-            at_work.set()
-            assert go_on.wait(60)
-
-    device.on_wait = on_wait
-    errors: list[str] = []
-
-    def predict() -> None:
-        try:
-            session.predict(frames(1)[0])
-        except BackendError as error:
-            errors.append(str(error))
-
-    first = threading.Thread(target=predict)
-    first.start()
-    assert at_work.wait(60)
-    others = [threading.Thread(target=predict) for _ in range(2)]
-    closing = threading.Thread(target=session.close)
-    for thread in (*others, closing):
-        thread.start()
-    for thread in others:
-        thread.join(60)
-    assert errors == ["the session is closed"] * 2
-    # The one at work still reads the memory that closing would free.
-    assert closing.is_alive()
-    assert device.leaked > 0
-    go_on.set()
-    for thread in (first, closing):
-        thread.join(60)
-        assert not thread.is_alive()
-    assert errors == ["the session is closed"] * 3
-    assert device.waits == 4
-    session.close()
-    assert device.leaked == 0
-
-
-def test_closing_from_the_thread_at_work(exported: Bundle) -> None:
-    """As a signal's handler may: it cannot wait for what it interrupts, which then ends everything itself."""
-    device = Watched()
-    session = session_on(device, exported, Schedule(2))
-    device.on_wait = lambda number: session.close() if number == 3 else None
-    with pytest.raises(BackendError, match="the session is closed"):
-        session.predict(frames(1)[0])
-    assert device.waits == 4
-    assert device.leaked == 0
-
-
-@pytest.mark.parametrize("call", ["refine", "predict_all"])
-def test_closing_between_two_steps(exported: Bundle, call: str) -> None:
-    device = HostDevice()
-    session = session_on(device, exported, Schedule(2, 4))
-    steps = session.refine(frames(1)[0]) if call == "refine" else session.predict_all(frames(4))
-    next(steps)
-    closing = threading.Thread(target=session.close)
-    closing.start()
-    closing.join(60)
-    assert not closing.is_alive()
-    # Nobody waits for the next step, and a frame that is uploaded ahead is no obstacle.
-    assert device.leaked == 0
-    with pytest.raises(BackendError, match="the session is closed"):
-        next(steps)
-    assert list(steps) == []
-
-
-def test_abandoned_walks_leave_the_session_free(exported: Bundle, expected: Callable) -> None:
-    device, schedule = HostDevice(), Schedule(2, 3)
-    with session_on(device, exported, schedule) as session:
-        for _ in range(3):
-            walk = session.refine(frames(1)[0])
-            next(walk)
-            walk.close()
-            results = session.predict_all(frames(3))
-            np.testing.assert_array_equal(next(results), expected(schedule, 1)[0])
-            # What is uploaded ahead is in the slot that the next call's second frame gets.
-            results.close()
-        early = session.predict(frames(1)[0], deadline_ms=0.001)
-        assert early.phases_done == 3
-        np.testing.assert_array_equal(list(session.predict_all(frames(4))), expected(schedule, 4))
-    assert device.leaked == 0
-
-
-@pytest.mark.parametrize("number", [0, 1, 3])
-def test_a_session_goes_on_and_closes_after_ctrl_c(exported: Bundle, expected: Callable, number: int) -> None:
-    device, schedule = Watched(), Schedule(2, 3)
-    session = session_on(device, exported, schedule)
-
-    def interrupted(wait: int) -> None:
-        if wait == number:
-            raise KeyboardInterrupt
-
-    device.on_wait = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        session.predict(frames(2)[1])
-    device.on_wait = lambda number: None
-    np.testing.assert_array_equal(session.predict(frames(1)[0]), expected(schedule, 1)[0])
-    device.on_wait, device.waits = interrupted, 0
-    with pytest.raises(KeyboardInterrupt):
-        list(session.predict_all(frames(3)))
-    device.on_wait = lambda number: None
-    closing = threading.Thread(target=session.close, daemon=True)
-    closing.start()
-    closing.join(timeout=60)
-    assert not closing.is_alive()
     assert device.leaked == 0
 
 

@@ -16,7 +16,7 @@ from engines import Bundle, Schedule, Session
 from engines.errors import BackendError, FrameError, OutOfMemory
 from engines.executors.device import DeviceExecutor
 from tests.engines.executors.host_device import HostDevice
-from tests.engines.executors.test_device_executor import opener, session_on
+from tests.engines.executors.host_engine import opener, session_on
 
 PLANES, FRAME, WINDOW = 3 * 70 * 102 * 4, 64 * 96 * 3, 3 * 67 * 99 * 4
 
