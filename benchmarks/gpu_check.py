@@ -37,7 +37,7 @@ from engines import (  # noqa: E402 - found through the line above
     Session,
     build_engine,
 )
-from engines.backends.backend import Kind  # noqa: E402
+from engines.backends.base import Kind  # noqa: E402
 from engines.backends.tensorrt.settings import BuildOptions  # noqa: E402
 from engines.devices.gpus import gpus  # noqa: E402
 from engines.errors import SmpDeployError  # noqa: E402
@@ -139,7 +139,9 @@ def _free_bytes() -> int | None:
     try:
         from engines.devices.cuda import CudaDevice
 
-        return CudaDevice().free_bytes()
+        device = CudaDevice()
+        with device.current():
+            return device.free_bytes()
     except SmpDeployError:
         return None
 

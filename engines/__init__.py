@@ -1,7 +1,7 @@
 """ONNX in, predictions out: all that the vehicle needs, on numpy, msgspec and one runtime."""
 
 from engines.backends import BACKENDS
-from engines.backends.backend import Backend
+from engines.backends.base import Backend
 from engines.building import EngineBuild, build_engine
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest, OutputKind

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engines.backends import BACKENDS, backend_named
-from engines.backends.backend import Backend
+from engines.backends.base import Backend
 from engines.backends.tensorrt.backend import TENSORRT, TENSORRT_RTX, TensorRTBackend
 from engines.backends.tensorrt.builder import BuildListener, BuiltEngine, engine_from_onnx
 from engines.backends.tensorrt.machine import Machine, this_machine

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -14,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.backends import DEFAULT_BACKEND, backend_named
-from engines.backends.backend import Backend
+from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Manifest, OutputKind
-from engines.errors import BackendError, FrameError, InputError, OutOfMemory
-from engines.executors.base import Executor, LoadedFrame, PendingPhases
-from engines.executors.reducing import OpenedExecutor, OpenExecutor, ReducingExecutor, Reduction
+from engines.bundle.manifest import Manifest
+from engines.errors import BackendError, FrameError, InputError
+from engines.executors.base import Executor
+from engines.executors.reducing import OpenExecutor, ReducingExecutor, Reduction
+from engines.executors.turns import Turns
+from engines.executors.walking import Frame, Step, Walker
 from engines.planning.choice import choose_schedule, named_schedule
 from engines.planning.smaller import smaller_schedules
 from engines.schedules.anytime import NearestFill, Refinement
@@ -33,44 +34,41 @@ OnProgress: TypeAlias = Callable[[int, int], None]
 """Called with ``(phases done, phases in all)``."""
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One sub-batch of a walk is merged."""
+class _Deadline:
+    """When a prediction is to be there, in milliseconds from now."""
 
-    grid: PhaseGrid
-    phases: list[Phase]
-    merged: NDArray[Any]
-    """The padded result so far, another array after the walk began anew."""
+    def __init__(self, deadline_ms: float) -> None:
+        if not deadline_ms > 0:
+            raise InputError(f"a deadline is a positive number of milliseconds; received {deadline_ms}")
+        self._begun = time.monotonic()
+        self._at = self._begun + deadline_ms / 1000
+        self._slowest = 0.0
 
+    def begin(self) -> None:
+        """The first sub-batch begins. It also prepares the frame: an estimate of the others on the safe side."""
+        self._begun = time.monotonic()
 
-class _Taken:
-    """An image, and its frame on the executor that it is loaded on."""
+    def step(self) -> None:
+        """A sub-batch ends, the next one would begin."""
+        now = time.monotonic()
+        self._slowest, self._begun = max(self._slowest, now - self._begun), now
 
-    def __init__(self, image: NDArray[np.uint8]) -> None:
-        self._image = image
-        self._where: OpenedExecutor | None = None
-        self._frame: LoadedFrame | None = None
-
-    def frame_on(self, where: OpenedExecutor) -> LoadedFrame:
-        """The frame there, loaded unless it was."""
-        if self._frame is None or self._where is not where:
-            self.close()
-            self._frame, self._where = where.executor.load(self._image), where
-        return self._frame
-
-    def close(self) -> None:
-        """The frame's place is free for others."""
-        if self._frame is not None:
-            self._frame.close()
-            self._frame = None
+    def ends_before_another(self, filling_s: float) -> bool:
+        """Whether one more sub-batch, as slow as the slowest so far, and filling in would end too late."""
+        return time.monotonic() + self._slowest + filling_s > self._at
 
 
 class Session:
     """An open bundle on a backend. Close it, or use it as a context manager.
 
     :meth:`predict` walks the phases of its schedule: it prepares the frame once, computes the phases sub-batch by
-    sub-batch, and puts every prediction back at its pixel. Calls from several threads are safe: they take turns,
-    sub-batch by sub-batch.
+    sub-batch, and puts every prediction back at its pixel.
+
+    One prediction is made at a time. Calls of :meth:`predict` from several threads are safe and wait for one another,
+    in the order they came. :meth:`refine` and :meth:`predict_all` hold the session from their first step until they
+    are exhausted or closed: any other call meanwhile, and one from within ``on_progress``, is an :class:`InputError`
+    at once. :meth:`close` may come from any thread at any time: what is at work then raises :class:`BackendError`
+    after its sub-batch, and a generator on its next step.
     """
 
     def __init__(
@@ -79,6 +77,8 @@ class Session:
         """Open ``schedule``, or the first of ``smaller`` that fits; raises what ``open_executor`` does."""
         self.bundle = bundle
         self._executors = ReducingExecutor(open_executor, schedule, smaller)
+        self._turns = Turns(self._executors.close)
+        self._walker = Walker(bundle.manifest, self._executors, self._turns.check_open)
         self._filling_s: float | None = None
         """How long it took at most to fill in what a deadline left out."""
 
@@ -140,7 +140,7 @@ class Session:
     @property
     def grid(self) -> PhaseGrid:
         """The phases that :meth:`predict` walks."""
-        return self._grid(self.schedule)
+        return self._walker.grid(self.schedule)
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:
@@ -150,7 +150,7 @@ class Session:
     @property
     def executor(self) -> Executor:
         """What does the work: its memory and its notes."""
-        return self._executors.current().executor
+        return self._executors.current
 
     @overload
     def predict(self, image: NDArray[np.uint8], *, on_progress: OnProgress | None = None) -> NDArray[Any]: ...
@@ -178,131 +178,125 @@ class Session:
 
         Raises:
             FrameError: another dtype, shape or size.
-            InputError: a deadline that is no positive number.
+            InputError: a deadline that is no positive number; another call is unfinished on this session.
             BackendError: the runtime failed, or the session is closed.
             OutOfMemory: the memory does not suffice, and no smaller schedule was allowed or fits.
         """
-        started = time.monotonic()
-        if deadline_ms is not None and not deadline_ms > 0:
-            raise InputError(f"a deadline is a positive number of milliseconds; received {deadline_ms}")
+        deadline = None if deadline_ms is None else _Deadline(deadline_ms)
         self._check(image)
-        step: _Step | None = None
+        step: Step | None = None
         computed: list[Phase] = []
-        slowest, begun = 0.0, time.monotonic()
-        for latest in self._walk(_Taken(image), ahead=deadline_ms is None):
-            if step is None or latest.merged is not step.merged:
-                computed = []
-            step = latest
-            computed += step.phases
-            if on_progress is not None:
-                on_progress(len(computed), len(step.grid.phases))
-            now = time.monotonic()
-            # The first also prepares the frame, which makes its time an estimate on the safe side.
-            slowest, begun = max(slowest, now - begun), now
-            if deadline_ms is not None:
-                if self._filling_s is None:
-                    self._filled(step, computed)
-                assert self._filling_s is not None
-                if time.monotonic() - started + slowest + self._filling_s > deadline_ms / 1000:
-                    break
-        assert step is not None
-        if deadline_ms is None:
-            return np.ascontiguousarray(step.grid.crop(step.merged))
-        return self._filled(step, computed)
+        turn = self._turns.turn("predict")
+        try:
+            turn.take()
+            if deadline is not None:
+                deadline.begin()
+            with closing(self._walker.walk(Frame(image), ahead=deadline is None)) as steps:
+                for latest in steps:
+                    if step is None or latest.merged is not step.merged:
+                        computed = []
+                    step = latest
+                    computed += step.phases
+                    if on_progress is not None:
+                        with turn.outside():
+                            on_progress(len(computed), len(step.grid.phases))
+                    if deadline is not None:
+                        deadline.step()
+                        if deadline.ends_before_another(self._filling(step, computed)):
+                            break
+            assert step is not None
+            if deadline is None:
+                return np.ascontiguousarray(step.grid.crop(step.merged))
+            return self._filled(step, computed)
+        finally:
+            turn.leave()
 
-    def predict_all(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[Any]]:
+    def predict_all(self, images: Iterable[NDArray[np.uint8]]) -> Generator[NDArray[Any], None, None]:
         """Label frames one after the other; on a device the next one is uploaded while this one is computed.
 
-        Gives and raises what :meth:`predict` does. An image is asked for one ahead of the result that is given; what
-        is wrong with it is raised when its own turn comes.
+        Gives and raises what :meth:`predict` does, and holds the session until it is exhausted or closed. On a device
+        an image is asked for one ahead of the result that is given; what is wrong with it is raised when its own turn
+        comes. The same buffer may serve for all of them: an image has been taken when the next one is asked for.
         """
         source = iter(images)
-        upcoming: list[_Taken | Exception] = []
+        upcoming: list[Frame | Exception] = []
+        asked, exhausted = 0, False
+        turn = self._turns.turn("predict_all", unfinished=True)
 
-        def take_next() -> None:
-            if upcoming:
-                # A walk that begins anew has taken it already.
+        def ask() -> None:
+            nonlocal asked, exhausted
+            if upcoming or exhausted:
+                # A walk that begins anew has asked already.
                 return
-            try:
-                for image in source:
+            with turn.outside():
+                try:
+                    image = next(source)
                     self._check(image)
-                    upcoming.append(self._taken(image))
-                    return
-            except Exception as error:  # noqa: BLE001 - whatever it is, the frame before it is not to blame
-                upcoming.append(error)
+                    upcoming.append(Frame(self._walker.kept(image), asked))
+                except StopIteration:
+                    exhausted = True
+                except Exception as error:  # noqa: BLE001 - whatever it is, the frame before it is not to blame
+                    upcoming.append(error)
+            asked += 1
 
-        take_next()
+        def ask_ahead() -> None:
+            ask()
+            if upcoming and isinstance(upcoming[0], Frame):
+                with suppress(BackendError):
+                    # Its own walk loads it again, and says what is wrong or goes on with a smaller schedule.
+                    upcoming[0].load(self.executor)
+
         try:
-            while upcoming:
-                taken = upcoming.pop()
-                if isinstance(taken, Exception):
-                    raise taken
-                step: _Step | None = None
-                for step in self._walk(taken, ahead=True, on_begun=take_next):  # noqa: B007
-                    pass
-                assert step is not None
-                yield np.ascontiguousarray(step.grid.crop(step.merged))
+            turn.take()
+            while True:
+                ask()
+                if not upcoming:
+                    return
+                frame = upcoming.pop()
+                if isinstance(frame, Exception):
+                    raise frame
+                result = self._whole(frame, ask_ahead if self.executor.slots > 1 else None)
+                del frame
+                with turn.outside():
+                    yield result
+                # Or it would lie beside the next one.
+                del result
         finally:
-            for left in upcoming:
-                if isinstance(left, _Taken):
-                    left.close()
+            turn.leave()
 
-    def refine(self, image: NDArray[np.uint8]) -> Iterator[Refinement]:
+    def refine(self, image: NDArray[np.uint8]) -> Generator[Refinement, None, None]:
         """Complete predictions of growing density, one after every sub-batch; the last is :meth:`predict`'s.
 
         Phases come in a dispersed order, so the pixels computed so far are spread evenly, and the others take
-        the prediction of the nearest one. Raises what :meth:`predict` raises. After a reduction it begins anew.
+        the prediction of the nearest one. Raises what :meth:`predict` raises, and holds the session until it is
+        exhausted or closed. After a reduction it begins anew.
         """
         self._check(image)
         merged, fill = None, NearestFill((1, 1))
-        for step in self._walk(_Taken(image), ahead=False):
-            if step.merged is not merged:
-                merged, fill = step.merged, NearestFill(step.grid.window)
-            fill.add(step.phases)
-            yield _refinement(step, fill)
+        turn = self._turns.turn("refine", unfinished=True)
+        try:
+            turn.take()
+            with closing(self._walker.walk(Frame(self._walker.kept(image)), ahead=False)) as steps:
+                for step in steps:
+                    if step.merged is not merged:
+                        merged, fill = step.merged, NearestFill(step.grid.window)
+                    fill.add(step.phases)
+                    refinement = _refinement(step, fill)
+                    with turn.outside():
+                        yield refinement
+        finally:
+            turn.leave()
 
-    def _walk(self, taken: _Taken, *, ahead: bool, on_begun: Callable[[], None] | None = None) -> Iterator[_Step]:
-        """A step after every sub-batch. With ``ahead`` the next ones are under way meanwhile.
+    def _whole(self, frame: Frame, on_begun: Callable[[], None] | None) -> NDArray[Any]:
+        """The prediction of a frame."""
+        step: Step | None = None
+        with closing(self._walker.walk(frame, ahead=True, on_begun=on_begun)) as steps:
+            for step in steps:  # noqa: B007
+                pass
+        assert step is not None
+        return np.ascontiguousarray(step.grid.crop(step.merged))
 
-        Where the executor is replaced for want of memory, here or in another thread, the walk begins anew.
-        ``on_begun`` is called when the first sub-batches are under way.
-        """
-        while True:
-            now = self._executors.current()
-            try:
-                yield from self._steps(now, taken.frame_on(now), ahead, on_begun)
-            except BackendError as error:
-                if not self._executors.replaced(now, error):
-                    raise
-            else:
-                return
-            finally:
-                taken.close()
-
-    def _steps(
-        self, now: OpenedExecutor, frame: LoadedFrame, ahead: bool, on_begun: Callable[[], None] | None
-    ) -> Iterator[_Step]:
-        grid = self._grid(now.schedule)
-        merged = self._empty_result(grid)
-        left = deque(grid.sub_batches(now.schedule.sub_batch))
-        pending: deque[tuple[list[Phase], PendingPhases]] = deque()
-        most = now.executor.in_flight if ahead else 1
-        while left or pending:
-            while left and len(pending) < most:
-                pending.append((left[0], frame.submit(left[0])))
-                left.popleft()
-            if on_begun is not None:
-                on_begun()
-                on_begun = None
-            phases, under_way = pending.popleft()
-            predictions = under_way.collect()
-            if predictions.shape != (len(phases), *merged.shape[:-2], *grid.phase_size):
-                # numpy would spread a smaller result over the phase.
-                raise BackendError(f"the trunk gave {predictions.shape} for {len(phases)} phases of {grid.phase_size}")
-            grid.place(predictions, phases, merged)
-            yield _Step(grid, phases, merged)
-
-    def _filled(self, step: _Step, computed: list[Phase]) -> Refinement:
+    def _filled(self, step: Step, computed: list[Phase]) -> Refinement:
         """What the computed phases give; how long that takes is remembered for the next deadline."""
         begun = time.monotonic()
         fill = NearestFill(step.grid.window)
@@ -311,22 +305,16 @@ class Session:
         self._filling_s = max(self._filling_s or 0.0, time.monotonic() - begun)
         return refinement
 
-    def _taken(self, image: NDArray[np.uint8]) -> _Taken:
-        """An image whose frame is loaded ahead of its walk."""
-        taken, now = _Taken(image), self._executors.current()
-        try:
-            taken.frame_on(now)
-        except BackendError:
-            # The walk loads it again, and says what is wrong or goes on with a smaller schedule.
-            taken.close()
-        return taken
-
-    def _grid(self, schedule: Schedule) -> PhaseGrid:
-        return self.manifest.grid(self.manifest.trunk_of(schedule))
+    def _filling(self, step: Step, computed: list[Phase]) -> float:
+        """Seconds that filling in what is missing will take; measured where it never was."""
+        if self._filling_s is None:
+            self._filled(step, computed)
+        assert self._filling_s is not None
+        return self._filling_s
 
     def close(self) -> None:
-        """Give the runtime's memory back, after what is under way; harmless on a closed session."""
-        self._executors.close()
+        """Give the runtime's memory back, after the sub-batch at work; harmless on a closed session."""
+        self._turns.close()
 
     def __enter__(self) -> Self:
         return self
@@ -347,16 +335,8 @@ class Session:
                 f"the bundle takes frames of {height}x{width} (height x width); received {have_height}x{have_width}"
             )
 
-    def _empty_result(self, grid: PhaseGrid) -> NDArray[Any]:
-        try:
-            if self.manifest.outputs is OutputKind.LABELS:
-                return np.empty(grid.padded_size, np.uint8)
-            return np.empty((len(self.manifest.classes), *grid.padded_size), np.float32)
-        except MemoryError as error:
-            raise OutOfMemory("the memory does not suffice for the merged result") from error
 
-
-def _refinement(step: _Step, fill: NearestFill) -> Refinement:
+def _refinement(step: Step, fill: NearestFill) -> Refinement:
     grid = step.grid
     prediction = np.ascontiguousarray(grid.crop(fill.filled(step.merged)))
     return Refinement(prediction, fill.computed(grid.frame_size), len(fill.done), len(grid.phases))

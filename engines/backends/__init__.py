@@ -1,11 +1,11 @@
 """Backends: the runtimes that a session can use, one file or folder each.
 
-A new one is a file with one :class:`~engines.backends.backend.Backend` and an entry in :data:`BACKENDS`.
+A new one is a file with one :class:`~engines.backends.base.Backend` and an entry in :data:`BACKENDS`.
 """
 
 from __future__ import annotations
 
-from engines.backends.backend import Backend
+from engines.backends.base import Backend
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.backends.onnxruntime.cuda import ONNXRUNTIME_CUDA
 from engines.backends.openvino import OPENVINO

@@ -1,102 +1,136 @@
-"""What a backend is: one graph or engine, opened once and run many times."""
+"""What a backend is: one object that holds all that the project knows of a runtime.
+
+Nothing outside asks which backend it has: it asks the object. ``engines/backends/__init__.py`` lists them, so a new one
+is one file and one entry there.
+"""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+import enum
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
+from engines.backends.memory import MemoryModel
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Manifest
+from engines.devices.names import DeviceName
+from engines.errors import BackendError, InputError, MachineError, MissingDependency, install_command
+from engines.executors.base import Executor
+from engines.schedules.schedule import Precision, Schedule
 
-from engines.errors import BackendError, LayoutError
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+class Kind(enum.Enum):
+    """Where a backend computes, by the name of its devices."""
 
-Array = NDArray[np.generic]
+    CPU = "cpu"
+    GPU = "cuda"
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """One input or output: ``None`` in the shape stands for any size."""
+class Support:
+    """Whether a machine can use a backend."""
 
-    name: str
-    dtype: np.dtype[np.generic]
-    shape: tuple[int | None, ...]
+    available: bool
+    found: str
+    """What is there, with its version, or what is missing."""
+    remedy: str = ""
+    """How to get it, where it is missing."""
 
-    def admits(self, array: Array) -> bool:
-        """Whether ``array`` has this dtype and fits this shape."""
-        return (
-            array.dtype == self.dtype
-            and array.ndim == len(self.shape)
-            and all(want is None or want == have for want, have in zip(self.shape, array.shape, strict=True))
-        )
+    @classmethod
+    def missing(cls, error: MachineError) -> Support:
+        """What an error says that importing a runtime raised."""
+        if isinstance(error, MissingDependency):
+            return cls(False, f"{error.package} is not installed", install_command(error.extra))
+        return cls(False, str(error))
 
 
-class Runner(abc.ABC):
-    """Runs one graph. A context manager: outside its ``with`` block it holds neither session nor device memory.
+class Backend(abc.ABC):
+    """A runtime that sessions can use.
 
-    Subclasses implement :meth:`_activate`, :meth:`_close` and :meth:`_infer`; inputs are checked here, once.
+    Subclasses state their facts as attributes and implement :meth:`runtime`, :meth:`support` and :meth:`_open`.
     """
 
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    """Known while the runner is active."""
+    name: ClassVar[str]
+    """What users call it: ``"onnxruntime"``."""
+    title: ClassVar[str]
+    """What it does, for a person: ``"run on the CPU (ONNX Runtime)"``."""
+    kind: ClassVar[Kind]
+    precisions: ClassVar[frozenset[Precision]]
+    """Arithmetic that it can compute in, on a machine that has it; :meth:`refusal` asks this machine."""
+    memory: ClassVar[MemoryModel]
+    extra: ClassVar[str]
+    """The extra of the package ``smp-deploy`` that installs it."""
 
-    def __init__(self) -> None:
-        self._active = False
+    @property
+    def needs_engines(self) -> bool:
+        """Whether it runs engines that were built before, and no graphs."""
+        return False
 
-    @abc.abstractmethod
-    def _activate(self) -> None:
-        """Load the graph and set ``inputs`` and ``outputs``. Raises :class:`BackendError`."""
+    def refusal(self, precision: Precision) -> str | None:
+        """Why it does not compute in a precision on this machine; ``None`` where it does.
 
-    @abc.abstractmethod
-    def _close(self) -> None:
-        """Give everything back."""
-
-    @abc.abstractmethod
-    def _infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once on checked inputs."""
-
-    def __enter__(self) -> Self:
-        if not self._active:
-            self._activate()
-            self._active = True
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give everything back; harmless on a closed runner."""
-        if self._active:
-            self._active = False
-            self._close()
-
-    def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once. The arrays that come back are the caller's own.
-
-        Raises :class:`LayoutError` for an input of another name, dtype or shape than the graph takes, and
-        :class:`BackendError` outside the ``with`` block or when the runtime fails.
+        Raises :class:`MissingDependency` where the runtime must be asked and is not installed.
         """
-        if not self._active:
-            raise BackendError("the runner is closed; use it inside its with block")
-        expected = {spec.name: spec for spec in self.inputs}
-        if feed.keys() != expected.keys():
-            raise LayoutError(f"the graph takes the inputs {sorted(expected)}; received {sorted(feed)}")
-        for name, spec in expected.items():
-            if not spec.admits(feed[name]):
-                raise LayoutError(
-                    f"the input {name!r} is {spec.dtype} of shape {_shown(spec.shape)}; "
-                    f"received {feed[name].dtype} of shape {_shown(feed[name].shape)}"
-                )
-        return self._infer(feed)
+        if precision in self.precisions:
+            return None
+        known = ", ".join(known.value for known in Precision if known in self.precisions)
+        return f"{self.name} does not compute in {precision.value} (it has {known})"
 
+    def unproven(self, precision: Precision) -> str | None:
+        """Why its results prove nothing of a precision although it runs it; ``None`` where they do."""
+        return None
 
-def _shown(shape: tuple[int | None, ...]) -> str:
-    return "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+    def graph_precision(self, precision: Precision) -> Precision:
+        """Which of a bundle's graphs it runs to compute in a precision."""
+        return precision
+
+    def schedules(self, manifest: Manifest, precision: Precision) -> list[Schedule]:
+        """Every schedule that it can open: those of all trunks of a precision, or those of the engines."""
+        graph = self.graph_precision(precision)
+        trunks = (trunk for trunk in manifest.trunks if graph in trunk.graphs)
+        return [schedule for trunk in trunks for schedule in manifest.schedules_of(trunk)]
+
+    def device(self, wanted: str | DeviceName | None = None) -> DeviceName:
+        """The device to use: the one named, or the first of its kind. Raises :class:`InputError` for another kind."""
+        if wanted is None:
+            return DeviceName(self.kind.value, 0)
+        name = DeviceName.parse(wanted) if isinstance(wanted, str) else wanted
+        if name.kind != self.kind.value:
+            raise InputError(f'the backend {self.name} computes on {self.kind.value}; received device="{name}"')
+        return name
+
+    @abc.abstractmethod
+    def device_title(self, device: DeviceName) -> str:
+        """What a device is called: what a tuning and a benchmark hold for."""
+
+    @abc.abstractmethod
+    def runtime(self) -> str:
+        """Name and version of the runtime. Raises :class:`MissingDependency`."""
+
+    @abc.abstractmethod
+    def support(self) -> Support:
+        """Whether this machine has all that it needs. Nothing is computed."""
+
+    def open(
+        self, bundle: Bundle, precision: Precision, schedule: Schedule, device: str | DeviceName | None = None
+    ) -> Executor:
+        """Open a schedule that the bundle has a trunk, or an engine, for.
+
+        Raises:
+            BundleError: the bundle has none.
+            InputError: another kind of device.
+            MachineError: the runtime is missing, lacks the precision, or refuses the work.
+            OutOfMemory: the memory does not suffice.
+        """
+        chosen = self.device(device)
+        if reason := self.refusal(precision):
+            raise BackendError(reason)
+        return self._open(bundle, precision, schedule, chosen)
+
+    @abc.abstractmethod
+    def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
+        """Open on a device of the right kind, in a precision that it has."""
+
+    def __str__(self) -> str:
+        return self.name

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.backend import Backend, Kind, Support
-from engines.backends.base import Array, Runner, TensorSpec
+from engines.backends.base import Backend, Kind, Support
 from engines.backends.memory import MIB, MemoryModel
 from engines.bundle.bundle import Bundle
+from engines.devices.base import TensorSpec
 from engines.devices.names import DeviceName
 from engines.devices.processor import processor_title
 from engines.errors import BackendError, MachineError, MissingDependency, OutOfMemory
 from engines.executors.base import Executor
 from engines.executors.host import RunnerExecutor
+from engines.executors.runner import Array, Runner
 from engines.schedules.schedule import Precision, Schedule
 
 _HINTS = {Precision.FP32: "f32", Precision.BF16: "bf16"}

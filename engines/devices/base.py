@@ -5,14 +5,13 @@ from __future__ import annotations
 import abc
 import ctypes
 import enum
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from engines.backends.base import TensorSpec
 
 Stream: TypeAlias = Any
 Event: TypeAlias = Any
@@ -20,7 +19,24 @@ Graph: TypeAlias = Any
 """Handles that only their device understands."""
 
 ALIGNMENT = 256
-"""Bytes: what TensorRT wants of an engine's memory, and every device's ``allocate`` gives."""
+"""Bytes: what engines want of their memory, and every device's ``allocate`` gives."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: ``None`` in the shape stands for any size."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int | None, ...]
+
+    def admits(self, array: NDArray[np.generic]) -> bool:
+        """Whether ``array`` has this dtype and fits this shape."""
+        return (
+            array.dtype == self.dtype
+            and array.ndim == len(self.shape)
+            and all(want is None or want == have for want, have in zip(self.shape, array.shape, strict=True))
+        )
 
 
 class Copies(enum.Enum):
@@ -34,12 +50,18 @@ class Copies(enum.Enum):
 class Device(abc.ABC):
     """One device. Addresses are integers; sizes are bytes.
 
-    Whoever allocates frees: :class:`engines.executors.device.DeviceExecutor` keeps everything on one stack. Every
-    call raises :class:`~engines.errors.BackendError` when the device refuses it, and
-    :class:`~engines.errors.OutOfMemory` when that is for want of memory. Calls from several threads are safe.
+    All calls, and those of engines on the device, are made inside ``with device.current():``, from any thread. Whoever
+    allocates frees: an executor keeps everything on one stack. Every call raises
+    :class:`~engines.errors.BackendError` when the device refuses it, and :class:`~engines.errors.OutOfMemory` when
+    that is for want of memory.
     """
 
     name: str
+    """What the maker calls it."""
+
+    @abc.abstractmethod
+    def current(self) -> AbstractContextManager[None]:
+        """The calling thread works on this device inside, and on the one before afterwards. May be nested."""
 
     @abc.abstractmethod
     def allocate(self, size: int) -> int:
@@ -128,7 +150,7 @@ class Execution(abc.ABC):
     """An engine at fixed shapes. It uses memory that it is lent, never in parallel with others that use it."""
 
     memory_size: int
-    """Bytes of device memory to lend."""
+    """Bytes of device memory to lend; 0 where the engine manages its own."""
     outputs: Mapping[str, tuple[int, ...]]
     """Shapes by name."""
 
@@ -138,7 +160,7 @@ class Execution(abc.ABC):
 
     @abc.abstractmethod
     def enqueue(self, stream: Stream) -> None:
-        """Queue one run."""
+        """Queue one run on the stream that the engine was opened for."""
 
     @abc.abstractmethod
     def uncapturable(self, stream: Stream) -> str:
@@ -150,7 +172,10 @@ class Execution(abc.ABC):
 
 
 class DeviceEngine(abc.ABC):
-    """A network on a device, which reads and writes device memory."""
+    """A network on a device, which reads and writes device memory, on one stream.
+
+    Some runtimes want to know the stream when they load a network, so an engine is opened for one (:data:`OpenEngine`).
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -162,6 +187,10 @@ class DeviceEngine(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Give its memory back; harmless on a closed engine."""
+
+
+OpenEngine: TypeAlias = Callable[[Stream], DeviceEngine]
+"""Opens an engine whose work is queued on this stream, on the device that is current."""
 
 
 def pinned_array(address: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -1,44 +1,60 @@
-"""CUDA's runtime through ``cuda.bindings.runtime``, of cuda-bindings 12 and 13. Only what NVIDIA's own calls do."""
+"""CUDA through ``cuda.bindings``, of cuda-bindings 12 and 13. Only what NVIDIA's own calls do."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from engines.devices.base import Copies, Device, Event, Graph, Stream
+from engines.devices.gpus import gpus
+from engines.devices.names import DeviceName
 from engines.errors import BackendError, MissingDependency, OutOfMemory
 
 _OUT_OF_MEMORY, _NO_DRIVER, _NO_DEVICE = 2, 35, 100
-"""``cudaErrorMemoryAllocation``, ``cudaErrorInsufficientDriver``, ``cudaErrorNoDevice``."""
+"""``cudaErrorMemoryAllocation``, ``cudaErrorInsufficientDriver``, ``cudaErrorNoDevice``; the driver's 2 and 100 too."""
 
 
-def import_cuda_runtime() -> Any:
-    """The module ``cuda.bindings.runtime``. Raises :class:`MissingDependency`."""
+def import_cuda() -> tuple[Any, Any]:
+    """The modules ``cuda.bindings.runtime`` and ``cuda.bindings.driver``. Raises :class:`MissingDependency`."""
     try:
-        from cuda.bindings import runtime
+        from cuda.bindings import driver, runtime
     except ImportError as error:
         raise MissingDependency("cuda-bindings", "tensorrt") from error
-    return runtime
+    return runtime, driver
 
 
 class CudaDevice(Device):
-    """The first GPU that CUDA shows; ``CUDA_VISIBLE_DEVICES`` chooses another one.
+    """A GPU by its number among those that CUDA shows: ``cuda:0``, ``cuda:1``, ...
 
-    Raises :class:`BackendError` where there is no driver or no GPU, and :class:`MissingDependency` without
-    cuda-bindings.
+    Raises :class:`BackendError` where there is no driver or no such GPU, with those that there are, and
+    :class:`MissingDependency` without cuda-bindings.
     """
 
-    def __init__(self) -> None:
-        self._cuda = import_cuda_runtime()
-        if not self._call("cudaGetDeviceCount"):
-            raise BackendError("there is no NVIDIA GPU on this machine")
-        name = self._call("cudaGetDeviceProperties", 0).name
+    def __init__(self, index: int = 0) -> None:
+        self._cuda, self._driver = import_cuda()
+        self.index = index
+        if index >= self._call("cudaGetDeviceCount"):
+            raise no_such_gpu(index, [gpu.name for gpu in gpus()])
+        name = self._call("cudaGetDeviceProperties", index).name
         self.name = name.decode(errors="replace").rstrip("\0") if isinstance(name, bytes) else str(name)
+        # The context that CUDA's runtime and the libraries on it use too. Like theirs, it lasts as long as the process.
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", index))
         kinds = self._cuda.cudaMemcpyKind
         self._kinds = {
             Copies.TO_DEVICE: kinds.cudaMemcpyHostToDevice,
             Copies.TO_HOST: kinds.cudaMemcpyDeviceToHost,
             Copies.ON_DEVICE: kinds.cudaMemcpyDeviceToDevice,
         }
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        # cudaSetDevice would have to be undone, and undoing it makes a context on a GPU that nobody may have used.
+        self._call("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            self._call("cuCtxPopCurrent")
 
     def allocate(self, size: int) -> int:
         return int(self._call("cudaMalloc", size, doing=f"{size} bytes of device memory"))
@@ -114,9 +130,10 @@ class CudaDevice(Device):
         self._call("cudaGraphExecDestroy", graph)
 
     def _call(self, name: str, *arguments: Any, doing: str = "") -> Any:
-        """Call the runtime and check its error code; its one result, or all of them."""
+        """Call the runtime or the driver and check the error code; the one result, or all of them."""
+        module = self._cuda if name.startswith("cuda") else self._driver
         try:
-            code, *results = getattr(self._cuda, name)(*arguments)
+            code, *results = getattr(module, name)(*arguments)
         except RuntimeError as error:
             # cuda-bindings 12 raises where there is no driver; 13 gives error 35.
             raise BackendError(f"there is no NVIDIA driver on this machine: {error}") from error
@@ -126,14 +143,24 @@ class CudaDevice(Device):
 
     def _error(self, name: str, code: Any, doing: str) -> BackendError:
         number = int(code)
-        # Or the next library that asks for the last error finds this one.
-        self._cuda.cudaGetLastError()
+        of_runtime = name.startswith("cuda")
+        if of_runtime:
+            # Or the next library that asks for the last error finds this one.
+            self._cuda.cudaGetLastError()
         if number == _NO_DRIVER:
             return BackendError("there is no NVIDIA driver on this machine, or it is too old for this CUDA (error 35)")
         if number == _NO_DEVICE:
             return BackendError("there is no NVIDIA GPU on this machine (error 100)")
         if number == _OUT_OF_MEMORY:
             return OutOfMemory(f"the GPU has no room for {doing or f'what {name} needs'}")
-        _, text = self._cuda.cudaGetErrorString(code)
+        _, text = self._cuda.cudaGetErrorString(code) if of_runtime else self._driver.cuGetErrorString(code)
         shown = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
         return BackendError(f"CUDA refuses {name}: {shown} (error {number})")
+
+
+def no_such_gpu(index: int, names: Sequence[str]) -> BackendError:
+    """What is said of a GPU that is not there, where GPUs of these names are."""
+    if not names:
+        return BackendError("there is no NVIDIA GPU on this machine")
+    there = ", ".join(f"{DeviceName('cuda', number)} ({name})" for number, name in enumerate(names))
+    return BackendError(f"there is no {DeviceName('cuda', index)} on this machine; there is {there}")

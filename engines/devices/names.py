@@ -18,9 +18,9 @@ class DeviceName:
 
     @classmethod
     def parse(cls, text: str) -> DeviceName:
-        """``"cuda:1"`` -> the second GPU, ``"cuda"`` -> the first. Raises :class:`InputError`."""
-        match = re.fullmatch(r"(cpu|cuda)(?::(\d{1,4}))?", text)
-        if match is None or (match[1] == "cpu" and match[2] not in (None, "0")):
+        """``"cuda:1"`` -> the second GPU, ``"cuda"`` -> the first. Raises :class:`InputError` for anything else."""
+        match = re.fullmatch(r"(cpu|cuda)(?::([0-9]{1,4}))?", text) if isinstance(text, str) else None
+        if match is None or (match[1] == "cpu" and match[2]):
             raise InputError(f'a device is "cpu", "cuda" or "cuda:INDEX"; received {text!r}')
         return cls(match[1], int(match[2] or 0))
 

@@ -1,13 +1,16 @@
 """What an executor is: frames in, predictions of phases out, at one schedule.
 
-A session loads a frame once and then asks for its sub-batches. ``submit`` may return before the work is done, so that
-the host merges one sub-batch while the device computes the next, and uploads one frame while another is computed::
+An executor has a few slots for frames and as many for sub-batches, named by number from 0, and whoever uses it says
+which one. ``submit`` may return before the work is done: so the host merges one sub-batch while the device computes the
+next, and uploads one frame while another is computed::
 
-    frame = executor.load(image)
-    pending = frame.submit(phases)
-    predictions = pending.collect()
+    executor.load(image, 0)
+    executor.submit(0, first_phases, 0)
+    executor.submit(0, second_phases, 1)
+    executor.load(next_image, 1)
+    predictions = executor.collect(0)
 
-Executors may be used from several threads; a loaded frame belongs to one thread at a time.
+An executor is used by one thread at a time, which need not be the same one every time.
 """
 
 from __future__ import annotations
@@ -27,41 +30,41 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class PendingPhases(abc.ABC):
-    """A sub-batch under way."""
-
-    @abc.abstractmethod
-    def collect(self) -> NDArray[Any]:
-        """Wait for the predictions ``(phases, ..., i, j)``; the caller's own array. To be called once.
-
-        Raises :class:`BackendError` when the work failed or the executor was closed meanwhile.
-        """
-
-
-class LoadedFrame(abc.ABC):
-    """A frame that an executor has prepared, or will prepare on the first sub-batch."""
-
-    @abc.abstractmethod
-    def submit(self, phases: list[Phase]) -> PendingPhases:
-        """Begin one sub-batch. Phases that go together share their inner offsets.
-
-        Raises :class:`BackendError` when the runtime refuses it or the executor is closed.
-        """
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """The frame is no longer needed; harmless when called again, or after the executor was closed."""
-
-
 class Executor(abc.ABC):
-    """An open backend at one schedule. A context manager: closing it gives all of its memory back."""
+    """An open backend at one schedule. A context manager: closing it gives all of its memory back.
 
-    in_flight: int = 1
-    """Sub-batches of a frame that are worth submitting before the first is collected."""
+    Everything but :meth:`memory`, :attr:`notes`, :meth:`unload` and :meth:`close` raises :class:`BackendError` when the
+    runtime refuses the work, or on a closed executor, and :class:`OutOfMemory` for want of memory. It can be used on
+    after that.
+    """
+
+    slots: int = 1
+    """So many frames, and so many sub-batches, have a place at a time. With one, nothing is ever ahead."""
 
     @abc.abstractmethod
-    def load(self, image: NDArray[np.uint8]) -> LoadedFrame:
-        """Take a frame, ``(H, W, 3)`` uint8 of the right size. The array may change as soon as this returns."""
+    def load(self, image: NDArray[np.uint8], slot: int) -> None:
+        """Take a frame, ``(H, W, 3)`` uint8 of the right size. The array may change as soon as this returns.
+
+        The frame that was in the slot is given up, with its sub-batches that were not collected.
+        """
+
+    @abc.abstractmethod
+    def submit(self, frame_slot: int, phases: list[Phase], slot: int) -> None:
+        """Begin one sub-batch of a loaded frame. Phases that go together share their inner offsets.
+
+        What was in the slot and was not collected is given up.
+        """
+
+    @abc.abstractmethod
+    def collect(self, slot: int) -> NDArray[Any]:
+        """Wait for a sub-batch: its predictions ``(phases, ..., i, j)``. To be called once for each.
+
+        They may be the executor's own memory, to be read until the slot is used again or the executor is closed.
+        """
+
+    @abc.abstractmethod
+    def unload(self, slot: int) -> None:
+        """The frame in the slot is no longer needed; harmless where there is none."""
 
     @abc.abstractmethod
     def memory(self) -> Mapping[str, int]:
@@ -86,5 +89,5 @@ class Executor(abc.ABC):
 
 
 def closed_error() -> BackendError:
-    """What every call on a closed executor raises."""
+    """What every call on a closed executor, or on a closed session, raises."""
     return BackendError("the session is closed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -10,21 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.backends.base import Runner
-from engines.errors import OutOfMemory
-from engines.executors.base import Executor, LoadedFrame, PendingPhases, closed_error
+from engines.errors import BackendError, OutOfMemory
+from engines.executors.base import Executor, closed_error
+from engines.executors.runner import Runner
 from engines.schedules.phases import Phase, PhaseGrid
 
 
 class RunnerExecutor(Executor):
     """Prepares a frame and computes its phases with two runners, which it opens and closes.
 
-    Several threads take turns, run by run. Nothing is under way between two calls.
+    It has one slot, so it holds the planes of one frame, and nothing is under way between two calls.
     """
 
     def __init__(self, prepare: Runner, trunk: Runner, grid: PhaseGrid) -> None:
         self.grid = grid
-        self._lock = threading.Lock()
+        self._planes: NDArray[Any] | None = None
+        self._predictions: NDArray[Any] | None = None
         self._closed = False
         with ExitStack() as opening:
             self._prepare = opening.enter_context(prepare)
@@ -32,51 +32,41 @@ class RunnerExecutor(Executor):
             # Both are open: from here on close() ends them.
             self._runners = opening.pop_all()
 
-    def load(self, image: NDArray[np.uint8]) -> LoadedFrame:
-        planes = self._infer(self._prepare, {"frame": np.ascontiguousarray(image)})["planes"]
-        return _HostFrame(self, planes)
+    def load(self, image: NDArray[np.uint8], slot: int) -> None:
+        self._check_open()
+        self.unload(slot)
+        self._planes = self._prepare.infer({"frame": np.ascontiguousarray(image)})["planes"]
 
-    def predictions(self, planes: NDArray[Any], phases: list[Phase]) -> NDArray[Any]:
-        """Of one sub-batch of the frame with these planes."""
+    def submit(self, frame_slot: int, phases: list[Phase], slot: int) -> None:
+        self._check_open()
+        if self._planes is None:
+            raise BackendError(f"no frame was loaded into slot {frame_slot}")
+        self._predictions = None
         try:
-            feed = self.grid.feed(planes, phases)
+            feed = self.grid.feed(self._planes, phases)
         except MemoryError as error:
             raise OutOfMemory(f"the memory does not suffice for the windows of {len(phases)} phases") from error
-        (predictions,) = self._infer(self._trunk, feed).values()
+        (self._predictions,) = self._trunk.infer(feed).values()
+
+    def collect(self, slot: int) -> NDArray[Any]:
+        self._check_open()
+        predictions, self._predictions = self._predictions, None
+        if predictions is None:
+            raise BackendError(f"nothing was submitted in slot {slot}, or it is collected already")
         return predictions
+
+    def unload(self, slot: int) -> None:
+        # Before the next frame is prepared: its planes must not lie beside these.
+        self._planes = self._predictions = None
 
     def memory(self) -> Mapping[str, int]:
         return {}
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._runners.close()
+        self._closed = True
+        self.unload(0)
+        self._runners.close()
 
-    def _infer(self, runner: Runner, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        with self._lock:
-            if self._closed:
-                raise closed_error()
-            return runner.infer(feed)
-
-
-class _HostFrame(LoadedFrame):
-    def __init__(self, executor: RunnerExecutor, planes: NDArray[Any]) -> None:
-        self._executor = executor
-        self._planes: NDArray[Any] | None = planes
-
-    def submit(self, phases: list[Phase]) -> PendingPhases:
-        if self._planes is None:
+    def _check_open(self) -> None:
+        if self._closed:
             raise closed_error()
-        return _Done(self._executor.predictions(self._planes, phases))
-
-    def close(self) -> None:
-        self._planes = None
-
-
-class _Done(PendingPhases):
-    def __init__(self, predictions: NDArray[Any]) -> None:
-        self._predictions = predictions
-
-    def collect(self) -> NDArray[Any]:
-        return self._predictions

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from engines.errors import BackendError, OutOfMemory
+from engines.errors import OutOfMemory
 from engines.executors.base import Executor, closed_error
 from engines.schedules.schedule import Schedule
 
@@ -28,18 +27,10 @@ class Reduction:
         return f"{self.refused} did not fit: {self.reason}; trying {self.tried}"
 
 
-@dataclass(frozen=True, eq=False)
-class OpenedExecutor:
-    """An executor and its schedule."""
-
-    executor: Executor
-    schedule: Schedule
-
-
 class ReducingExecutor:
     """Opens a schedule, or the first of the smaller ones that fits; and again whenever memory runs out later.
 
-    Safe to use from several threads.
+    Like an executor it is used by one thread at a time.
     """
 
     def __init__(self, open_executor: OpenExecutor, schedule: Schedule, smaller: Iterable[Schedule] = ()) -> None:
@@ -48,54 +39,49 @@ class ReducingExecutor:
         self.reductions: tuple[Reduction, ...] = ()
         self._open_executor = open_executor
         self._smaller = deque(smaller)
-        self._lock = threading.Lock()
-        self._current: OpenedExecutor | None = None
-        self._open(schedule)
+        self._current: Executor | None = None
+        self._open()
 
-    def current(self) -> OpenedExecutor:
+    @property
+    def current(self) -> Executor:
         """The executor to use now. Raises :class:`BackendError` when there is none any more."""
-        with self._lock:
-            if self._current is None:
-                raise closed_error()
-            return self._current
+        current = self._current
+        if current is None:
+            raise closed_error()
+        return current
 
-    def replaced(self, failed: OpenedExecutor, error: BackendError) -> bool:
-        """Whether another executor took the place of one that raised ``error``, for want of memory.
+    @property
+    def reducible(self) -> bool:
+        """Whether there is a smaller schedule to go on with."""
+        return bool(self._smaller)
 
-        Raises :class:`OutOfMemory` when none of the smaller schedules fits; nothing is open then.
+    def reduce(self, reason: str) -> None:
+        """Open the next smaller schedule in place of this one, which memory ran out at; only where it is reducible.
+
+        Raises :class:`OutOfMemory` when none of them fits; nothing is open then.
         """
-        with self._lock:
-            if self._current is not failed:
-                # Another thread was first, or everything is closed.
-                return self._current is not None
-            if not isinstance(error, OutOfMemory) or not self._smaller:
-                return False
-            # Its memory is what the next one needs.
-            self._current = None
-            failed.executor.close()
-            self._open(self._next(failed.schedule, error))
-            return True
+        # Its memory is what the next one needs.
+        self.close()
+        self._next(reason)
+        self._open()
 
     def close(self) -> None:
         """Close the executor; harmless when called again."""
-        with self._lock:
-            current, self._current = self._current, None
+        current, self._current = self._current, None
         if current is not None:
-            current.executor.close()
+            current.close()
 
-    def _open(self, schedule: Schedule) -> None:
+    def _open(self) -> None:
         while True:
-            self.schedule = schedule
             try:
-                self._current = OpenedExecutor(self._open_executor(schedule), schedule)
+                self._current = self._open_executor(self.schedule)
             except OutOfMemory as error:
                 if not self._smaller:
                     raise
-                schedule = self._next(schedule, error)
+                self._next(str(error))
             else:
                 return
 
-    def _next(self, refused: Schedule, error: OutOfMemory) -> Schedule:
-        schedule = self._smaller.popleft()
-        self.reductions += (Reduction(refused, schedule, str(error)),)
-        return schedule
+    def _next(self, reason: str) -> None:
+        refused, self.schedule = self.schedule, self._smaller.popleft()
+        self.reductions += (Reduction(refused, self.schedule, reason),)

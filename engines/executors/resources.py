@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 
-from engines.devices.base import Device, DeviceEngine, Event, Execution, Graph, Stream
+from engines.devices.base import Device, DeviceEngine, Event, Execution, Graph, OpenEngine, Stream
 from engines.errors import BackendError
 
 
 class Resources:
-    """Allocates on a device and remembers what to free. Nothing else frees."""
+    """Allocates on a device and remembers what to free. Nothing else frees. To be used where the device is current."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -46,8 +46,9 @@ class Resources:
         self._stack.callback(self.device.destroy_event, event)
         return event
 
-    def engine(self, engine: DeviceEngine) -> DeviceEngine:
-        """Take an engine over."""
+    def engine(self, open_engine: OpenEngine, stream: Stream) -> DeviceEngine:
+        """An engine whose work goes on this stream."""
+        engine = open_engine(stream)
         self._stack.callback(engine.close)
         return engine
 

@@ -20,6 +20,7 @@ def stage_times_ms(executor: DeviceExecutor, image: NDArray[np.uint8], phases: l
     """
     device, marks = executor.device, list[tuple[str, Event]]()
     with ExitStack() as stack:
+        stack.enter_context(device.current())
 
         def mark(stage: str, stream: Stream) -> None:
             event = device.create_event()
@@ -29,9 +30,10 @@ def stage_times_ms(executor: DeviceExecutor, image: NDArray[np.uint8], phases: l
 
         executor.on_stage = mark
         try:
-            frame = executor.load(image)
-            stack.callback(frame.close)
-            frame.submit(phases).collect()
+            executor.load(image, 0)
+            stack.callback(executor.unload, 0)
+            executor.submit(0, phases, 0)
+            executor.collect(0)
         finally:
             executor.on_stage = None
         return {stage: device.elapsed_ms(before, after) for (_, before), (stage, after) in pairwise(marks)}

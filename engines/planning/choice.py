@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engines.backends import DEFAULT_BACKEND, backend_named
-from engines.backends.backend import Backend
+from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
 from engines.errors import InputError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from engines.backends import DEFAULT_BACKEND, backend_named
-from engines.backends.backend import Backend
+from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
 from engines.errors import BackendError, InputError

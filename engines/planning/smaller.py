@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.backends.backend import Backend
+from engines.backends.base import Backend
 from engines.bundle.manifest import Manifest
 from engines.schedules.schedule import Precision, Schedule
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engines.backends.backend import Backend
+from engines.backends.base import Backend
 from engines.bundle.manifest import Manifest, TuningRecord
 from engines.schedules.schedule import Precision, Schedule
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from engines.backends import DEFAULT_BACKEND, backend_named
-from engines.backends.backend import Backend
+from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest, TrunkRecord, TuningMeasurement, TuningRecord
 from engines.errors import InputError

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from engines.backends import backend_named
-from engines.backends.backend import Kind
+from engines.backends.base import Kind
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import TuningRecord
 from engines.planning.choice import named_schedule

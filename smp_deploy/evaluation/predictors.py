@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -127,6 +128,7 @@ class BundlePredictor:
 
     def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Label one frame, with whole sub-batches of at least so many phases."""
-        refinements = self._session.refine(image)
-        done = next(step for step in refinements if step.phases_done >= self._phases)
+        # Closed, or the session would be held by it.
+        with closing(self._session.refine(image)) as refinements:
+            done = next(step for step in refinements if step.phases_done >= self._phases)
         return np.asarray(done.prediction, np.uint8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -44,22 +43,6 @@ def test_progress_is_told_after_every_sub_batch(exported: Bundle, frame: np.ndar
 def test_a_frame_may_be_a_view(exported: Bundle, frame: np.ndarray) -> None:
     with Session.open(exported) as session:
         np.testing.assert_array_equal(session.predict(frame[:, ::-1]), session.predict(frame[:, ::-1].copy()))
-
-
-def test_threads_take_turns_and_get_their_own_results(exported: Bundle) -> None:
-    frames = [np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8) for seed in range(4)]
-    with Session.open(exported) as session:
-        expected = [session.predict(frame) for frame in frames]
-        results: dict[int, np.ndarray] = {}
-        threads = [
-            threading.Thread(target=lambda i=i: results.update({i: session.predict(frames[i])})) for i in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    for index, labels in enumerate(expected):
-        np.testing.assert_array_equal(results[index], labels)
 
 
 @pytest.mark.parametrize(

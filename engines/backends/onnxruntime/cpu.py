@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.backends.backend import Backend, Kind, Support
+from engines.backends.base import Backend, Kind, Support
 from engines.backends.memory import MIB, MemoryModel
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner, Provider, import_onnxruntime, onnxruntime_support
 from engines.bundle.bundle import Bundle

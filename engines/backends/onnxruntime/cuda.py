@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engines.backends.backend import Backend, Kind, Support
+from engines.backends.base import Backend, Kind, Support
 from engines.backends.memory import MemoryModel
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner, Provider, import_onnxruntime, onnxruntime_support
 from engines.bundle.bundle import Bundle

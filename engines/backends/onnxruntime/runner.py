@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.backend import Support
-from engines.backends.base import Array, Runner, TensorSpec
+from engines.backends.base import Support
+from engines.devices.base import TensorSpec
 from engines.errors import BackendError, MachineError, MissingDependency, OutOfMemory
+from engines.executors.runner import Array, Runner
 from engines.schedules.schedule import Precision
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.backends.backend import Backend, Kind, Support
+from engines.backends.base import Backend, Kind, Support
 from engines.backends.memory import MemoryModel
 from engines.backends.tensorrt.flavours import PROPER, RTX, Flavour
 from engines.backends.tensorrt.limits import MAX_ELEMENTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from engines.backends.tensorrt.logger import BuildLog, OnLog, trt_logger
 from engines.backends.tensorrt.progress import BuildProgress, OnProgress, interruptible, trt_monitor
 from engines.backends.tensorrt.settings import BuildConfig, settings_from_options
 from engines.backends.tensorrt.timing import load_timing_cache, save_timing_cache
-from engines.devices.cuda import import_cuda_runtime
+from engines.devices.cuda import CudaDevice
 from engines.devices.gpus import gpus
 from engines.devices.names import DeviceName
 from engines.errors import BackendError
@@ -79,10 +80,9 @@ def engine_from_onnx(
     build = _Build(flavour, trt, config, log, progress)
 
     def work() -> BuiltEngine:
-        if device is not None and device.index:
-            # TensorRT builds for the device that is current in its thread.
-            import_cuda_runtime().cudaSetDevice(device.index)
-        return build.engine(graph)
+        # TensorRT builds for the device that is current in its thread: the first, unless another one is made so.
+        with CudaDevice(device.index).current() if device is not None and device.index else nullcontext():
+            return build.engine(graph)
 
     # All of it: TensorRT calls back while it parses, too.
     return interruptible(work, progress)

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.base import TensorSpec
 from engines.backends.tensorrt.logger import BuildLog, trt_logger
-from engines.devices.base import DeviceEngine, Execution, Stream
+from engines.devices.base import DeviceEngine, Execution, Stream, TensorSpec
 from engines.errors import BackendError, OutOfMemory
 
 

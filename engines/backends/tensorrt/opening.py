@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -11,7 +10,6 @@ from engines.backends.tensorrt.engine import TensorRTEngine
 from engines.backends.tensorrt.flavours import Flavour
 from engines.bundle.bundle import Bundle, record_of
 from engines.bundle.manifest import EngineRecord
-from engines.devices.base import Device
 from engines.devices.cuda import CudaDevice
 from engines.devices.gpus import gpus
 from engines.devices.names import DeviceName
@@ -31,16 +29,16 @@ def executor_from_engine(bundle: Bundle, engine: EngineRecord, flavour: Flavour,
         BackendError: there is no driver or GPU, or TensorRT does not load the engine, with the likely reason.
         OutOfMemory: the GPU has no room.
     """
-    trt = flavour.load()
-    device: Device = CudaDevice()
-    with ExitStack() as loading:
-        prepare = _loaded(trt, bundle, engine, engine.prepare, name.index)
-        loading.callback(prepare.close)
-        trunk = _loaded(trt, bundle, engine, engine.engine, name.index)
-        # The executor owns both from here on.
-        loading.pop_all()
+    trt, index = flavour.load(), name.index
     grid = bundle.manifest.grid(bundle.manifest.trunk_of(engine.schedule))
-    return DeviceExecutor(device, prepare, trunk, grid, engine.schedule.sub_batch)
+    return DeviceExecutor(
+        CudaDevice(index),
+        # TensorRT takes the stream with each run.
+        lambda stream: _loaded(trt, bundle, engine, engine.prepare, index),
+        lambda stream: _loaded(trt, bundle, engine, engine.engine, index),
+        grid,
+        engine.schedule.sub_batch,
+    )
 
 
 def verified_plan(bundle: Bundle, name: str) -> bytes:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
-import inspect
 import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
-import engines.devices.cuda as cuda_module
 from engines import Bundle, Lowering, Precision, Schedule, Session, build_engine, choose_schedule
 from engines.backends import BACKENDS, backend_named
 from engines.backends.tensorrt.backend import TENSORRT_RTX
@@ -24,9 +20,8 @@ from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
 from engines.backends.tensorrt.engine import TensorRTEngine
 from engines.backends.tensorrt.logger import BuildLog
 from engines.backends.tensorrt.opening import verified_plan, why_not_loaded
-from engines.devices.cuda import CudaDevice, import_cuda_runtime
 from engines.devices.gpus import gpus
-from engines.errors import BackendError, BundleError, InputError, MissingDependency, OutOfMemory
+from engines.errors import BackendError, BundleError, InputError, OutOfMemory
 from engines.planning.smaller import smaller_schedules
 from tests.conftest import Cli
 
@@ -152,74 +147,6 @@ def test_backends_that_run_engines(exported: Bundle) -> None:
         build_engine(exported, "onnxruntime")
     with pytest.raises(InputError, match="unknown backend 'abacus'; known are onnxruntime, "):
         build_engine(exported, "abacus")
-
-
-def calls_of_cuda() -> dict[str, int]:
-    """Names that the CUDA device calls, with the number of arguments, from its source."""
-    calls = {}
-    for node in ast.walk(ast.parse(inspect.getsource(cuda_module))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr == "_call" and isinstance(node.args[0], ast.Constant):
-                calls[str(node.args[0].value)] = len(node.args) - 1
-            elif isinstance(node.func.value, ast.Attribute) and node.func.value.attr == "_cuda":
-                calls[node.func.attr] = len(node.args)
-    return calls
-
-
-def test_every_call_of_cuda_exists_with_its_arguments() -> None:
-    runtime = pytest.importorskip("cuda.bindings.runtime", reason="not run: cuda-bindings is not installed")
-    calls = calls_of_cuda()
-    assert len(calls) > 20
-    for name, arguments in calls.items():
-        # The first line of a binding's docstring is its signature.
-        signature = getattr(runtime, name).__doc__.splitlines()[0]
-        assert signature.startswith(f"{name}(")
-        inside = signature[len(name) + 1 : -1]
-        assert len(inside.split(",")) == arguments if inside else arguments == 0, signature
-    for value in (runtime.cudaHostAllocDefault, runtime.cudaStreamNonBlocking):
-        assert isinstance(value, int)
-    assert {"cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost", "cudaMemcpyDeviceToDevice"} <= set(
-        dir(runtime.cudaMemcpyKind)
-    )
-    assert hasattr(runtime.cudaStreamCaptureMode, "cudaStreamCaptureModeThreadLocal")
-    numbers = {code.name: int(code) for code in runtime.cudaError_t}
-    assert (numbers["cudaErrorMemoryAllocation"], numbers["cudaErrorInsufficientDriver"]) == (2, 35)
-    assert numbers["cudaErrorNoDevice"] == 100
-
-
-@without_gpu
-def test_each_call_without_a_driver_says_so() -> None:
-    runtime = pytest.importorskip("cuda.bindings.runtime", reason="not run: cuda-bindings is not installed")
-    with pytest.raises(BackendError, match=r"there is no NVIDIA driver on this machine.*\(error 35\)"):
-        CudaDevice()
-    device = CudaDevice.__new__(CudaDevice)
-    device._cuda = runtime
-    for call in (lambda: device.allocate(10), lambda: device.allocate_pinned(10), device.create_stream,
-                 device.create_event, device.free_bytes):  # fmt: skip
-        with pytest.raises(BackendError, match=r"no NVIDIA driver"):
-            call()
-    assert isinstance(device._error("cudaMalloc", runtime.cudaError_t(2), "10 bytes of device memory"), OutOfMemory)
-    other = device._error("cudaMemcpyAsync", runtime.cudaError_t(1), "")
-    assert str(other) == "CUDA refuses cudaMemcpyAsync: invalid argument (error 1)"
-    assert "no NVIDIA GPU" in str(device._error("cudaMalloc", runtime.cudaError_t(100), ""))
-
-
-def test_bindings_that_raise_without_a_driver() -> None:
-    """As cuda-bindings 12.8 do, with these words; those of 13 give an error code."""
-
-    def refuse(size: int) -> None:
-        raise RuntimeError("Failed to dlopen libcuda.so.1")
-
-    device = CudaDevice.__new__(CudaDevice)
-    device._cuda = SimpleNamespace(cudaMalloc=refuse)
-    with pytest.raises(BackendError, match=r"there is no NVIDIA driver on this machine: Failed to dlopen libcuda"):
-        device.allocate(10)
-
-
-def test_missing_cuda_bindings_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "cuda.bindings", None)
-    with pytest.raises(MissingDependency, match=r"cuda-bindings is not installed; .*smp-deploy\[tensorrt\]"):
-        import_cuda_runtime()
 
 
 def test_the_command_line_says_what_is_missing(cli: Cli, built: Bundle, tmp_path: Path) -> None:

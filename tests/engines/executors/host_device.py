@@ -1,9 +1,9 @@
-"""A device in host memory that is as unkind as a GPU may be, with ONNX Runtime in place of engines.
+"""A device in host memory that is as unkind as a GPU may be.
 
 Work that is queued is done as late as possible: when the host waits for it, and then no more than must be. So whoever
 reads without waiting, or queues work on another stream without an event between, gets poison in place of data. Other
-paces do all work at once, or that of the first stream alone: a GPU may do either. What a GPU would take as undefined
-behaviour is a :class:`Misuse` here.
+paces do all work at once, or that of the first stream alone: a GPU may do either. A thread that has not made the device
+its current one would work on another GPU. What a GPU would take as undefined behaviour is a :class:`Misuse` here.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ import ctypes
 import enum
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
-
-from engines.backends.base import TensorSpec
-from engines.backends.onnxruntime.runner import _spec
-from engines.devices.base import ALIGNMENT, Copies, Device, DeviceEngine, Event, Execution, Graph, Stream
+from engines.devices.base import (
+    ALIGNMENT,
+    Copies,
+    Device,
+    Event,
+    Graph,
+    Stream,
+)
 from engines.errors import BackendError, OutOfMemory
 
 POISON = 0xA5
@@ -74,6 +76,7 @@ def _locked(method: Any) -> Any:
     @wraps(method)
     def locked(self: HostDevice, *arguments: Any, **options: Any) -> Any:
         with self.lock:
+            self.check_current()
             return method(self, *arguments, **options)
 
     return locked
@@ -99,6 +102,20 @@ class HostDevice(Device):
         self.blocks: dict[int, tuple[int, bool, Any]] = {}
         """Size, whether pinned, and the memory itself, by address."""
         self.handles: set[Any] = set()
+        self._of_thread = threading.local()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        self._of_thread.depth = getattr(self._of_thread, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._of_thread.depth -= 1
+
+    def check_current(self) -> None:
+        """The calling thread works on this device."""
+        if not getattr(self._of_thread, "depth", 0):
+            raise Misuse("this device is not the thread's current one")
 
     @property
     def leaked(self) -> int:
@@ -149,6 +166,7 @@ class HostDevice(Device):
     def free_pinned(self, address: int) -> None:
         self._give_back(address, pinned=True)
 
+    @_locked
     def free_bytes(self) -> int:
         return self.capacity - self.device_bytes
 
@@ -223,7 +241,15 @@ class HostDevice(Device):
 
     def _work_off(self, stream: HostStream) -> None:
         while stream.work:
+            self._do_first(stream)
+
+    def _do_first(self, stream: HostStream) -> None:
+        try:
             stream.work.popleft()()
+        except BackendError:
+            # After an error of the work itself, a GPU does nothing more.
+            stream.work.clear()
+            raise
 
     @_locked
     def synchronize(self, stream: Stream) -> None:
@@ -257,11 +283,14 @@ class HostDevice(Device):
 
     def _reach(self, mark: Mark | None) -> None:
         while mark is not None and not mark.reached:
-            mark.stream.work.popleft()()
+            self._do_first(mark.stream)
 
+    @_locked
     def elapsed_ms(self, start: Event, end: Event) -> float:
-        self._check(start)
-        self._check(end)
+        for event in (start, end):
+            self._check(event)
+            if event.mark is None or not event.mark.reached:
+                raise Misuse("a mark is not passed")
         return 1.0
 
     @_locked
@@ -285,78 +314,3 @@ class HostDevice(Device):
         self.launches += 1
         for work in graph.work:
             self.queue(work, stream)
-
-
-class HostEngine(DeviceEngine):
-    """An ONNX graph that reads and writes addresses."""
-
-    def __init__(self, device: HostDevice, graph: Path, *, memory_size: int = 1000, capturable: bool = True) -> None:
-        device.request(graph.name)
-        self.device = device
-        self.memory_size = memory_size
-        self.capturable = capturable
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
-        self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
-        device.handles.add(self)
-
-    def execution(self, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
-        return HostExecution(self, shapes)
-
-    def close(self) -> None:
-        self.device.handles.discard(self)
-
-
-class HostExecution(Execution):
-    def __init__(self, engine: HostEngine, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.engine, self.device, self.shapes = engine, engine.device, dict(shapes)
-        assert set(shapes) == {spec.name for spec in engine.inputs}
-        zeros = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in engine.inputs}
-        names = [spec.name for spec in engine.outputs]
-        self.outputs = {name: array.shape for name, array in zip(names, engine.session.run(names, zeros), strict=True)}
-        self.memory_size = engine.memory_size * max(shapes.get("windows", (1,))[0], 1)
-        self.runs = 0
-        self.device.request("an execution")
-        self.device.handles.add(self)
-
-    def bind(self, addresses: Mapping[str, int], memory: int, memory_size: int) -> None:
-        assert set(addresses) == {spec.name for spec in (*self.engine.inputs, *self.engine.outputs)}
-        assert memory_size >= self.memory_size
-        assert memory % ALIGNMENT == 0
-        self.addresses, self.memory, self.block = dict(addresses), memory, memory_size
-
-    def enqueue(self, stream: Stream) -> None:
-        if stream.capturing is not None and not self.runs:
-            raise Misuse("captured before it ran once")
-        if stream.capturing is not None and not self.engine.capturable:
-            raise BackendError("this engine cannot be captured")
-        if self.device.fail_runs and self.runs and stream.capturing is None:
-            self.device.fail_runs -= 1
-            raise OutOfMemory("the host device has no room for a run")
-        self.runs += 1
-        self.device.queue(self._run, stream)
-
-    def _run(self) -> None:
-        if self not in self.device.handles or self.engine not in self.device.handles:
-            raise Misuse("the engine runs after it was closed")
-        # Scratch memory is written from end to end, so sharing it with what is under way would show.
-        self.device.check_range(self.memory, self.block, pinned=False)
-        ctypes.memset(self.memory, POISON, self.block)
-        feed = {spec.name: self._array(spec, self.shapes[spec.name]).copy() for spec in self.engine.inputs}
-        names = [spec.name for spec in self.engine.outputs]
-        for spec, result in zip(self.engine.outputs, self.engine.session.run(names, feed), strict=True):
-            self._array(spec, self.outputs[spec.name])[...] = result
-
-    def _array(self, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
-        size = int(np.prod(shape)) * spec.dtype.itemsize
-        address = self.addresses[spec.name]
-        self.device.check_range(address, size, pinned=False)
-        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(spec.dtype).reshape(shape)
-
-    def uncapturable(self, stream: Stream) -> str:
-        return ""
-
-    def close(self) -> None:
-        self.device.handles.discard(self)

@@ -8,11 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from engines import Bundle, Lowering, Precision, Schedule, Session
+from engines import Bundle, Lowering, Schedule, Session
 from engines.devices.base import Copies, pinned_array
 from engines.errors import BackendError, OutOfMemory
 from engines.executors.device import DeviceExecutor
-from tests.engines.executors.host_device import HostDevice, HostEngine, Misuse, Pace
+from engines.executors.timing import stage_times_ms
+from tests.engines.executors.host_device import HostDevice, Misuse, Pace
+from tests.engines.executors.host_engine import frames, opener, session_on
 
 SCHEDULES = [
     Schedule(0),
@@ -26,43 +28,6 @@ SCHEDULES = [
     Schedule(4, 16),
     Schedule(5, 16),
 ]
-
-
-def opener(device: HostDevice, bundle: Bundle, **options: bool) -> Callable[[Schedule], DeviceExecutor]:
-    """Opens executors of the bundle on the device, as a session asks for them."""
-
-    def open_executor(schedule: Schedule) -> DeviceExecutor:
-        trunk = bundle.manifest.trunk(schedule.levels, schedule.lowering)
-        prepare = HostEngine(device, bundle.file(bundle.manifest.prepare))
-        try:
-            engine = HostEngine(device, bundle.trunk_graph(trunk, Precision.FP32), **options)
-        except BaseException:
-            prepare.close()
-            raise
-        return DeviceExecutor(device, prepare, engine, bundle.manifest.grid(trunk), schedule.sub_batch)
-
-    return open_executor
-
-
-def session_on(device: HostDevice, bundle: Bundle, schedule: Schedule, *smaller: Schedule) -> Session:
-    return Session(bundle, opener(device, bundle), schedule, smaller)
-
-
-def frames(count: int) -> list[np.ndarray]:
-    return [np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8) for seed in range(count)]
-
-
-@pytest.fixture(scope="module")
-def expected(exported: Bundle) -> Callable[[Schedule, int], list[np.ndarray]]:
-    known: dict[Schedule, list[np.ndarray]] = {}
-
-    def labels(schedule: Schedule, count: int) -> list[np.ndarray]:
-        if len(known.get(schedule, ())) < count:
-            with Session.open(exported, schedule=schedule) as session:
-                known[schedule] = [session.predict(frame) for frame in frames(count)]
-        return known[schedule][:count]
-
-    return labels
 
 
 @pytest.mark.parametrize(
@@ -113,63 +78,89 @@ def test_consecutive_frames_overlap_and_come_in_order(
     assert device.leaked == 0
 
 
-def test_any_number_of_walks_may_be_half_done(exported: Bundle, expected: Callable) -> None:
-    """More walks than places, taken in turns: each frame and each prediction is put aside and comes back."""
-    device, schedule = HostDevice(), Schedule(2, 3)
+def merged_by_hand(session: Session, work: list[tuple[int, int, int]], count: int) -> list[np.ndarray]:
+    """Label maps of frames that are loaded, from sub-batches that are collected one after the other.
+
+    ``work`` has the number of the frame, which is its slot, that of the sub-batch, and the slot for it; two are under
+    way at a time.
+    """
+    executor, groups = session.executor, session.grid.sub_batches(session.schedule.sub_batch)
+    merged = [np.zeros((64, 96), np.uint8) for _ in range(count)]
+    under_way: list[tuple[int, int, int]] = []
+
+    def collect() -> None:
+        frame, group, slot = under_way.pop(0)
+        session.grid.place(executor.collect(slot), groups[group], merged[frame])
+
+    for frame, group, slot in work:
+        if len(under_way) == 2:
+            collect()
+        executor.submit(frame, groups[group], slot)
+        under_way.append((frame, group, slot))
+    while under_way:
+        collect()
+    return merged
+
+
+@pytest.mark.parametrize("pace", Pace, ids=lambda pace: pace.value)
+def test_two_frames_and_two_sub_batches_have_a_slot(exported: Bundle, expected: Callable, pace: Pace) -> None:
+    device, schedule = HostDevice(pace), Schedule(3, 16)
     with session_on(device, exported, schedule) as session:
-        walks = [session.refine(frame) for frame in frames(5)]
-        last = [None] * 5
-        for _ in range(6):
-            last = [next(walk) for walk in walks]
-        for refinement, labels in zip(last, expected(schedule, 5), strict=True):
-            np.testing.assert_array_equal(refinement.prediction, labels)
-        executor = session.executor
-        loaded = [executor.load(frame) for frame in frames(3)]
-        phases = session.grid.sub_batches(3)
-        pending = [[frame.submit(group) for group in phases] for frame in loaded]
-        for frame_pending, labels in zip(reversed(pending), reversed(expected(schedule, 3)), strict=True):
-            merged = np.empty((64, 96), np.uint8)
-            for under_way, group in zip(frame_pending, phases, strict=True):
-                session.grid.place(under_way.collect(), group, merged)
+        for slot, frame in enumerate(frames(2)):
+            session.executor.load(frame, slot)
+        # Both frames take turns, so each sub-batch has other windows and offsets than the one before it.
+        work = [(number % 2, number // 2, number % 2) for number in range(8)]
+        for labels, merged in zip(expected(schedule, 2), merged_by_hand(session, work, 2), strict=True):
             np.testing.assert_array_equal(merged, labels)
-        with pytest.raises(BackendError, match="given up or taken already"):
-            pending[0][0].collect()
-        given_up = loaded[0].submit(phases[0])
-        loaded[0].close()
-        loaded[0].close()
-        with pytest.raises(BackendError, match="given up or taken already"):
-            given_up.collect()
     assert device.leaked == 0
 
 
 @pytest.mark.parametrize("pace", Pace, ids=lambda pace: pace.value)
-def test_a_place_changes_hands_before_its_work_is_done(exported: Bundle, expected: Callable, pace: Pace) -> None:
-    device, schedule = HostDevice(pace), Schedule(1, 2)
+def test_a_slot_that_is_filled_anew_gives_its_old_content_up(exported: Bundle, expected: Callable, pace: Pace) -> None:
+    """As after Ctrl-C: work of an old frame is still under way when the next one comes."""
+    device, schedule = HostDevice(pace), Schedule(2, 8)
+    old, new = frames(2)
     with session_on(device, exported, schedule) as session:
-        groups = session.grid.sub_batches(2)
-        merged = [np.empty((64, 96), np.uint8) for _ in range(4)]
-        loaded, under_way = [], []
-        for index, frame in enumerate(frames(4)):
-            loaded.append(session.executor.load(frame))
-            under_way.append((loaded[-1].submit(groups[0]), groups[0], merged[index]))
-        for index, frame in enumerate(loaded):
-            under_way.append((frame.submit(groups[1]), groups[1], merged[index]))
-        for pending, group, into in under_way:
-            session.grid.place(pending.collect(), group, into)
-        for labels, result in zip(expected(schedule, 4), merged, strict=True):
-            np.testing.assert_array_equal(result, labels)
+        executor, (first, second) = session.executor, session.grid.sub_batches(8)
+        with pytest.raises(BackendError, match="no frame was loaded into slot 1"):
+            executor.submit(1, first, 0)
+        executor.load(old, 0)
+        executor.submit(0, first, 0)
+        executor.submit(0, second, 1)
+        executor.load(new, 0)
+        for slot in range(2):
+            with pytest.raises(
+                BackendError, match=f"nothing was submitted in slot {slot}, or it is collected or given"
+            ):
+                executor.collect(slot)
+        executor.submit(0, second, 0)
+        (merged,) = merged_by_hand(session, [(0, 0, 0), (0, 1, 1)], 1)
+        np.testing.assert_array_equal(merged, expected(schedule, 2)[1])
+        executor.unload(0)
+        with pytest.raises(BackendError, match="no frame was loaded into slot 0"):
+            executor.submit(0, first, 0)
     assert device.leaked == 0
+
+
+def test_predictions_cannot_be_written_through(exported: Bundle) -> None:
+    """They are the executor's memory."""
+    with session_on(HostDevice(), exported, Schedule(2)) as session:
+        session.executor.load(frames(1)[0], 0)
+        session.executor.submit(0, [(0, 0)], 0)
+        with pytest.raises(ValueError, match="read-only"):
+            session.executor.collect(0)[...] = 1
 
 
 @pytest.mark.parametrize("pace", Pace, ids=lambda pace: pace.value)
 def test_threads_get_their_own_results(exported: Bundle, expected: Callable, pace: Pace) -> None:
+    """Every call is made with the device as the thread's current one, too: the host device insists."""
     device, schedule = HostDevice(pace), Schedule(2, 4)
     results: dict[int, list[np.ndarray]] = {}
     with session_on(device, exported, schedule) as session:
 
         def work(index: int) -> None:
             frame = frames(4)[index]
-            results[index] = [session.predict(frame), *session.predict_all([frame]), session.predict(frame)]
+            results[index] = [session.predict(frame) for _ in range(3)]
 
         threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
         for thread in threads:
@@ -180,73 +171,6 @@ def test_threads_get_their_own_results(exported: Bundle, expected: Callable, pac
     for index, labels in enumerate(expected(schedule, 4)):
         for result in results[index]:
             np.testing.assert_array_equal(result, labels)
-    assert device.leaked == 0
-
-
-def test_closing_in_the_middle(exported: Bundle) -> None:
-    """Other threads hear of it in one clear error, and nothing is left."""
-    device = HostDevice()
-    session = session_on(device, exported, Schedule(2))
-    begun, errors = threading.Barrier(4), []
-
-    def work() -> None:
-        walk = session.refine(frames(1)[0])
-        next(walk)
-        begun.wait()
-        try:
-            while True:
-                list(walk)
-                walk = session.refine(frames(1)[0])
-        except BackendError as error:
-            errors.append(str(error))
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    begun.wait()
-    session.close()
-    for thread in threads:
-        thread.join()
-    assert errors == ["the session is closed"] * 3
-    session.close()
-    assert device.leaked == 0
-
-
-def test_an_abandoned_walk_leaves_its_place(exported: Bundle, expected: Callable) -> None:
-    device, schedule = HostDevice(), Schedule(2, 3)
-    with session_on(device, exported, schedule) as session:
-        for _ in range(5):
-            walk = session.refine(frames(1)[0])
-            next(walk)
-            walk.close()
-        early = session.predict(frames(1)[0], deadline_ms=0.001)
-        assert early.phases_done == 3
-        np.testing.assert_array_equal(session.predict(frames(1)[0]), expected(schedule, 1)[0])
-    assert device.leaked == 0
-
-
-def test_a_session_closes_after_ctrl_c(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupted(HostDevice):
-        interrupted = False
-
-        def wait(self, event: object) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            super().wait(event)
-
-    device = Interrupted()
-    session = session_on(device, exported, Schedule(2, 3))
-    frame = session.executor.load(frames(1)[0])
-    pending = frame.submit([(0, 0)])
-    device.interrupted = True
-    with pytest.raises(KeyboardInterrupt):
-        pending.collect()
-    device.interrupted = False
-    closing = threading.Thread(target=session.close, daemon=True)
-    closing.start()
-    closing.join(timeout=60)
-    assert not closing.is_alive()
-    frame.close()
     assert device.leaked == 0
 
 
@@ -293,6 +217,34 @@ def test_an_engine_that_cannot_be_captured_runs_without_and_says_so(exported: Bu
     assert device.leaked == 0
 
 
+def test_an_engine_that_manages_its_own_memory_is_lent_none(exported: Bundle, expected: Callable) -> None:
+    device = HostDevice()
+    with Session(exported, opener(device, exported, memory_size=0), Schedule(2, 3)) as session:
+        # What is left is what the engine of prepare wants.
+        assert session.executor.memory()["engines"] == 1000
+        np.testing.assert_array_equal(session.predict(frames(1)[0]), expected(Schedule(2, 3), 1)[0])
+    assert device.leaked == 0
+
+
+def test_work_that_fails_fails_when_the_session_is_opened(exported: Bundle) -> None:
+    """And not with the first frame."""
+    device = HostDevice()
+    with pytest.raises(BackendError, match="an illegal memory access was encountered"):
+        Session(exported, opener(device, exported, broken=True), Schedule(2, 3))
+    assert device.leaked == 0
+
+
+def test_stage_times_are_those_between_marks(exported: Bundle) -> None:
+    device = HostDevice()
+    with session_on(device, exported, Schedule(2, 3)) as session:
+        held = device.leaked
+        assert isinstance(session.executor, DeviceExecutor)
+        times = stage_times_ms(session.executor, frames(1)[0], session.grid.sub_batches(3)[0])
+        assert times == dict.fromkeys(["prepare", "cut", "trunk", "download"], 1.0)
+        assert device.leaked == held
+    assert device.leaked == 0
+
+
 def test_a_run_without_memory_is_an_error_that_passes(exported: Bundle, expected: Callable) -> None:
     device = HostDevice()
     with Session(exported, opener(device, exported, capturable=False), Schedule(2, 3)) as session:
@@ -307,33 +259,40 @@ def test_a_run_without_memory_is_an_error_that_passes(exported: Bundle, expected
 def test_the_host_device_sees_what_a_gpu_would_not() -> None:
     """So that the tests above mean something."""
     device = HostDevice()
-    one, two = device.create_stream(), device.create_stream()
-    pinned, memory = device.allocate_pinned(4), device.allocate(4)
-    view = pinned_array(pinned, np.dtype(np.uint8), (4,))
-    view[...] = [1, 2, 3, 4]
-    device.copy(memory, pinned, 4, Copies.TO_DEVICE, one)
-    device.copy(pinned, memory, 4, Copies.TO_HOST, two)
-    # Two streams without an event between: the download does not wait for the upload.
-    device.synchronize(two)
-    assert view.tolist() == [0xA5] * 4
-    device.synchronize(one)
-    event = device.create_event()
-    device.copy(memory, pinned, 3, Copies.TO_HOST, one)
-    with pytest.raises(Misuse, match="is device memory"):
+    with pytest.raises(Misuse, match="not the thread's current one"):
+        device.create_stream()
+    with device.current():
+        one, two = device.create_stream(), device.create_stream()
+        pinned, memory = device.allocate_pinned(4), device.allocate(4)
+        view = pinned_array(pinned, np.dtype(np.uint8), (4,))
+        view[...] = [1, 2, 3, 4]
+        device.copy(memory, pinned, 4, Copies.TO_DEVICE, one)
+        device.copy(pinned, memory, 4, Copies.TO_HOST, two)
+        # Two streams without an event between: the download does not wait for the upload.
+        device.synchronize(two)
+        assert view.tolist() == [0xA5] * 4
         device.synchronize(one)
-    device.copy(memory, pinned, 5, Copies.TO_DEVICE, one)
-    with pytest.raises(Misuse, match="are not memory that was given"):
-        device.synchronize(one)
-    device.begin_capture(one)
-    for forbidden in (lambda: device.synchronize(one), lambda: device.allocate(1), lambda: device.begin_capture(one)):
-        with pytest.raises(Misuse):
-            forbidden()
-    device.destroy_graph(device.end_capture(one))
-    device.record(event, one)
-    with pytest.raises(Misuse, match="with work on it"):
-        device.destroy_stream(one)
-    device.wait(event)
-    device.free(memory)
-    with pytest.raises(Misuse, match="not memory that was given"):
+        event = device.create_event()
+        device.copy(memory, pinned, 3, Copies.TO_HOST, one)
+        with pytest.raises(Misuse, match="is device memory"):
+            device.synchronize(one)
+        device.copy(memory, pinned, 5, Copies.TO_DEVICE, one)
+        with pytest.raises(Misuse, match="are not memory that was given"):
+            device.synchronize(one)
+        device.begin_capture(one)
+        for forbidden in (
+            lambda: device.synchronize(one),
+            lambda: device.allocate(1),
+            lambda: device.begin_capture(one),
+        ):
+            with pytest.raises(Misuse):
+                forbidden()
+        device.destroy_graph(device.end_capture(one))
+        device.record(event, one)
+        with pytest.raises(Misuse, match="with work on it"):
+            device.destroy_stream(one)
+        device.wait(event)
         device.free(memory)
-    assert device.leaked == 4
+        with pytest.raises(Misuse, match="not memory that was given"):
+            device.free(memory)
+        assert device.leaked == 4

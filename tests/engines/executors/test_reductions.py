@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 
 from engines import Bundle, Schedule, Session
 from engines.errors import BackendError, FrameError, OutOfMemory
+from engines.executors.device import DeviceExecutor
 from tests.engines.executors.host_device import HostDevice
-from tests.engines.executors.test_device_executor import opener, session_on
+from tests.engines.executors.host_engine import opener, session_on
 
 PLANES, FRAME, WINDOW = 3 * 70 * 102 * 4, 64 * 96 * 3, 3 * 67 * 99 * 4
 
@@ -135,33 +137,63 @@ def test_running_out_of_everything_closes_the_session(exported: Bundle, image: n
 
 
 @pytest.mark.parametrize("given", [0, 1, 3])
-def test_frames_keep_their_order_when_a_walk_begins_anew(exported: Bundle, image: np.ndarray, given: int) -> None:
+def test_frames_in_one_buffer_keep_their_content_when_a_walk_begins_anew(
+    exported: Bundle, image: np.ndarray, given: int
+) -> None:
+    """A camera's buffer holds the next frame already when memory runs out in the middle of this one."""
     images = [np.roll(image, 7 * index, axis=1) for index in range(5)]
     with Session.open(exported, schedule=Schedule(2)) as session:
         expected = [session.predict(image) for image in images]
-    device = HostDevice()
+    device, buffer = HostDevice(), np.empty_like(image)
+    asked: list[int] = []
+
+    def source() -> Iterator[np.ndarray]:
+        for index, image in enumerate(images):
+            asked.append(index)
+            # The next frame is asked for when two sub-batches of this one are under way: a later one runs out.
+            device.fail_runs = 1 if index == given + 1 else 0
+            buffer[...] = image
+            yield buffer
+
     with Session(exported, opener(device, exported, capturable=False), Schedule(2, 4), [Schedule(2, 1)]) as session:
         results = []
-        device.fail_runs = 1 if given == 0 else 0
-        for labels in session.predict_all(images):
+        for labels in session.predict_all(source()):
             results.append(labels)
-            device.fail_runs = 1 if len(results) == given else 0
         np.testing.assert_array_equal(results, expected)
         assert session.schedule == Schedule(2, 1)
+        assert len(session.reductions) == 1
+    assert asked == list(range(5))
     assert device.leaked == 0
 
 
-def test_what_is_wrong_with_the_next_frame_costs_no_result(exported: Bundle, image: np.ndarray) -> None:
+def test_a_refinement_keeps_its_frame_too(exported: Bundle, image: np.ndarray, expected: np.ndarray) -> None:
+    """The caller may use the array for something else between two steps."""
+    device, buffer = HostDevice(), image.copy()
+    session, _ = running_out(device, exported, Schedule(2, 1))
+    with session:
+        steps = session.refine(buffer)
+        next(steps)
+        buffer[...] = 0
+        device.fail_runs = 1
+        *_, last = steps
+        np.testing.assert_array_equal(last.prediction, expected)
+        assert len(session.reductions) == 1
+
+
+def test_what_is_wrong_with_the_next_frame_costs_no_result(
+    exported: Bundle, image: np.ndarray, expected: np.ndarray
+) -> None:
     device = HostDevice()
     with session_on(device, exported, Schedule(2, 4)) as session:
         results = session.predict_all([image, image[1:], image])
-        np.testing.assert_array_equal(next(results), session.predict(image))
+        np.testing.assert_array_equal(next(results), expected)
         with pytest.raises(FrameError, match="received 63x96"):
             next(results)
+        np.testing.assert_array_equal(session.predict(image), expected)
     assert device.leaked == 0
 
 
-def test_threads_go_on_with_the_smaller_one_together(exported: Bundle, image: np.ndarray, expected: np.ndarray) -> None:
+def test_threads_go_on_with_the_smaller_one(exported: Bundle, image: np.ndarray, expected: np.ndarray) -> None:
     device = HostDevice()
     with Session(exported, opener(device, exported, capturable=False), Schedule(2, 4), [Schedule(2, 1)]) as session:
         barrier, results = threading.Barrier(3), []
@@ -180,6 +212,28 @@ def test_threads_go_on_with_the_smaller_one_together(exported: Bundle, image: np
     assert len(results) == 3
     for labels in results:
         np.testing.assert_array_equal(labels, expected)
+    assert device.leaked == 0
+
+
+def test_closing_while_a_smaller_one_is_opened(exported: Bundle, image: np.ndarray) -> None:
+    """It is closed as soon as it is open."""
+    device = HostDevice()
+    opened = opener(device, exported, capturable=False)
+    closing = threading.Thread(target=lambda: session.close())
+
+    def open_executor(schedule: Schedule) -> DeviceExecutor:
+        if schedule == Schedule(2, 1):
+            closing.start()
+            while not session._turns._closed:
+                time.sleep(0.001)
+        return opened(schedule)
+
+    session = Session(exported, open_executor, Schedule(2, 4), [Schedule(2, 1)])
+    device.fail_runs = 1
+    with pytest.raises(BackendError, match="the session is closed"):
+        session.predict(image)
+    closing.join(60)
+    assert not closing.is_alive()
     assert device.leaked == 0
 
 

@@ -1,0 +1,145 @@
+"""Engines on the device in host memory, with ONNX Runtime inside, and sessions on them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from engines import Bundle, Precision, Schedule, Session
+from engines.backends.onnxruntime.runner import _spec
+from engines.devices.base import ALIGNMENT, DeviceEngine, Execution, Stream, TensorSpec
+from engines.errors import BackendError, OutOfMemory
+from engines.executors.device import DeviceExecutor
+from tests.engines.executors.host_device import POISON, HostDevice, Misuse
+
+
+class HostEngine(DeviceEngine):
+    """An ONNX graph that reads and writes addresses.
+
+    Args:
+        memory_size: bytes to lend to an execution, for each phase; 0 for an engine that manages its own memory.
+        capturable: whether a graph may hold it.
+        broken: its work fails, when it is done.
+    """
+
+    def __init__(
+        self,
+        device: HostDevice,
+        graph: Path,
+        stream: Stream,
+        *,
+        memory_size: int = 1000,
+        capturable: bool = True,
+        broken: bool = False,
+    ) -> None:
+        device.check_current()
+        device.request(graph.name)
+        self.device, self.stream = device, stream
+        self.memory_size = memory_size
+        self.capturable = capturable
+        self.broken = broken
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
+        device.handles.add(self)
+
+    def execution(self, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
+        self.device.check_current()
+        return HostExecution(self, shapes)
+
+    def close(self) -> None:
+        self.device.check_current()
+        if self.stream not in self.device.handles:
+            raise Misuse("an engine outlives its stream")
+        self.device.handles.discard(self)
+
+
+class HostExecution(Execution):
+    def __init__(self, engine: HostEngine, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.engine, self.device, self.shapes = engine, engine.device, dict(shapes)
+        assert set(shapes) == {spec.name for spec in engine.inputs}
+        zeros = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in engine.inputs}
+        names = [spec.name for spec in engine.outputs]
+        self.outputs = {name: array.shape for name, array in zip(names, engine.session.run(names, zeros), strict=True)}
+        self.memory_size = engine.memory_size * max(shapes.get("windows", (1,))[0], 1)
+        self.runs = 0
+        self.device.request("an execution")
+        self.device.handles.add(self)
+
+    def bind(self, addresses: Mapping[str, int], memory: int, memory_size: int) -> None:
+        self.device.check_current()
+        assert set(addresses) == {spec.name for spec in (*self.engine.inputs, *self.engine.outputs)}
+        assert memory_size >= self.memory_size
+        assert memory % ALIGNMENT == 0
+        self.addresses, self.memory, self.block = dict(addresses), memory, memory_size
+
+    def enqueue(self, stream: Stream) -> None:
+        self.device.check_current()
+        if stream is not self.engine.stream:
+            raise Misuse("the engine was opened for another stream")
+        if stream.capturing is not None and not self.runs:
+            raise Misuse("captured before it ran once")
+        if stream.capturing is not None and not self.engine.capturable:
+            raise BackendError("this engine cannot be captured")
+        if self.device.fail_runs and self.runs and stream.capturing is None:
+            self.device.fail_runs -= 1
+            raise OutOfMemory("the host device has no room for a run")
+        self.runs += 1
+        self.device.queue(self._run, stream)
+
+    def _run(self) -> None:
+        if self not in self.device.handles or self.engine not in self.device.handles:
+            raise Misuse("the engine runs after it was closed")
+        if self.engine.broken:
+            raise BackendError("an illegal memory access was encountered")
+        if self.engine.memory_size:
+            # Scratch memory is written from end to end, so sharing it with what is under way would show.
+            self.device.check_range(self.memory, self.block, pinned=False)
+            ctypes.memset(self.memory, POISON, self.block)
+        feed = {spec.name: self._array(spec, self.shapes[spec.name]).copy() for spec in self.engine.inputs}
+        names = [spec.name for spec in self.engine.outputs]
+        for spec, result in zip(self.engine.outputs, self.engine.session.run(names, feed), strict=True):
+            self._array(spec, self.outputs[spec.name])[...] = result
+
+    def _array(self, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
+        size = int(np.prod(shape)) * spec.dtype.itemsize
+        address = self.addresses[spec.name]
+        self.device.check_range(address, size, pinned=False)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(spec.dtype).reshape(shape)
+
+    def uncapturable(self, stream: Stream) -> str:
+        return ""
+
+    def close(self) -> None:
+        self.device.handles.discard(self)
+
+
+def opener(device: HostDevice, bundle: Bundle, **options: Any) -> Callable[[Schedule], DeviceExecutor]:
+    """Opens executors of the bundle on the device, as a session asks for them. The options are the trunk's engine's."""
+
+    def open_executor(schedule: Schedule) -> DeviceExecutor:
+        trunk = bundle.manifest.trunk_of(schedule)
+        return DeviceExecutor(
+            device,
+            lambda stream: HostEngine(device, bundle.file(bundle.manifest.prepare), stream),
+            lambda stream: HostEngine(device, bundle.trunk_graph(trunk, Precision.FP32), stream, **options),
+            bundle.manifest.grid(trunk),
+            schedule.sub_batch,
+        )
+
+    return open_executor
+
+
+def session_on(device: HostDevice, bundle: Bundle, schedule: Schedule, *smaller: Schedule) -> Session:
+    return Session(bundle, opener(device, bundle), schedule, smaller)
+
+
+def frames(count: int) -> list[np.ndarray]:
+    return [np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8) for seed in range(count)]
