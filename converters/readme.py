@@ -47,7 +47,7 @@ def _trunk_table(manifest: Manifest) -> str:
 def _trtexec_lines(manifest: Manifest) -> list[str]:
     lines: dict[str, None] = {}
     for trunk in manifest.trunks:
-        shape = (3, *manifest.grid(trunk).window_size)
+        shape = (3, *manifest.grid(trunk).crop_size)
         for precision, graph in trunk.graphs.items():
             # That of prepare.onnx is the same each time, and comes first.
             *own, prepare = trtexec_lines(graph, "windows", shape, BuildConfig(precision))

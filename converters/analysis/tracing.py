@@ -101,3 +101,10 @@ def erase(node: fx.Node) -> None:
     """Remove a node and let its input take its place."""
     node.replace_all_uses_with(node.all_input_nodes[0])
     node.graph.erase_node(node)
+
+
+def finish(graph: fx.GraphModule) -> None:
+    """After nodes have been changed: drop layers that nothing calls, check the graph, and write its code anew."""
+    graph.delete_all_unused_submodules()
+    graph.graph.lint()
+    graph.recompile()

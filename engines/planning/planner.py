@@ -204,7 +204,7 @@ def _peak_bytes(
 
 def _phase_bytes(manifest: Manifest, trunk: TrunkRecord, precision: Precision, calibration: Calibration) -> int:
     """For one phase of a sub-batch."""
-    rows, columns = manifest.grid(trunk).window_size
+    rows, columns = manifest.grid(trunk).crop_size
     windows, held = 3 * 4 * rows * columns, _held(precision, calibration)
     if calibration.packing is None:
         if held not in trunk.packed_bytes:

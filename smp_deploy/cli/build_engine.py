@@ -107,7 +107,7 @@ def build_engine_command(bundle: Path, **options: Any) -> dict[str, Any]:
     graph, grid = opened.trunk_graph(trunk_record, precision), opened.manifest.grid(trunk_record)
     inputs = BuildInputs(graph.relative_to(opened.path).as_posix(), opened.manifest.prepare, opened.manifest.weights)
     config = replace(config, convolutions=trunk_record.convolutions[precision])
-    trtexec = trtexec_lines(str(graph), "windows", (3, *grid.window_size), config)
+    trtexec = trtexec_lines(str(graph), "windows", (3, *grid.crop_size), config)
 
     check_machine(target, machine, trtexec)
     if config.flavour is None and target is Target.RTX:
