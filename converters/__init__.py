@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from engines.errors import MissingDependency
-
 if TYPE_CHECKING:
     from converters.exporting import export
     from converters.pooling import MergePool2d, SplitPool2d, merge, split
@@ -21,7 +19,7 @@ _PLACES = {
     "export": "converters.exporting",
     "merge": "converters.pooling",
     "split": "converters.pooling",
-    "validate": "converters.validating",
+    "validate": "converters.verification.validate",
 }
 
 __all__ = ["MergePool2d", "SplitPool2d", "export", "merge", "split", "validate"]
@@ -36,6 +34,8 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == __name__:
             raise
+        from engines.errors import MissingDependency
+
         raise MissingDependency(error.name, "export") from error
     value = globals()[name] = getattr(module, name)
     return value

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import fx
+from torch import fx, nn
 
 from converters.analysis.convolutions import is_stepwise
 from converters.analysis.pointwise import is_pointwise
@@ -100,6 +100,21 @@ def levels_from_graph(graph: fx.GraphModule) -> Levels:
     if left := stacks.get(output_of(graph), ()):
         raise NetworkError(f"the network's output is not merged: it is {_shown(left)}; add the missing MergePool2d")
     return Levels(stacks, splits, merges, {split: _producer_of(graph, split) for split in splits})
+
+
+def size_multiple_of(network: nn.Module, levels: Levels) -> Size:
+    """What the sides of an image must be multiples of: the network's ``size_multiple``, else what its splits need.
+
+    Raises :class:`NetworkError` when the attribute is no pair of positive numbers.
+    """
+    multiple = getattr(network, "size_multiple", levels.size_multiple)
+    try:
+        rows, columns = (int(side) for side in multiple)
+    except (TypeError, ValueError):
+        rows = columns = 0
+    if rows < 1 or columns < 1:
+        raise NetworkError(f"size_multiple is a pair of positive numbers, (rows, columns); received {multiple!r}")
+    return rows, columns
 
 
 def _producer_of(graph: fx.GraphModule, split: fx.Node) -> fx.Node:

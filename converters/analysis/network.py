@@ -11,12 +11,11 @@ from torch import fx, nn
 
 from converters.analysis.ends import Prefix, prefix_of, tail_of
 from converters.analysis.folding import fold_batch_norms
-from converters.analysis.levels import Levels, levels_from_graph
+from converters.analysis.levels import Levels, levels_from_graph, size_multiple_of
 from converters.analysis.modules import called_modules
 from converters.analysis.pinning import pinnable_splits
-from converters.analysis.tracing import graph_from_network
+from converters.analysis.tracing import graph_from_network, shared_graph
 from converters.pooling import SplitPool2d, Window
-from engines.errors import NetworkError
 from engines.schedules.phases import Size
 
 
@@ -34,9 +33,10 @@ class TracedNetwork:
     What a rewrite is proven against, and what reference outputs are computed with.
     """
     graph: fx.GraphModule
-    """Its trace, of a copy in evaluation mode whose parameters want no gradients. Modules have the paths of ``module``.
+    """Its trace: modules have the paths of ``module``, pooling layers and PyTorch's own layers are single nodes.
 
-    Pooling layers and PyTorch's own layers are single nodes, batch norms are folded into the convolutions before them.
+    Its layers are copies in evaluation mode whose parameters want no gradients, with batch norms folded into the
+    convolutions before them; or the network's own, where it was traced for that.
     """
     levels: Levels
     """Splits, merges, the stack of windows at every node, and what may change places with a split."""
@@ -89,21 +89,19 @@ def copied_graph(graph: fx.GraphModule) -> tuple[fx.GraphModule, dict[fx.Node, f
     return made, dict(zip(graph.graph.nodes, made.graph.nodes, strict=True))
 
 
-def traced_network(network: nn.Module, *, fold: bool = True) -> TracedNetwork:
-    """Trace a network and find, once, all that is to be known of it.
-
-    The network itself is left unchanged: what is traced is a copy in evaluation mode.
+def traced_network(network: nn.Module, *, shared: bool = False) -> TracedNetwork:
+    """Trace a network and find, once, all that is to be known of it. The network itself is left unchanged.
 
     Args:
         network: maps ``(n, 3, H, W)`` float32 to logits ``(n, classes, H, W)``.
-        fold: whether batch norms become part of the convolutions before them; a network that is to be trained keeps
-            them.
+        shared: whether the layers of the graph are the network's own, in the mode they are in, with batch norms as they
+            are: for a network that is to be trained.
 
     Raises :class:`NetworkError`, naming the layer, where it cannot be traced, or where splits and merges do not fit
     together.
     """
-    graph = graph_from_network(network)
-    if fold:
+    graph = shared_graph(network) if shared else graph_from_network(network)
+    if not shared:
         fold_batch_norms(graph)
     levels = levels_from_graph(graph)
     return TracedNetwork(
@@ -112,17 +110,6 @@ def traced_network(network: nn.Module, *, fold: bool = True) -> TracedNetwork:
         levels=levels,
         prefix=prefix_of(graph, levels),
         tail=tail_of(graph, levels),
-        size_multiple=_size_multiple(network, levels),
+        size_multiple=size_multiple_of(network, levels),
         split_layers=pinnable_splits(network, graph, levels),
     )
-
-
-def _size_multiple(network: nn.Module, levels: Levels) -> Size:
-    multiple = getattr(network, "size_multiple", levels.size_multiple)
-    try:
-        rows, columns = (int(side) for side in multiple)
-    except (TypeError, ValueError):
-        rows = columns = 0
-    if rows < 1 or columns < 1:
-        raise NetworkError(f"size_multiple is a pair of positive numbers, (rows, columns); received {multiple!r}")
-    return rows, columns

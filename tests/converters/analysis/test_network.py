@@ -30,14 +30,17 @@ def test_what_is_known_of_smp18() -> None:
     assert {"conv1", "layer4.1.conv2", "head"} <= set(traced.modules)
 
 
-def test_a_network_that_is_to_be_trained_keeps_its_norms() -> None:
-    traced = traced_network(network_from_arch("smp-resnet18", width=4), fold=False)
+def test_a_network_that_is_to_be_trained_keeps_its_own_layers() -> None:
+    network = network_from_arch("smp-resnet18", width=4)
+    traced = traced_network(network, shared=True)
     assert "layer4.1.bn2" in traced.modules
-    assert (traced.cut_levels, traced.most_levels) == (2, 5)
+    assert all(traced.graph.get_submodule(path) is network.get_submodule(path) for path in traced.modules)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert (network.training, traced.cut_levels, traced.most_levels) == (True, 2, 5)
 
 
 def test_producers_are_what_may_come_after_a_split() -> None:
-    traced = traced_network(with_statistics(UnevenNetwork, seed=0), fold=False)
+    traced = traced_network(with_statistics(UnevenNetwork, seed=0), shared=True)
     found = [(str(node.target), str(producer.target)) for node, producer in traced.levels.producers.items()]
     # A ReLU commutes with a split; the sum before it has two inputs. What splits before the shortcut is used twice.
     assert found == [("split1", "stem"), ("split2", "depthwise"), ("split2", "shortcut"), ("split3", "relu")]
