@@ -24,13 +24,10 @@ from torch import nn
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
-from converters.analysis.levels import levels_from_graph  # noqa: E402
-from converters.analysis.tracing import graph_from_network  # noqa: E402
-from converters.export import ExportConfig, export_bundle  # noqa: E402
+from converters.analysis.network import traced_network  # noqa: E402
+from converters.exporting import export  # noqa: E402
 from converters.networks import network_from_arch  # noqa: E402
-from converters.rewriting.loops import most_levels  # noqa: E402
-from converters.trunks import TrunkChoice  # noqa: E402
-from engines import Lowering, OutputKind  # noqa: E402
+from engines import Lowering  # noqa: E402
 from smp_deploy.benchmarking.exactness import LOGITS_TOLERANCE, TIE, differences  # noqa: E402
 from smp_deploy.machine import machine_facts  # noqa: E402
 from tests.networks import RandomNetwork, with_statistics  # noqa: E402 - the tests' own generator
@@ -40,9 +37,16 @@ RESULTS = REPOSITORY / "docs" / "results"
 
 def compared(name: str, network: nn.Module, size: tuple[int, int], directory: Path) -> Iterator[dict[str, Any]]:
     """All schedules of one network, on a frame of noise."""
-    choice = TrunkChoice(tuple(range(most_levels(graph_from_network(network)) + 1)), tuple(Lowering))
-    config = ExportConfig(size=size, source=name, outputs=OutputKind.LOGITS, precisions=(), trunks=choice)
-    bundle = export_bundle(network, config, directory / "bundle", replace=True)
+    bundle = export(
+        network,
+        directory / "bundle",
+        size=size,
+        outputs="logits",
+        precisions=(),
+        levels=range(traced_network(network).most_levels + 1),
+        lowerings=Lowering,
+        replace=True,
+    )
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for schedule, difference in differences(bundle, frame):
         row = {
@@ -63,7 +67,7 @@ def random_networks(count: int) -> Iterator[tuple[str, nn.Module, tuple[int, int
     """Those of the tests, on frames of a few positions in every split batch."""
     for seed in range(count):
         network = with_statistics(lambda seed=seed: RandomNetwork(seed), seed)
-        height, width = levels_from_graph(graph_from_network(network)).size_multiple
+        height, width = traced_network(network).size_multiple
         yield f"random {seed}", network, (height * 8, width * 6)
 
 

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.export import ExportConfig, export_bundle
+from converters.exporting import export
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.reference import noise_frame
-from converters.trunks import TrunkChoice
 from converters.verification import Subject, checks_of, reference_frames
 from engines import Lowering
 from engines.errors import NetworkError
@@ -77,13 +76,12 @@ def judged(seed: int, directory: Path) -> dict[str, Any]:
     size = tuple(max(1, draw.randint(16, 72) // step) * step + draw.choice((0, 0, 1)) for step in network.multiple)
     frames = (noise_frame((size[0], size[1]), seed), noise_frame((size[0], size[1]), seed + 10_000))
     lowering = draw.choice(tuple(Lowering))
-    config = ExportConfig(size=(size[0], size[1]), source="random", reference_frames=frames)
+    settings: dict[str, Any] = {"size": size, "reference_frames": frames}
     try:
-        choice = TrunkChoice(levels=(1,), lowerings=(lowering,))
-        bundle = export_bundle(network, _with(config, choice), directory / "bundle")
+        bundle = export(network, directory / "bundle", levels=(1,), lowerings=lowering, **settings)
     except NetworkError:
         # This lowering does not understand the network; reshapes always do.
-        bundle = export_bundle(network, _with(config, TrunkChoice(lowerings=(Lowering.RESHAPE,))), directory / "bundle")
+        bundle = export(network, directory / "bundle", lowerings="reshape", **settings)
     checks = list(checks_of(Subject(bundle, reference_frames(bundle), network=network)))
     return {
         "seed": seed,
@@ -92,12 +90,6 @@ def judged(seed: int, directory: Path) -> dict[str, Any]:
         "checks": len(checks),
         "failed": [f"{check.name}: {check.measured} of {check.tolerance}" for check in checks if check.failed],
     }
-
-
-def _with(config: ExportConfig, trunks: TrunkChoice) -> ExportConfig:
-    from dataclasses import replace
-
-    return replace(config, trunks=trunks)
 
 
 def main() -> None:

@@ -204,11 +204,11 @@ CHECKPOINT = REPOSITORY / "smp_deploy" / "data" / "camvid-smp18.safetensors"
 
 def bundle_of_the_shipped_network(size: tuple[int, int], target: Path) -> Bundle:
     """SMP-18 as it is shipped, exported for frames of ``size``. Raises ImportError without the extra [export]."""
-    from converters.export import ExportConfig, export_bundle
+    from converters.exporting import export
     from smp_deploy.training import network_from_weights
 
     network, weights = network_from_weights(CHECKPOINT)
-    return export_bundle(network, ExportConfig(size=size, source=weights.arch, width=weights.width), target)
+    return export(network, target, size=size, source=weights.arch, width=weights.width)
 
 
 def rearrangement(rows: list[Row]) -> list[dict[str, Any]]:

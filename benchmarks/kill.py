@@ -22,9 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from converters.export import ExportConfig, export_bundle
+from converters.exporting import export
 from converters.networks import network_from_arch
-from converters.trunks import TrunkChoice
 from engines import Bundle
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -73,8 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         bundle, frame, pictures = folder / "bundle", folder / "frame.png", folder / "pictures"
-        config = ExportConfig(size=SIZE, source="smp-resnet18", width=8, trunks=TrunkChoice(levels=(2,)))
-        export_bundle(network_from_arch("smp-resnet18", width=8).eval(), config, bundle)
+        export(network_from_arch("smp-resnet18", width=8), bundle, size=SIZE, levels=(2,))
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(frame)
         build = [COMMAND, "build-engine", str(bundle), "--flavour", "tensorrt-rtx", "--force"]
         run = [COMMAND, "run", str(bundle), str(frame), "-o", str(pictures), "--side-by-side"]

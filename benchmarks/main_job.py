@@ -25,10 +25,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from converters.export import ExportConfig, export_bundle
+from converters.exporting import export
 from converters.networks import network_from_arch
-from converters.trunks import TrunkChoice
-from engines import Lowering, Session
+from engines import Session
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -36,7 +35,6 @@ from tests.networks import uneven_network, with_statistics  # noqa: E402 - the t
 
 RESULTS = REPOSITORY / "docs" / "results"
 ARCHS = ("smp-resnet18", "smp-resnet34", "smp-resnet101", "fcn32s-resnet18", "fcn8s-resnet18")
-FIRST_TRUNK = TrunkChoice(lowerings=(Lowering.RESHAPE,))
 SIZES = ((64, 96), (100, 130), (256, 512))
 COMMAND = str(Path(sys.executable).with_name("smp-deploy"))
 
@@ -47,8 +45,9 @@ def parity(directory: Path, sizes: tuple[tuple[int, int], ...]) -> Iterator[dict
     for name, factory in {**networks, "own: 3x2, 2x2, 1x4, depthwise": uneven_network}.items():
         network = factory()
         for size in sizes:
-            config = ExportConfig(size=size, source=name, precisions=(), trunks=FIRST_TRUNK)
-            bundle = export_bundle(network, config, directory / "parity", replace=True)
+            bundle = export(
+                network, directory / "parity", size=size, precisions=(), lowerings=("reshape",), replace=True
+            )
             frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
             expected = _torch_logits(network, frame, bundle.manifest.input.padded_size)
             options = onnxruntime.SessionOptions()

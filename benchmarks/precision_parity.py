@@ -28,17 +28,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from converters.analysis.tracing import graph_from_network
-from converters.export import ExportConfig, export_bundle
+from converters.analysis.network import traced_network
+from converters.exporting import export
 from converters.graphs.quantization import CalibrationMethod, Histogram
 from converters.graphs.quantization.ranges import histograms_from_frames
 from converters.graphs.rounding import write_rounding
 from converters.graphs.stages import Normalization
-from converters.rewriting.batchnorm import fold_batch_norms
-from converters.rewriting.loops import looped_from_graph
+from converters.rewriting.loops import looped_from_network
 from converters.rewriting.lowerings import lowered
-from converters.trunks import PrecisionPlan, TrunkChoice
-from engines import Bundle, Lowering, OutputKind, Precision
+from converters.trunks import TrunkPrecisions
+from engines import Bundle, Lowering, Precision
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.parity.checks import label_agreement, relative_error, tolerance_of
 from engines.schedules.phases import PhaseGrid, dispersed
@@ -63,15 +62,13 @@ class Subject:
     """A network's default trunk in any precision, on some phases of some frames."""
 
     def __init__(self, network: nn.Module, name: str, size: tuple[int, int], directory: Path) -> None:
-        choice = TrunkChoice(levels=(2,), lowerings=(Lowering.RESHAPE,))
-        config = ExportConfig(size=size, source=name, outputs=OutputKind.LOGITS, precisions=(), trunks=choice)
-        self.bundle: Bundle = export_bundle(network, config, directory / name)
+        self.bundle: Bundle = export(
+            network, directory / name, size=size, outputs="logits", precisions=(), levels=(2,), lowerings=("reshape",)
+        )
         self.grid: PhaseGrid = self.bundle.manifest.grid(self.bundle.manifest.trunk())
         self._model = ir.load(self.bundle.trunk_graph(self.bundle.manifest.trunk(), Precision.FP32))
         ir.external_data.load_to_model(self._model)
-        graph = graph_from_network(network)
-        fold_batch_norms(graph)
-        self._network = lowered(looped_from_graph(graph, 2), Lowering.RESHAPE).graph
+        self._network = lowered(looped_from_network(traced_network(network), 2), Lowering.RESHAPE).graph
 
     def histograms(self, frames: tuple[NDArray[np.uint8], ...]) -> Mapping[str, Histogram]:
         return histograms_from_frames(self._network, self.grid, Normalization(), frames)
@@ -85,7 +82,7 @@ class Subject:
         keep: tuple[str, ...] = (),
         ranges: Mapping[str, float] | None = None,
     ) -> list[NDArray[np.float32]]:
-        plan = PrecisionPlan((precision,), {precision: frozenset(keep)}, ranges or {})
+        plan = TrunkPrecisions((precision,), {precision: frozenset(keep)}, ranges or {})
         content = ir.to_proto(plan.converted(self._model, precision))
         # Without it ONNX Runtime would round nothing on a CPU.
         write_rounding(content)

@@ -121,19 +121,18 @@ def _whole_network(directory: Path, width: int, *, dilated: bool) -> Any:
     from safetensors.torch import load_file
     from torch import nn
 
-    from converters.analysis.tracing import graph_from_network
+    from converters.analysis.network import traced_network
     from converters.graphs.stages import Normalization, WholeNetwork
     from converters.networks import network_from_arch
-    from converters.rewriting.batchnorm import fold_batch_norms
-    from converters.rewriting.loops import looped_from_graph
+    from converters.rewriting.loops import looped_from_network
     from converters.rewriting.lowerings import lowered
 
     network = network_from_arch("smp-resnet18", width=width).eval()
     network.load_state_dict(load_file(directory / "weights.safetensors"))
-    graph: Any = graph_from_network(network)
-    fold_batch_norms(graph)
+    traced = traced_network(network)
+    graph: Any = traced.graph
     if dilated:
-        looped = looped_from_graph(graph, 0)
+        looped = looped_from_network(traced, 0)
         top, left, bottom, right = looped.border
         # The loop's form reads planes that have the first convolution's zeros around them.
         graph = nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), lowered(looped, Lowering.DILATED).graph)
@@ -160,11 +159,10 @@ def prepare(directory: Path, size: tuple[int, int], width: int) -> Bundle:
     import torch
     from safetensors.torch import save_file
 
-    from converters.export import ExportConfig, export_bundle
+    from converters.exporting import export
     from converters.graphs.from_torch import onnx_from_torch
     from converters.graphs.weights import SharedWeights
     from converters.networks import network_from_arch
-    from converters.trunks import TrunkChoice
 
     sys.path.insert(0, str(REPOSITORY))
     from tests.networks import with_statistics
@@ -172,13 +170,19 @@ def prepare(directory: Path, size: tuple[int, int], width: int) -> Bundle:
     np.save(directory / "frame.npy", np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     network = with_statistics(lambda: network_from_arch("smp-resnet18", width=width), seed=0)
     save_file(network.state_dict(), directory / "weights.safetensors")
-    config = ExportConfig(
-        size=size, source="smp-resnet18", precisions=(), width=width, trunks=TrunkChoice((2, 3), tuple(Lowering))
+    bundle = export(
+        network,
+        directory / "bundle",
+        size=size,
+        source="smp-resnet18",
+        width=width,
+        precisions=(),
+        levels=(2, 3),
+        lowerings=Lowering,
     )
-    bundle = export_bundle(network, config, directory / "bundle")
     whole = _whole_network(directory, width, dilated=True)
     frames = torch.zeros((), dtype=torch.uint8).expand(2, *size, 3)
-    model = onnx_from_torch(whole, {"frames": frames}, output_name="logits", opset=config.opset, batch="batch")
+    model = onnx_from_torch(whole, {"frames": frames}, output_name="logits", opset=bundle.manifest.opset, batch="batch")
     with SharedWeights(directory / "dilated.bin") as weights:
         weights.save_graph(model, directory / "dilated.onnx")
     return bundle

@@ -22,7 +22,7 @@ FRAMES = 5
 def exported(directory: Path) -> Path:
     import torch
 
-    from converters.export import ExportConfig, export_bundle
+    from converters.exporting import export
     from converters.networks import network_from_arch
     from converters.reference import noise_frame
 
@@ -31,7 +31,7 @@ def exported(directory: Path) -> Path:
         torch.manual_seed(0)
         network = network_from_arch("smp-resnet18").eval()
         frames = tuple(noise_frame(SIZE, seed) for seed in range(FRAMES))
-        export_bundle(network, ExportConfig(size=SIZE, source="smp-resnet18", reference_frames=frames), bundle)
+        export(network, bundle, size=SIZE, source="smp-resnet18", reference_frames=frames)
     return bundle
 
 

@@ -1,1 +1,45 @@
-"""From PyTorch to bundles: pooling layers, networks, rewriting, export and verification."""
+"""From PyTorch to bundles: pooling layers, networks, rewriting, export and verification.
+
+What is named here is the package's public API. It is loaded when it is first asked for, so that importing the package
+costs nothing and needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from converters.exporting import export
+    from converters.pooling import MergePool2d, SplitPool2d, merge, split
+
+_PLACES = {
+    "MergePool2d": "converters.pooling",
+    "SplitPool2d": "converters.pooling",
+    "export": "converters.exporting",
+    "merge": "converters.pooling",
+    "split": "converters.pooling",
+    "validate": "converters.verification.validate",
+}
+
+__all__ = ["MergePool2d", "SplitPool2d", "export", "merge", "split", "validate"]
+
+
+def __getattr__(name: str) -> Any:
+    """PEP 562: load what is public when it is first asked for."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_PLACES[name])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == __name__:
+            raise
+        from engines.errors import MissingDependency
+
+        raise MissingDependency(error.name, "export") from error
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

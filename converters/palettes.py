@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from engines.bundle.manifest import ClassRecord
@@ -53,7 +54,7 @@ def default_classes(count: int) -> list[ClassRecord]:
     known = {19: _CITYSCAPES, 11: _CAMVID}
     if count in known:
         return _classes_from_lines(known[count].splitlines(), "the built-in classes")
-    return [ClassRecord(name=f"class {index}", color=_made_up_color(index)) for index in range(count)]
+    return classes_from_names([f"class {index}" for index in range(count)])
 
 
 def classes_from_file(path: Path) -> list[ClassRecord]:
@@ -69,6 +70,11 @@ def classes_from_file(path: Path) -> list[ClassRecord]:
     if not classes:
         raise InputError(f"the class file {path} names no class; write one 'name R G B' on each line")
     return classes
+
+
+def classes_from_names(names: Sequence[str]) -> list[ClassRecord]:
+    """Classes of these names in colours far apart."""
+    return [ClassRecord(name=name, color=_made_up_color(index)) for index, name in enumerate(names)]
 
 
 def _classes_from_lines(lines: list[str], where: str) -> list[ClassRecord]:

@@ -46,7 +46,7 @@ def _trunk_table(manifest: Manifest) -> str:
 def _trtexec_lines(manifest: Manifest) -> list[str]:
     lines: dict[str, None] = {}
     for trunk in manifest.trunks:
-        shape = (3, *manifest.grid(trunk).window_size)
+        shape = (3, *manifest.grid(trunk).crop_size)
         for graph in trunk.graphs.values():
             # That of prepare.onnx is the same each time, and comes first.
             *own, prepare = trtexec_lines(graph, "windows", shape, sub_batch=1)

@@ -7,18 +7,23 @@ inference): no rewrite of this package takes part, so that a case checks them al
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import nn
 
-from converters.analysis.levels import levels_from_graph, total_window
-from converters.analysis.tracing import layer_of, merge_window, split_window
+from converters.analysis.levels import levels_within, total_window
+from converters.analysis.network import TracedNetwork
 from converters.graphs.stages import Normalization, Prepare
-from converters.pooling import MergePool2d, Offset, SharedOffset, SplitPool2d, Window, pinned_offsets
+from converters.pooling import Offset, Window, pinned_offsets
+from engines.bundle.manifest import InputRecord, ReferenceRecord
+from engines.errors import LayoutError, NetworkError
 from engines.schedules.phases import Phase, PhaseGrid, Size
 
 _FEWEST_PIXELS = 8192
@@ -40,6 +45,43 @@ def noise_frame(size: Size, seed: int) -> NDArray[np.uint8]:
     return (total[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
 
 
+def write_reference(
+    stage: Path, network: TracedNetwork, frame: InputRecord, images: Sequence[NDArray[np.uint8]] = ()
+) -> list[ReferenceRecord]:
+    """Write the reference cases of a bundle that is being made: frames, and PyTorch's logits of a phase of each.
+
+    Args:
+        stage: the bundle's directory, without a folder ``reference``.
+        network: what is exported.
+        frame: what the bundle takes.
+        images: uint8 ``(H, W, 3)`` of its size; one of noise where there are none.
+
+    Raises :class:`NetworkError` for logits that are not finite.
+    """
+    (stage / "reference").mkdir()
+    levels = reference_levels(frame.padded_size, network.windows, network.most_levels)
+    window = total_window(network.windows[:levels])
+    grid = PhaseGrid(frame.size, frame.padded_size, window, (0, 0, 0, 0))
+    records = []
+    for case, image in enumerate(images or (noise_frame(frame.size, seed=0),)):
+        phase = reference_phase(window, case)
+        try:
+            logits = phase_logits(network, image, grid, phase, Normalization(frame.mean, frame.std))
+        except RuntimeError as error:
+            if "allocate memory" in str(error):
+                raise MemoryError(f"a frame of {frame.size[0]}x{frame.size[1]} is too large for it") from error
+            raise
+        if not np.isfinite(logits).all():
+            raise NetworkError("the network's logits are not finite on a reference frame; check the checkpoint")
+        record = ReferenceRecord(
+            frame=f"reference/frame-{case}.npy", window=window, phase=phase, logits=f"reference/logits-{case}.npy"
+        )
+        _write_array(stage / record.frame, image)
+        _write_array(stage / record.logits, logits)
+        records.append(record)
+    return records
+
+
 def reference_levels(size: Size, windows: Sequence[Window], most: int) -> int:
     """How many levels to shrink: as many as leave the phase enough pixels for a meaningful comparison."""
     levels = 0
@@ -55,32 +97,35 @@ def reference_phase(window: Window, case: int) -> Phase:
 
 
 def phase_logits(
-    network: nn.Module,
-    outer_splits: list[list[SplitPool2d]],
-    frame: NDArray[np.uint8],
-    grid: PhaseGrid,
-    phase: Phase,
-    normalization: Normalization,
+    network: TracedNetwork, frame: NDArray[np.uint8], grid: PhaseGrid, phase: Phase, normalization: Normalization
 ) -> NDArray[np.float32]:
     """PyTorch's logits ``(classes, i, j)`` float32 of one phase of a frame ``(H, W, 3)`` uint8.
 
+    The network runs as it was handed over, its own splits shrunk at the phase where they can be; else it computes the
+    frame in full.
+
     Args:
-        network: as the user handed it over, in evaluation mode.
-        outer_splits: the splits of the levels that the grid walks, level by level; none to compute the whole.
+        network: in evaluation mode.
         frame: of the grid's frame size.
-        grid: frame, padding and phases, without a border.
+        grid: frame, padding and phases, without a border; its window is that of the network's first levels.
         phase: which split batch to compute.
         normalization: of the frame.
+
+    Raises :class:`LayoutError` for a window that is not that of some levels.
     """
-    offsets = level_offsets([layers[0].window for layers in outer_splits], phase)
-    pinned = {layer: offset for layers, offset in zip(outer_splits, offsets, strict=True) for layer in layers}
+    levels = levels_within(network.windows, grid.window)
+    if levels is None:
+        raise LayoutError(f"a window of {grid.window} is not that of the first of the levels {network.windows}")
+    layers = network.split_layers[:levels] if levels <= len(network.split_layers) else ()
+    offsets = level_offsets(network.windows[: len(layers)], phase)
+    pinned = {layer: offset for held, offset in zip(layers, offsets, strict=True) for layer in held}
     with torch.inference_mode(), pinned_offsets(pinned):
         planes = Prepare(normalization, grid)(torch.from_numpy(frame))
-        logits = network(planes.unsqueeze(0))[0]
+        logits = network.module(planes.unsqueeze(0))[0]
     return np.ascontiguousarray(grid.at_phase(logits.numpy(), phase))
 
 
-def level_offsets(windows: list[Window], phase: Phase) -> list[Offset]:
+def level_offsets(windows: Sequence[Window], phase: Phase) -> list[Offset]:
     """The offset of each level that together make a phase: its digits in the mixed radix of the windows."""
     row, column = phase
     offsets = []
@@ -90,37 +135,8 @@ def level_offsets(windows: list[Window], phase: Phase) -> list[Offset]:
     return offsets
 
 
-def outer_splits(network: nn.Module, graph: fx.GraphModule, levels: int) -> list[list[SplitPool2d]]:
-    """The user's own split layers of the first ``levels``, level by level.
-
-    Empty where pinning their offsets would not do: a functional split or merge has no offset, and an offset that
-    several levels share, or that a merge of another level shares, would be pinned in the wrong place too. Then
-    PyTorch computes the frame in full.
-
-    Args:
-        network: as the user handed it over.
-        graph: its trace.
-        levels: how many levels a phase is to be taken of.
-    """
-    stacks = levels_from_graph(graph).stacks
-    found: list[list[SplitPool2d]] = [[] for _ in range(levels)]
-    places: dict[SharedOffset, set[int]] = {}
-    for node in graph.graph.nodes:
-        stack = stacks.get(node, ())
-        is_split = split_window(graph, node) is not None
-        if not is_split and merge_window(graph, node) is None:
-            continue
-        # A split ends on its level, a merge begins on it.
-        level = len(stack) - 1 if is_split else len(stack)
-        if not isinstance(layer_of(graph, node), (SplitPool2d, MergePool2d)):
-            if level < levels:
-                return []
-            continue
-        original = network.get_submodule(str(node.target))
-        assert isinstance(original, (SplitPool2d, MergePool2d))
-        places.setdefault(original.shared, set()).add(level)
-        if isinstance(original, SplitPool2d) and level < levels:
-            found[level].append(original)
-    pinned = {layer.shared for layers in found for layer in layers}
-    merged = {offset for offset, on in places.items() if len(on) == 1}
-    return found if pinned <= merged else []
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    # numpy's own writing to a file hides why it failed: a full disk becomes "requested and written".
+    content = io.BytesIO()
+    np.save(content, array)
+    path.write_bytes(content.getbuffer())

@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import fx, nn
+from torch import Tensor
 
-from converters.analysis.levels import levels_from_graph
+from converters.analysis.network import TracedNetwork
 from converters.flops import operations
 from converters.graphs.from_torch import onnx_from_torch
-from converters.graphs.modules import matching_modules
 from converters.graphs.stages import Trunk
-from converters.rewriting.loops import LoopedNetwork, cut_levels, looped_from_graph, most_levels
+from converters.rewriting.loops import LoopedNetwork, looped_from_network
 from converters.rewriting.lowerings import LoweredNetwork, lowered
-from converters.rewriting.proof import prove_phases
+from converters.rewriting.proof import NoiseCase, noise_case, prove_phases
 from engines.bundle.manifest import InputRecord, OutputKind, TrunkRecord
 from engines.errors import NetworkError
-from engines.schedules.phases import PhaseGrid, Size
 from engines.schedules.schedule import Lowering, Precision
 
 if TYPE_CHECKING:
@@ -31,24 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrunkChoice:
-    """Which trunks to write. ``None`` leaves the choice to :func:`planned_trunks`."""
-
-    levels: tuple[int, ...] | None = None
-    lowerings: tuple[Lowering, ...] | None = None
-
-
-@dataclass(frozen=True)
-class PlannedTrunk:
-    """A network in the form of one trunk, proven equal to the network handed over."""
-
-    looped: LoopedNetwork
-    form: LoweredNetwork
-    lowering: Lowering
-
-
-@dataclass(frozen=True)
-class PrecisionPlan:
+class TrunkPrecisions:
     """In what the trunks compute."""
 
     precisions: tuple[Precision, ...]
@@ -73,110 +54,120 @@ class PrecisionPlan:
         return model
 
 
-def kept_modules(graph: fx.GraphModule, patterns: Mapping[Precision, Sequence[str]]) -> dict[Precision, frozenset[str]]:
-    """The layers of a traced network that patterns name. Raises :class:`NetworkError` for one that names none."""
-    modules = {str(node.target) for node in graph.graph.nodes if node.op == "call_module"}
-    return {precision: matching_modules(wanted, modules) for precision, wanted in patterns.items()}
+def proven_trunks(
+    network: TracedNetwork, levels: Sequence[int] | None = None, lowerings: Sequence[Lowering] | None = None
+) -> Iterator[LoweredNetwork]:
+    """Rewrite a network for every trunk and prove each rewrite, the default trunk first.
 
-
-def planned_trunks(
-    network: nn.Module, graph: fx.GraphModule, choice: TrunkChoice, size_multiple: Size
-) -> Iterator[PlannedTrunk]:
-    """Rewrite a traced network for every chosen trunk and prove each rewrite, the default trunk first.
-
-    The default walks the levels that windows of the input can stand for, which repeats no work. Without a choice
-    there are trunks for all levels that the network allows, split and merged by reshapes, and the other lowerings
-    of the default, where they understand the network.
+    The default walks the levels that windows of the input can stand for, which repeats no work. Where neither levels
+    nor lowerings are asked for, there are trunks for all levels that the network allows, split and merged by reshapes,
+    and the other lowerings of the default, where they understand the network.
 
     Raises :class:`NetworkError` for a level or a lowering that was asked for and is not possible.
     """
-    cut, most = cut_levels(graph), most_levels(graph)
-    if choice.levels is None and choice.lowerings is None:
-        yield from _default_trunks(network, graph, cut, most, size_multiple)
+    case, cut = noise_case(network), network.cut_levels
+    if levels is None and lowerings is None:
+        yield from _default_trunks(network, case)
         return
-    levels = {cut} if choice.levels is None else set(choice.levels)
-    for level in sorted(levels, key=lambda level: (level != cut, level)):
-        looped = looped_from_graph(graph, level)
-        for lowering in dict.fromkeys(choice.lowerings or (Lowering.RESHAPE,)):
-            yield _proven(network, looped, lowering, size_multiple)
+    wanted = {cut} if levels is None else set(levels)
+    for level in sorted(wanted, key=lambda level: (level != cut, level)):
+        looped = looped_from_network(network, level)
+        for lowering in dict.fromkeys(lowerings or (Lowering.RESHAPE,)):
+            yield _proven(looped, lowering, case)
 
 
-def _default_trunks(
-    network: nn.Module, graph: fx.GraphModule, cut: int, most: int, size_multiple: Size
-) -> Iterator[PlannedTrunk]:
-    default = looped_from_graph(graph, cut)
-    yield _proven(network, default, Lowering.RESHAPE, size_multiple)
-    if len(levels_from_graph(graph).windows) > cut:
+def _default_trunks(network: TracedNetwork, case: NoiseCase) -> Iterator[LoweredNetwork]:
+    cut = network.cut_levels
+    default = looped_from_network(network, cut)
+    yield _proven(default, Lowering.RESHAPE, case)
+    if len(network.windows) > cut:
         # Without a split inside, the lowerings are one.
         for lowering in (Lowering.STRIDED, Lowering.DILATED):
             try:
-                yield _proven(network, default, lowering, size_multiple)
+                yield _proven(default, lowering, case)
             except NetworkError:
                 # Not asked for: the reference form is there.
                 continue
-    for level in range(most + 1):
+    for level in range(network.most_levels + 1):
         if level != cut:
-            yield _proven(network, looped_from_graph(graph, level), Lowering.RESHAPE, size_multiple)
+            yield _proven(looped_from_network(network, level), Lowering.RESHAPE, case)
 
 
-def _proven(network: nn.Module, looped: LoopedNetwork, lowering: Lowering, size_multiple: Size) -> PlannedTrunk:
+def _proven(looped: LoopedNetwork, lowering: Lowering, case: NoiseCase) -> LoweredNetwork:
     form = lowered(looped, lowering)
-    prove_phases(network, looped, form, size_multiple)
-    return PlannedTrunk(looped, form, lowering)
+    prove_phases(form, case)
+    return form
 
 
-def write_trunks(
-    trunks: Sequence[PlannedTrunk],
-    frame: InputRecord,
-    outputs: OutputKind,
-    plan: PrecisionPlan,
-    *,
-    opset: int,
-    weights: SharedWeights,
-    stage: Path,
-    on_step: Callable[[str], None],
-) -> list[TrunkRecord]:
-    """Export every trunk in every precision into ``stage``; the first one is ``trunk.onnx``."""
-    from converters.graphs.layers import kind_of, layers_of
-    from converters.graphs.lifetimes import largest_tensor, live_bytes
-    from converters.graphs.packing import packed_bytes
+@dataclass(frozen=True)
+class TrunkWriter:
+    """Writes the graphs of trunks into a bundle that is being made."""
 
-    records = []
-    for index, trunk in enumerate(trunks):
-        looped = trunk.looped
-        stem = "trunk" if index == 0 else f"trunk-l{looped.levels}-{trunk.lowering.value}"
-        on_step(f"exporting {stem}.onnx, the work on one sub-batch ({looped.levels} levels, {trunk.lowering.value})")
-        grid = PhaseGrid(frame.size, frame.padded_size, looped.cut_window, frame.border, looped.inner_windows)
-        # A batch of two: one would be taken for a constant.
-        inputs = {"windows": torch.zeros(()).expand(2, 3, *grid.window_size)}
-        if looped.inner_windows:
-            inputs["offsets"] = torch.zeros((len(looped.inner_windows), 2), dtype=torch.int64)
-        module = Trunk(trunk.form.graph, trunk.form.merges, outputs).eval()
-        model = onnx_from_torch(module, inputs, output_name=outputs.value, opset=opset, batch="phases")
-        graphs, live, convolutions = {}, {}, {}
+    frame: InputRecord
+    outputs: OutputKind
+    opset: int
+    precisions: TrunkPrecisions
+    weights: SharedWeights
+    stage: Path
+
+    def write(self, form: LoweredNetwork, stem: str) -> TrunkRecord:
+        """Export a trunk in every precision: ``<stem>.onnx``, ``<stem>.fp16.onnx`` and so on."""
+        from converters.graphs.lifetimes import largest_tensor, live_bytes
+        from converters.graphs.packing import packed_bytes
+
+        inputs = self._inputs(form.looped)
+        module = Trunk(form.graph, form.merges, self.outputs).eval()
+        model = onnx_from_torch(module, inputs, output_name=self.outputs.value, opset=self.opset, batch="phases")
+        graphs: dict[Precision, str] = {}
+        convolutions: dict[Precision, dict[Precision, int]] = {}
+        live: dict[Precision, int] = {}
         packed: dict[Precision, int] = {}
-        for precision in dict.fromkeys((Precision.FP32, *plan.precisions)):
-            name = f"{stem}.onnx" if precision is Precision.FP32 else f"{stem}.{precision.value}.onnx"
-            converted = plan.converted(model, precision)
-            weights.save_graph(converted, stage / name)
-            graphs[precision], live[precision] = name, live_bytes(converted)
+        for precision in dict.fromkeys((Precision.FP32, *self.precisions.precisions)):
+            graphs[precision] = f"{stem}.onnx" if precision is Precision.FP32 else f"{stem}.{precision.value}.onnx"
+            converted = self.precisions.converted(model, precision)
+            self.weights.save_graph(converted, self.stage / graphs[precision])
+            convolutions[precision], live[precision] = _convolutions(converted), live_bytes(converted)
             if precision in (Precision.FP32, Precision.INT8):
                 # int8 runs there as it is written.
                 packed[precision] = packed_bytes(converted, optimized=precision is Precision.FP32)
-            kinds = [kind_of(layer) for layer in layers_of(converted) if layer.op_type == "Conv"]
-            convolutions[precision] = dict(Counter(kind for kind in kinds if kind is not None))
-        records.append(
-            TrunkRecord(
-                levels=looped.levels,
-                lowering=trunk.lowering,
-                cut_window=looped.cut_window,
-                inner_windows=list(looped.inner_windows),
-                graphs=graphs,
-                convolutions=convolutions,
-                operations=operations(trunk.form.graph, [inputs["windows"][:1], *list(inputs.values())[1:]]),
-                live_bytes=live,
-                packed_bytes=packed,
-                largest_tensor=largest_tensor(model),
-            )
+        return TrunkRecord(
+            levels=form.looped.levels,
+            lowering=form.lowering,
+            cut_window=form.looped.cut_window,
+            inner_windows=list(form.looped.inner_windows),
+            graphs=graphs,
+            convolutions=convolutions,
+            operations=operations(form.graph, [inputs["windows"][:1], *list(inputs.values())[1:]]),
+            live_bytes=live,
+            packed_bytes=packed,
+            largest_tensor=largest_tensor(model),
         )
+
+    def _inputs(self, looped: LoopedNetwork) -> dict[str, Tensor]:
+        """Examples of what the trunk takes. A batch of two: one would be taken for a constant."""
+        grid = looped.grid(self.frame.size, self.frame.padded_size)
+        inputs = {"windows": torch.zeros(()).expand(2, 3, *grid.crop_size)}
+        if looped.inner_windows:
+            inputs["offsets"] = torch.zeros((len(looped.inner_windows), 2), dtype=torch.int64)
+        return inputs
+
+
+def write_trunks(
+    trunks: Sequence[LoweredNetwork], writer: TrunkWriter, on_step: Callable[[str], None]
+) -> list[TrunkRecord]:
+    """Export every trunk; the first one is ``trunk.onnx``."""
+    records = []
+    for index, form in enumerate(trunks):
+        levels, lowering = form.looped.levels, form.lowering.value
+        stem = f"trunk-l{levels}-{lowering}" if index else "trunk"
+        on_step(f"exporting {stem}.onnx, the work on one sub-batch ({levels} levels, {lowering})")
+        records.append(writer.write(form, stem))
     return records
+
+
+def _convolutions(model: ir.Model) -> dict[Precision, int]:
+    """How many convolutions of a graph compute in which precision."""
+    from converters.graphs.layers import kind_of, layers_of
+
+    kinds = (kind_of(layer) for layer in layers_of(model) if layer.op_type == "Conv")
+    return dict(Counter(kind for kind in kinds if kind is not None))

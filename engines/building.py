@@ -138,7 +138,7 @@ class _Build:
         """The same engines by trtexec."""
         manifest = self.bundle.manifest
         trunk = manifest.trunk_of(schedule)
-        graph, crop = self.bundle.trunk_graph(trunk, self.precision), manifest.grid(trunk).window_size
+        graph, crop = self.bundle.trunk_graph(trunk, self.precision), manifest.grid(trunk).crop_size
         return trtexec_lines(str(graph), "windows", (3, *crop), schedule.sub_batch, self.options)
 
     def on(

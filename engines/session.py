@@ -206,7 +206,7 @@ class Session:
                             break
             assert step is not None
             if deadline is None:
-                return np.ascontiguousarray(step.grid.crop(step.merged))
+                return np.ascontiguousarray(step.grid.unpadded(step.merged))
             return self._filled(step, computed)
         finally:
             turn.leave()
@@ -294,7 +294,7 @@ class Session:
             for step in steps:  # noqa: B007
                 pass
         assert step is not None
-        return np.ascontiguousarray(step.grid.crop(step.merged))
+        return np.ascontiguousarray(step.grid.unpadded(step.merged))
 
     def _filled(self, step: Step, computed: list[Phase]) -> Refinement:
         """What the computed phases give; how long that takes is remembered for the next deadline."""
@@ -338,5 +338,5 @@ class Session:
 
 def _refinement(step: Step, fill: NearestFill) -> Refinement:
     grid = step.grid
-    prediction = np.ascontiguousarray(grid.crop(fill.filled(step.merged)))
+    prediction = np.ascontiguousarray(grid.unpadded(fill.filled(step.merged)))
     return Refinement(prediction, fill.computed(grid.frame_size), len(fill.done), len(grid.phases))

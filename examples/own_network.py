@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from converters.export import ExportConfig, export_bundle
-from converters.graphs.stages import Normalize
-from converters.pooling import MergePool2d, SplitPool2d
+from converters import MergePool2d, SplitPool2d, export
+from converters.graphs.stages import Normalization, Normalize
 from converters.reference import noise_frame
 from engines import Schedule, Session
 
@@ -63,14 +62,13 @@ def main() -> None:
     """Export, label a frame, compare with PyTorch."""
     network, frame = factory().eval(), noise_frame(SIZE, seed=1)
     with tempfile.TemporaryDirectory() as folder:
-        config = ExportConfig(size=SIZE, source="own_network:factory", precisions=())
-        bundle = export_bundle(network, config, Path(folder) / "own.bundle", on_step=print)
+        bundle = export(network, Path(folder) / "own.bundle", size=SIZE, precisions=(), on_step=print)
         with Session.open(bundle, schedule=Schedule(levels=bundle.manifest.trunk().levels, sub_batch=2)) as session:
             labels = session.predict(frame)
             grid = session.grid
-    print(f"{len(grid.phases)} phases, each from a window of {grid.window_size} to labels of {grid.phase_size}")
+    print(f"{len(grid.phases)} phases, each from a window of {grid.crop_size} to labels of {grid.phase_size}")
     with torch.inference_mode():
-        logits = network(Normalize(config.normalization)(torch.from_numpy(frame)).unsqueeze(0))[0]
+        logits = network(Normalize(Normalization())(torch.from_numpy(frame)).unsqueeze(0))[0]
     equal = (torch.from_numpy(labels) == logits.argmax(0)).float().mean().item()
     print(f"labels {labels.shape} {labels.dtype}: {equal:.4%} equal PyTorch's")
 

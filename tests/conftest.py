@@ -26,7 +26,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import save_file
 
-from converters.export import ExportConfig, export_bundle
+from converters.exporting import export
 from converters.networks import network_from_arch
 from engines import Bundle
 from tests.networks import with_statistics
@@ -77,10 +77,11 @@ def checkpoint(small_network: torch.nn.Module, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def exported(small_network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small network's bundle at 64x96. Not to be changed: see ``bundle``."""
-    config = ExportConfig(size=SIZE, source="smp-resnet18", width=WIDTH)
-    return Bundle.open(
-        made_once(tmp_path_factory, "exported", lambda target: export_bundle(small_network, config, target))
-    )
+
+    def make(target: Path) -> None:
+        export(small_network, target, size=SIZE, source="smp-resnet18", width=WIDTH)
+
+    return Bundle.open(made_once(tmp_path_factory, "exported", make))
 
 
 @pytest.fixture

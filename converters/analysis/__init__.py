@@ -1,1 +1,1 @@
-"""A traced network, understood: its levels, its layers, and what commutes with a split."""
+"""A traced network, understood once: its levels, its layers, its ends, and what commutes with a split."""

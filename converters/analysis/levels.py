@@ -7,12 +7,14 @@ must be the same; at the output the stack must be empty. The depth of a stack is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import fx
+from torch import fx, nn
 
-from converters.analysis.tracing import merge_window, name_of, output_of, split_window
+from converters.analysis.convolutions import is_stepwise
+from converters.analysis.pointwise import is_pointwise
+from converters.analysis.tracing import calls, layer_of, merge_window, name_of, output_of, split_window
 from converters.pooling import Window
 from engines.errors import NetworkError
 from engines.schedules.phases import Size
@@ -20,25 +22,40 @@ from engines.schedules.phases import Size
 
 @dataclass(frozen=True)
 class Levels:
-    """The split windows before every node of a graph."""
+    """The splits and merges of a graph, and which splits lie before every node."""
 
-    stacks: dict[fx.Node, tuple[Window, ...]]
+    stacks: Mapping[fx.Node, tuple[Window, ...]]
     """Windows of the splits that a node's output has gone through and that no merge has undone, outermost first.
 
     Nodes that do not depend on the input have none.
     """
+    splits: Mapping[fx.Node, Window]
+    """Nodes that split, by layer or by function, in the order of their execution."""
+    merges: Mapping[fx.Node, Window]
+    """Nodes that merge, likewise."""
+    producers: Mapping[fx.Node, fx.Node]
+    """By split: the first node of the chain to it that may as well come after it, a convolution of stride 1 or what
+    commutes with a split; the split itself where there is no such chain."""
 
     @property
-    def windows(self) -> list[Window]:
+    def windows(self) -> tuple[Window, ...]:
         """The windows of the deepest point of the network, in the order of their levels."""
-        deepest: tuple[Window, ...] = max(self.stacks.values(), key=len)
-        return list(deepest)
+        return max(self.stacks.values(), key=len, default=())
 
     @property
     def size_multiple(self) -> Size:
         """What the sides of an input must be multiples of for every split to come out even."""
         totals = [total_window(stack) for stack in self.stacks.values()]
         return math.lcm(*(height for height, _ in totals)), math.lcm(*(width for _, width in totals))
+
+    def moved(self, nodes: Mapping[fx.Node, fx.Node]) -> Levels:
+        """The same, of the nodes of a copy of the graph; what the copy lacks is left out."""
+        return Levels(
+            {nodes[node]: stack for node, stack in self.stacks.items() if node in nodes},
+            {nodes[node]: window for node, window in self.splits.items() if node in nodes},
+            {nodes[node]: window for node, window in self.merges.items() if node in nodes},
+            {nodes[split]: nodes[producer] for split, producer in self.producers.items() if split in nodes},
+        )
 
 
 def total_window(windows: Sequence[Window]) -> Window:
@@ -57,15 +74,9 @@ def levels_from_graph(graph: fx.GraphModule) -> Levels:
     Raises :class:`NetworkError`, naming the layer, where a merge undoes another window than the innermost, where
     branches of different levels meet, or when something is left unmerged.
     """
-    stacks = stacks_from_graph(graph)
-    if left := stacks.get(output_of(graph), ()):
-        raise NetworkError(f"the network's output is not merged: it is {_shown(left)}; add the missing MergePool2d")
-    return Levels(stacks)
-
-
-def stacks_from_graph(graph: fx.GraphModule) -> dict[fx.Node, tuple[Window, ...]]:
-    """The split windows before every node that depends on an input; the output may be left unmerged."""
     stacks: dict[fx.Node, tuple[Window, ...]] = {}
+    splits: dict[fx.Node, Window] = {}
+    merges: dict[fx.Node, Window] = {}
     for node in graph.graph.nodes:
         if node.op != "placeholder" and not any(before in stacks for before in node.all_input_nodes):
             # A parameter, a constant, or what is computed from these alone: it fits any level.
@@ -76,15 +87,48 @@ def stacks_from_graph(graph: fx.GraphModule) -> dict[fx.Node, tuple[Window, ...]
             raise NetworkError(f"branches of different levels meet at {name_of(node)}: {shown}")
         stack = incoming.pop() if incoming else ()
         if (window := split_window(graph, node)) is not None:
+            splits[node] = window
             stack = (*stack, window)
         elif (window := merge_window(graph, node)) is not None:
             if not stack or stack[-1] != window:
                 raise NetworkError(
                     f"{name_of(node)} merges a window of {window[0]}x{window[1]}, but what comes in is {_shown(stack)}"
                 )
+            merges[node] = window
             stack = stack[:-1]
         stacks[node] = stack
-    return stacks
+    if left := stacks.get(output_of(graph), ()):
+        raise NetworkError(f"the network's output is not merged: it is {_shown(left)}; add the missing MergePool2d")
+    return Levels(stacks, splits, merges, {split: _producer_of(graph, split) for split in splits})
+
+
+def size_multiple_of(network: nn.Module, levels: Levels) -> Size:
+    """What the sides of an image must be multiples of: the network's ``size_multiple``, else what its splits need.
+
+    Raises :class:`NetworkError` when the attribute is no pair of positive numbers.
+    """
+    multiple = getattr(network, "size_multiple", levels.size_multiple)
+    try:
+        rows, columns = (int(side) for side in multiple)
+    except (TypeError, ValueError):
+        rows = columns = 0
+    if rows < 1 or columns < 1:
+        raise NetworkError(f"size_multiple is a pair of positive numbers, (rows, columns); received {multiple!r}")
+    return rows, columns
+
+
+def _producer_of(graph: fx.GraphModule, split: fx.Node) -> fx.Node:
+    node = split
+    while True:
+        before = node.args[0]
+        if not isinstance(before, fx.Node) or len(before.users) > 1 or len(before.all_input_nodes) != 1:
+            return node
+        if is_pointwise(graph, before):
+            node = before
+        elif is_stepwise(layer_of(graph, before)) and calls(graph, before) == 1:
+            return before
+        else:
+            return node
 
 
 def _shown(stack: tuple[Window, ...]) -> str:

@@ -29,7 +29,7 @@ def check_opset(precision: Precision, opset: int) -> None:
     if precision is Precision.BF16 and opset < BF16_OPSET:
         raise NetworkError(
             f"bf16 needs opset {BF16_OPSET} or later, with which ONNX's convolutions take it; received opset {opset}: "
-            f"export with --opset {BF16_OPSET}"
+            f"export with opset={BF16_OPSET}"
         )
 
 

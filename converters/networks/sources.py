@@ -52,9 +52,18 @@ def network_from_arch(arch: str, *, classes: int = 19, width: int = 64) -> Segme
 
 
 def network_from_source(source: str, *, classes: int, width: int) -> nn.Module:
-    """The network that a manifest names: a known architecture, or a factory, which needs no further arguments."""
+    """The network that a manifest names: a known architecture, or a factory, which needs no further arguments.
+
+    Raises :class:`NetworkError` for the class of a network that was exported from memory: nothing says how to make one.
+    """
     if source in ARCHITECTURES:
         return network_from_arch(source, classes=classes, width=width)
+    if ":" not in source:
+        raise NetworkError(
+            f"the bundle is of a {source} that was exported from Python, and nothing says how to build one anew: hand "
+            'the network over, as in converters.validate(bundle, network=network), or export with source="package.'
+            'module:factory"'
+        )
     return network_from_factory(source)
 
 

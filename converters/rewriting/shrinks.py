@@ -16,17 +16,27 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from converters.analysis.convolutions import is_stepwise, padding_of
 from converters.analysis.pointwise import is_pointwise
-from converters.analysis.tracing import calls, erase, layer_of
+from converters.analysis.tracing import erase, layer_of
 from converters.pooling import Window
 from engines.schedules.phases import Border
 
 
-def shrink_at_offset(graph: fx.GraphModule, split: fx.Node, window: Window, offsets: fx.Node, level: int) -> None:
-    """Replace a split by a shrink at ``offsets[level]``, an ``int64`` pair ``(row, column)``."""
-    producer = producer_of(graph, split)
+def shrink_at_offset(
+    graph: fx.GraphModule, split: fx.Node, producer: fx.Node, window: Window, offsets: fx.Node, level: int
+) -> None:
+    """Replace a split by a shrink at ``offsets[level]``, an ``int64`` pair ``(row, column)``, in place.
+
+    Args:
+        graph: that holds the nodes.
+        split: to be replaced.
+        producer: where the chain to it begins (:class:`converters.analysis.levels.Levels`).
+        window: of the split.
+        offsets: the graph's input of that name.
+        level: which of them is the split's.
+    """
     source = producer.args[0]
-    if is_stepwise(layer_of(graph, producer)) and not is_pointwise(graph, producer):
-        conv = layer_of(graph, producer)
+    conv = layer_of(graph, producer)
+    if is_stepwise(conv) and not is_pointwise(graph, producer):
         assert isinstance(conv, nn.Conv2d)
         with graph.graph.inserting_before(producer):
             read = graph.graph.call_function(padded_from, (source, offsets, level, window, padding_of(conv)))
@@ -36,24 +46,6 @@ def shrink_at_offset(graph: fx.GraphModule, split: fx.Node, window: Window, offs
             read = graph.graph.call_function(sampled_at, (source, offsets, level, window))
     producer.args = (read, *producer.args[1:])
     erase(split)
-
-
-def producer_of(graph: fx.GraphModule, split: fx.Node) -> fx.Node:
-    """The first node of the chain to a split that may come after it: a convolution, or what commutes with a split.
-
-    The split itself where there is no such chain.
-    """
-    node = split
-    while True:
-        before = node.args[0]
-        if not isinstance(before, fx.Node) or len(before.users) > 1 or len(before.all_input_nodes) != 1:
-            return node
-        if is_pointwise(graph, before):
-            node = before
-        elif is_stepwise(layer_of(graph, before)) and calls(graph, before) == 1:
-            return before
-        else:
-            return node
 
 
 def padded_from(x: Tensor, offsets: Tensor, level: int, window: Window, padding: Border) -> Tensor:

@@ -14,57 +14,24 @@ The border of zeros is the same for every number of levels, so that all trunks o
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
 
 from torch import fx, nn
 
-from converters.analysis.convolutions import keeps_size, padding_of
+from converters.analysis.ends import Prefix
 from converters.analysis.levels import total_window
-from converters.analysis.pointwise import is_pointwise
-from converters.analysis.tracing import calls, erase, input_of, layer_of, split_window
+from converters.analysis.tracing import erase, input_of, layer_of
 from converters.pooling import Window
 from engines.schedules.phases import Border
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """The chain of nodes from the input that windows can stand for."""
-
-    splits: tuple[fx.Node, ...]
-    windows: tuple[Window, ...]
-    conv: fx.Node | None
-    windows_before_conv: int
-    border: Border
-    """Zeros that the planes need around the frame: top, left, bottom, right."""
-
-
-def prefix_of(graph: fx.GraphModule) -> Prefix:
-    """Follow the input as far as windows can stand for what is done to it."""
-    node, conv, before = input_of(graph), None, 0
-    splits: list[fx.Node] = []
-    windows: list[Window] = []
-    while len(node.users) == 1:
-        (node,) = node.users
-        if (window := split_window(graph, node)) is not None:
-            splits.append(node)
-            windows.append(window)
-        elif conv is None and keeps_size(layer_of(graph, node)) and calls(graph, node) == 1:
-            conv, before = node, len(splits)
-        elif conv is None or not is_pointwise(graph, node):
-            # A pointwise layer before the convolution would turn the zeros of the border into something else.
-            break
-    if not splits or conv is None:
-        return Prefix(tuple(splits), tuple(windows), None, 0, (0, 0, 0, 0))
-    layer = layer_of(graph, conv)
-    assert isinstance(layer, nn.Conv2d)
-    rows, columns = total_window(windows[:before])
-    top, left, bottom, right = padding_of(layer)
-    border = (top * rows, left * columns, bottom * rows, right * columns)
-    return Prefix(tuple(splits), tuple(windows), conv, before, border)
+def strided_convolution(prefix: Prefix, levels: int) -> fx.Node | None:
+    """The convolution that :func:`read_windows` gives a stride, if any: no further split can be taken before it."""
+    strides = levels >= prefix.windows_before_conv and total_window(prefix.windows[:levels]) != (1, 1)
+    return prefix.conv if strides else None
 
 
 def read_windows(graph: fx.GraphModule, prefix: Prefix, levels: int) -> None:
-    """Make a network read windows that stand for its first ``levels`` splits, at most those of the prefix."""
+    """Make a graph read windows that stand for its first ``levels`` splits, at most those of its prefix, in place."""
     window = total_window(prefix.windows[:levels])
     if prefix.conv is not None and levels >= prefix.windows_before_conv:
         conv = layer_of(graph, prefix.conv)

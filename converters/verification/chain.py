@@ -13,10 +13,9 @@ from contextlib import ExitStack
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.analysis.levels import levels_within
-from converters.analysis.tracing import graph_from_network
+from converters.analysis.network import traced_network
 from converters.graphs.stages import Normalization
-from converters.reference import outer_splits, phase_logits
+from converters.reference import phase_logits
 from converters.verification import labels, locating
 from converters.verification.probes import planes_of
 from converters.verification.runs import Results, TrunkRun, lack_of_memory, logits_of, merged, whole_logits
@@ -245,12 +244,9 @@ def _computed(subject: Subject, frame: Frame) -> Frame:
     assert network is not None
     like = frame.case or (manifest.reference[0] if manifest.reference else None)
     assert like is not None, "an export always writes a reference case"
-    levels = levels_within(manifest.windows, like.window)
-    assert levels is not None, "its window is that of some levels"
-    splits = outer_splits(network, graph_from_network(network), levels)
     grid = PhaseGrid(manifest.input.size, manifest.input.padded_size, like.window, (0, 0, 0, 0))
     normalization = Normalization(manifest.input.mean, manifest.input.std)
-    logits = phase_logits(network, splits, frame.image, grid, like.phase, normalization)
+    logits = phase_logits(traced_network(network), frame.image, grid, like.phase, normalization)
     return Frame(frame.name, frame.image, like, logits)
 
 

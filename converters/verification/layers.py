@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from converters.analysis.levels import levels_within, total_window
-from converters.analysis.tracing import graph_from_network
-from converters.graphs.stages import Normalization, Prepare
-from converters.pooling import pinned_offsets
-from converters.reference import level_offsets, outer_splits
+from converters.analysis.network import traced_network
+from converters.graphs.stages import Normalization
+from converters.reference import level_offsets, phase_logits
 from converters.verification.probes import ProbedGraph, Sample, planes_of, probed
 from converters.verification.subject import Frame, Subject
 from engines.bundle.manifest import TrunkRecord
@@ -153,7 +152,7 @@ def layers_of_network(
     """Every convolution of the PyTorch network, with the batch norm that follows it, at one phase."""
     manifest = subject.bundle.manifest
     windows, size = manifest.windows, manifest.input.padded_size
-    splits = outer_splits(network, graph_from_network(network), levels)
+    traced = traced_network(network)
     outputs: dict[str, NDArray[np.float32]] = {}
     made: dict[int, tuple[str, torch.Tensor]] = {}
 
@@ -170,15 +169,10 @@ def layers_of_network(
         for name, layer in network.named_modules()
         if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))
     ]
-    offsets = level_offsets([layers[0].window for layers in splits], phase)
-    pinned = {layer: offset for layers, offset in zip(splits, offsets, strict=True) for layer in layers}
-    plain = PhaseGrid(manifest.input.size, size, (1, 1), (0, 0, 0, 0))
+    grid = PhaseGrid(manifest.input.size, size, total_window(windows[:levels]), (0, 0, 0, 0))
+    normalization = Normalization(manifest.input.mean, manifest.input.std)
     try:
-        with torch.inference_mode(), pinned_offsets(pinned):
-            planes = Prepare(Normalization(manifest.input.mean, manifest.input.std), plain)(
-                torch.from_numpy(frame.image)
-            )
-            network(planes.unsqueeze(0))
+        phase_logits(traced, frame.image, grid, phase, normalization)
     finally:
         for hook in hooks:
             hook.remove()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from converters.graphs.modules import PREDICTIONS, has_weights, module_of, modules_named, network_nodes
 from converters.graphs.rounding import write_rounding
-from converters.trunks import PrecisionPlan
+from converters.trunks import TrunkPrecisions
 from engines import Bundle
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
@@ -184,7 +184,7 @@ class _Probe:
         return Figures(error, agreement, error <= tolerance.logits and agreement >= tolerance.label_agreement)
 
     def _converted(self, kept: frozenset[str]) -> ir.Model:
-        plan = PrecisionPlan((self.precision,), {self.precision: kept}, self._ranges)
+        plan = TrunkPrecisions((self.precision,), {self.precision: kept}, self._ranges)
         return plan.converted(self._model, self.precision)
 
     def _outputs(self, model: ir.Model, precision: Precision) -> list[list[NDArray[np.float32]]]:

@@ -114,7 +114,7 @@ def merged(grid: PhaseGrid, values: Mapping[Phase, NDArray[_Number]]) -> NDArray
     full = np.zeros((*some.shape[:-2], *grid.padded_size), some.dtype)
     for phase, value in values.items():
         grid.place(value[None], [phase], full)
-    return np.asarray(grid.crop(full), some.dtype)
+    return np.asarray(grid.unpadded(full), some.dtype)
 
 
 def lack_of_memory(bundle: Bundle) -> str | None:

@@ -50,7 +50,7 @@ class MemoryModel:
 
         Raises :class:`LayoutError` for a trunk without figures of this precision.
         """
-        rows, columns = manifest.grid(trunk).window_size
+        rows, columns = manifest.grid(trunk).crop_size
         window, held = 3 * 4 * rows * columns, self._held(precision)
         known = trunk.live_bytes if self.packing is not None else trunk.packed_bytes
         if held not in known:

@@ -63,7 +63,7 @@ class NetworkRecord(_Record, frozen=True):
     """Where the network comes from."""
 
     source: Annotated[str, msgspec.Meta(min_length=1)]
-    """``--arch`` name, or ``package.module:factory``."""
+    """Name of a known architecture, or ``package.module:factory``; else the dotted name of the network's class."""
     parameters: _NotNegative
     width: _Positive | None = None
     """Channels of the stem, for a known architecture."""

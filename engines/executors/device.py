@@ -151,7 +151,7 @@ class DeviceExecutor(Executor):
 
     def _cut(self, frame: FrameSlot, phases: list[Phase]) -> None:
         """Windows ``(phases, 3, H', W')`` from planes ``(3, H, W)``: as ``PhaseGrid.cut``, a copy for each channel."""
-        (rows, columns), (height, width) = self.grid.planes_size, self.grid.window_size
+        (rows, columns), (height, width) = self.grid.planes_size, self.grid.crop_size
         g, f = self.grid.cut_window
         for index, (row, column) in enumerate(phases):
             for channel in range(CHANNELS):
@@ -178,7 +178,7 @@ class DeviceExecutor(Executor):
     def _allocate(self, prepare: DeviceEngine, trunk: DeviceEngine, groups: list[list[Phase]]) -> None:
         grid, resources = self.grid, self._resources
         lengths = sorted({len(group) for group in groups}, reverse=True)
-        window = (CHANNELS, *grid.window_size)
+        window = (CHANNELS, *grid.crop_size)
         self._windows = resources.memory("windows", lengths[0] * math.prod(window) * FLOAT)
         addresses = {"windows": self._windows}
         shapes: dict[str, tuple[int, ...]] = {}

@@ -35,7 +35,7 @@ class PhaseGrid:
     ``[row::h, column::w]`` of the padded frame. The window is that of the levels whose offset is where a window is
     cut from the prepared planes, times those of the levels whose offset acts inside the trunk. With ``(g, f)`` the
     window of the former, the trunk computes a phase from ``planes[:, r : r + H', c : c + W']``, where
-    ``(r, c) = (row % g, column % f)`` and ``(H', W')`` is the ``window_size``, and from the inner offsets, the
+    ``(r, c) = (row % g, column % f)`` and ``(H', W')`` is the ``crop_size``, and from the inner offsets, the
     digits of ``(row // g, column // f)`` in the mixed radix of the inner windows.
     """
 
@@ -72,7 +72,7 @@ class PhaseGrid:
         return self.padded_size[0] + top + bottom, self.padded_size[1] + left + right
 
     @property
-    def window_size(self) -> Size:
+    def crop_size(self) -> Size:
         """Size of the window that one phase reads: all of the planes but ``(g - 1, f - 1)``."""
         return self.planes_size[0] - self.cut_window[0] + 1, self.planes_size[1] - self.cut_window[1] + 1
 
@@ -111,7 +111,7 @@ class PhaseGrid:
 
     def cut(self, planes: NDArray[_Number], phases: list[Phase]) -> NDArray[_Number]:
         """The windows ``(len(phases), 3, H', W')`` of the planes ``(3, H, W)``."""
-        (height, width), (g, f) = self.window_size, self.cut_window
+        (height, width), (g, f) = self.crop_size, self.cut_window
         origins = [(row % g, column % f) for row, column in phases]
         return np.stack([planes[:, row : row + height, column : column + width] for row, column in origins])
 
@@ -147,7 +147,7 @@ class PhaseGrid:
         """The split batch of a padded map ``(..., H, W)`` at one phase, a view ``(..., H/h, W/w)``."""
         return full[..., phase[0] :: self.window[0], phase[1] :: self.window[1]]
 
-    def crop(self, full: NDArray[np.generic]) -> NDArray[np.generic]:
+    def unpadded(self, full: NDArray[np.generic]) -> NDArray[np.generic]:
         """The frame's own pixels ``(..., *frame_size)`` of a padded map, a view."""
         return full[..., : self.frame_size[0], : self.frame_size[1]]
 

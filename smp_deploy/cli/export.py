@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from converters.checkpoints import Checkpoint
-    from converters.graphs.quantization import CalibrationConfig
     from converters.graphs.stages import Normalization
 
 _Triple = tuple[float, float, float]
@@ -156,33 +155,40 @@ def export_command(
         import torch  # noqa: F401 - tells at once that the extra is missing
 
         from converters.checkpoints import checkpoint_from_file, load_checkpoint
-        from converters.export import ExportConfig, export_bundle
+        from converters.exporting import export
         from converters.palettes import classes_from_file
-        from converters.trunks import TrunkChoice
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
 
     loaded = checkpoint_from_file(checkpoint) if checkpoint is not None else None
     width = width or (loaded.width if loaded else None)
+    normalization = _normalization(mean, std)
     network = _network(arch, model, loaded, classes, width)
     if loaded is not None:
         load_checkpoint(network, loaded, backbone_only=backbone_only)
-    config = ExportConfig(
+    bundle = export(
+        network,
+        output,
         size=size,
-        source=arch or str(model),
-        outputs=OutputKind(outputs),
-        opset=opset,
-        normalization=_normalization(mean, std),
+        outputs=outputs,
         precisions=wanted,
         keep_fp32=kept,
-        calibration=_calibration(calibration_images, method, calibration_percentile, size),
-        trunks=TrunkChoice(levels or None, tuple(Lowering(lowering) for lowering in lowerings) or None),
-        classes=tuple(classes_from_file(class_names)) if class_names else (),
+        calibration_frames=_calibration_frames(calibration_images, size),
+        calibration=method or "percentile",
+        calibration_percentile=calibration_percentile or 99.99,
+        levels=levels or None,
+        lowerings=lowerings or None,
+        classes=classes_from_file(class_names) if class_names else None,
+        mean=normalization.mean,
+        std=normalization.std,
+        opset=opset,
+        reference_frames=[frame for _, frame in _frames(reference_images, size, "reference")],
+        source=arch or model,
         width=width if arch else None,
         checkpoint_sha256=loaded.sha256 if loaded else None,
-        reference_frames=tuple(frame for _, frame in _frames(reference_images, size, "reference")),
+        replace=force,
+        on_step=note,
     )
-    bundle = export_bundle(network, config, output, replace=force, on_step=note)
     document = {
         "bundle": str(bundle.path),
         "files": {name: record.size for name, record in bundle.manifest.files.items()},
@@ -194,10 +200,10 @@ def export_command(
     return document
 
 
-def _kept(patterns: tuple[str, ...], precisions: tuple[Precision, ...]) -> dict[Precision, tuple[str, ...]]:
+def _kept(patterns: tuple[str, ...], precisions: tuple[Precision, ...]) -> Mapping[Precision | str, tuple[str, ...]]:
     """The patterns of each precision's trunks: ``int8:head`` is for int8 alone, ``head`` for all but fp32."""
     reduced = [precision for precision in precisions if precision is not Precision.FP32]
-    kept: dict[Precision, tuple[str, ...]] = {}
+    kept: dict[Precision | str, tuple[str, ...]] = {}
     for text in patterns:
         prefix, colon, pattern = text.rpartition(":")
         if colon and prefix not in [precision.value for precision in reduced]:
@@ -228,14 +234,8 @@ def _calibration_method(
     return method
 
 
-def _calibration(
-    images: tuple[str, ...], method: str | None, percentile: float | None, size: Size
-) -> CalibrationConfig | None:
+def _calibration_frames(images: tuple[str, ...], size: Size) -> list[NDArray[np.uint8]]:
     """Read the calibration frames; each that cannot be used is named."""
-    from converters.graphs.quantization import CalibrationConfig, CalibrationMethod
-
-    if method is None:
-        return None
     frames = []
     for path, frame in _frames(images, size, "calibration"):
         if frame.min() == frame.max():
@@ -243,9 +243,7 @@ def _calibration(
                 f"{path} has one value throughout, {frame.min()}: it says nothing of the activations on real frames"
             )
         frames.append(frame)
-    return CalibrationConfig(
-        tuple(frames), CalibrationMethod(method), CalibrationConfig.percentile if percentile is None else percentile
-    )
+    return frames
 
 
 def _frames(images: tuple[str, ...], size: Size, kind: str) -> Iterator[tuple[Path, NDArray[np.uint8]]]:

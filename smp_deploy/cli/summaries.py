@@ -33,7 +33,7 @@ def _loop(bundle: Bundle) -> str:
     if not trunk.levels:
         return "none: the trunk takes the whole frame, and no schedule bounds its memory"
     return (
-        f"{len(grid.phases)} phases of level {trunk.levels}, each from a window of {shown(grid.window_size)} "
+        f"{len(grid.phases)} phases of level {trunk.levels}, each from a window of {shown(grid.crop_size)} "
         f"to predictions of {shown(grid.phase_size)}"
     )
 

@@ -14,10 +14,13 @@ from converters.rewriting.loops import LoopedNetwork
 from engines.schedules.schedule import Lowering
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoweredNetwork:
-    """A looped network in one of the lowerings."""
+    """A looped network in one of the lowerings: what a trunk is made from. Nobody changes its graph."""
 
+    looped: LoopedNetwork
+    """The loop that it is for."""
+    lowering: Lowering
     graph: fx.GraphModule
     """Windows, and offsets where there are inner windows, to logits before the last merges."""
     merges: tuple[Callable[[Tensor], Tensor], ...]
@@ -25,7 +28,7 @@ class LoweredNetwork:
 
 
 def lowered(network: LoopedNetwork, lowering: Lowering) -> LoweredNetwork:
-    """A copy of a looped network in a lowering.
+    """A looped network in a lowering.
 
     Raises :class:`~engines.errors.NetworkError`, naming the layer, for what the lowering does not understand.
     """

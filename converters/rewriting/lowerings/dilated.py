@@ -16,13 +16,16 @@ from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from converters.analysis.convolutions import is_stepwise, padding_of
-from converters.analysis.levels import stacks_from_graph, total_window
+from converters.analysis.levels import total_window
+from converters.analysis.modules import add_copy
+from converters.analysis.network import copied_graph
 from converters.analysis.pointwise import is_pointwise
-from converters.analysis.tracing import erase, layer_of, merge_window, name_of, split_window
+from converters.analysis.tracing import calls, erase, finish, layer_of, name_of
 from converters.pooling import Window
 from converters.rewriting.loops import LoopedNetwork
 from converters.rewriting.lowerings import LoweredNetwork
 from engines.errors import NetworkError
+from engines.schedules.schedule import Lowering
 
 _ELEMENTWISE = frozenset(
     {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, operator.truediv, operator.neg}
@@ -33,20 +36,16 @@ _ELEMENTWISE_METHODS = frozenset({"add", "add_", "sub", "mul", "mul_", "div", "c
 
 def dilated(network: LoopedNetwork) -> LoweredNetwork:
     """Every split and merge inside vanishes, convolutions between them are dilated by the window."""
-    graph = copy.deepcopy(network.graph)
-    stacks = stacks_from_graph(graph)
-    for node, stack in list(stacks.items()):
-        if split_window(graph, node) is not None or merge_window(graph, node) is not None:
-            continue
-        if stack and node.op != "output":
+    graph, nodes = copied_graph(network.graph)
+    inside = network.inside.moved(nodes)
+    pools = {**inside.splits, **inside.merges}
+    for node, stack in inside.stacks.items():
+        if stack and node not in pools and node.op != "output":
             _dilate(graph, node, total_window(stack))
-    for node in list(graph.graph.nodes):
-        if split_window(graph, node) is not None or merge_window(graph, node) is not None:
-            erase(node)
-    graph.delete_all_unused_submodules()
-    graph.graph.lint()
-    graph.recompile()
-    return LoweredNetwork(graph, ())
+    for node in pools:
+        erase(node)
+    finish(graph)
+    return LoweredNetwork(network, Lowering.DILATED, graph, ())
 
 
 def _dilate(graph: fx.GraphModule, node: fx.Node, window: Window) -> None:
@@ -71,11 +70,11 @@ def _dilate(graph: fx.GraphModule, node: fx.Node, window: Window) -> None:
         zeros = (left * columns, right * columns, top * rows, bottom * rows)
         with graph.graph.inserting_before(node):
             node.args = (graph.graph.call_function(F.pad, (node.args[0], zeros)), *node.args[1:])
-    name = str(node.target)
-    if sum(other.op == "call_module" and other.target == name for other in graph.graph.nodes) > 1:
-        name = f"{name}_dilated_{rows}x{columns}"
-        node.target = name
-    graph.add_submodule(name, wide)
+    path = str(node.target)
+    if calls(graph, node) > 1:
+        node.target = add_copy(graph, path, f"dilated_{rows}x{columns}", wide)
+    else:
+        graph.set_submodule(path, wide)
 
 
 def _is_elementwise(node: fx.Node) -> bool:

@@ -6,15 +6,15 @@ inverse. The convolutions stay as they are.
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 
 from converters.pooling import merge
 from converters.rewriting.loops import LoopedNetwork
 from converters.rewriting.lowerings import LoweredNetwork
+from engines.schedules.schedule import Lowering
 
 
 def reshaped(network: LoopedNetwork) -> LoweredNetwork:
     """The network as it is: traced splits are functions that reshape and permute."""
     merges = tuple(partial(merge, window=window) for window in network.merges)
-    return LoweredNetwork(copy.deepcopy(network.graph), merges)
+    return LoweredNetwork(network, Lowering.RESHAPE, network.graph, merges)

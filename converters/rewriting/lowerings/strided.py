@@ -13,7 +13,6 @@ here, and merge its inverse. No layer looks from one entry of the batch to anoth
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 
 import torch
@@ -21,30 +20,30 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from converters.analysis.convolutions import is_stepwise, padding_of
+from converters.analysis.network import copied_graph
 from converters.analysis.pointwise import is_pointwise
-from converters.analysis.tracing import erase, layer_of, merge_window, split_window
+from converters.analysis.tracing import erase, finish, layer_of
 from converters.pooling import Window
 from converters.rewriting.loops import LoopedNetwork
 from converters.rewriting.lowerings import LoweredNetwork
-from converters.rewriting.shrinks import producer_of
 from engines.schedules.phases import Border
+from engines.schedules.schedule import Lowering
 
 
 def strided(network: LoopedNetwork) -> LoweredNetwork:
     """Every split inside becomes strided convolutions or slices, every merge takes the phase from outermost."""
-    graph = copy.deepcopy(network.graph)
-    for node in list(graph.graph.nodes):
-        if (window := split_window(graph, node)) is not None:
-            _split_by_strides(graph, node, window)
-        elif (window := merge_window(graph, node)) is not None:
-            with graph.graph.inserting_before(node):
-                merged = graph.graph.call_function(merge_outermost, (node.args[0], window))
-            node.replace_all_uses_with(merged)
-            graph.graph.erase_node(node)
-    graph.delete_all_unused_submodules()
-    graph.graph.lint()
-    graph.recompile()
-    return LoweredNetwork(graph, tuple(partial(merge_outermost, window=window) for window in network.merges))
+    graph, nodes = copied_graph(network.graph)
+    inside = network.inside.moved(nodes)
+    for split, window in inside.splits.items():
+        _split_by_strides(graph, split, inside.producers[split], window)
+    for node, window in inside.merges.items():
+        with graph.graph.inserting_before(node):
+            merged = graph.graph.call_function(merge_outermost, (node.args[0], window))
+        node.replace_all_uses_with(merged)
+        graph.graph.erase_node(node)
+    finish(graph)
+    merges = tuple(partial(merge_outermost, window=window) for window in network.merges)
+    return LoweredNetwork(network, Lowering.STRIDED, graph, merges)
 
 
 def merge_outermost(x: Tensor, window: Window) -> Tensor:
@@ -54,9 +53,8 @@ def merge_outermost(x: Tensor, window: Window) -> Tensor:
     return x.reshape(h, w, -1, channels, i, j).permute(2, 3, 4, 0, 5, 1).reshape(-1, channels, i * h, j * w)
 
 
-def _split_by_strides(graph: fx.GraphModule, split: fx.Node, window: Window) -> None:
+def _split_by_strides(graph: fx.GraphModule, split: fx.Node, producer: fx.Node, window: Window) -> None:
     h, w = window
-    producer = producer_of(graph, split)
     source, layer = producer.args[0], layer_of(graph, producer)
     convolves = is_stepwise(layer) and not is_pointwise(graph, producer)
     padding: Border = (0, 0, 0, 0)

@@ -17,7 +17,7 @@ class Chain(nn.Sequential):
 
 def test_windows_in_the_order_of_their_levels() -> None:
     levels = levels_from_graph(graph_from_network(UnevenNetwork()))
-    assert levels.windows == [(3, 2), (2, 2), (1, 4)]
+    assert levels.windows == ((3, 2), (2, 2), (1, 4))
     assert levels.size_multiple == (6, 16)
 
 
@@ -25,7 +25,7 @@ def test_sections_one_after_the_other_need_the_least_common_multiple() -> None:
     first, second = SplitPool2d((2, 3)), SplitPool2d((3, 2))
     network = Chain(first, nn.Conv2d(3, 3, 1), MergePool2d(first), second, MergePool2d(second))
     levels = levels_from_graph(graph_from_network(network))
-    assert levels.windows == [(2, 3)]
+    assert levels.windows == ((2, 3),)
     assert levels.size_multiple == (6, 6)
 
 

@@ -13,16 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from converters.analysis.tracing import graph_from_network
-from converters.export import ExportConfig, export_bundle
+from converters.analysis.network import traced_network
+from converters.exporting import export
 from converters.graphs.modules import matching_modules
-from converters.graphs.quantization import CalibrationConfig, CalibrationMethod
 from converters.reference import noise_frame
-from converters.rewriting.batchnorm import fold_batch_norms
-from converters.trunks import TrunkChoice
 from converters.verification import Subject, checks_of, reference_frames
 from converters.verification.precisions import precision_checks
-from engines import Bundle, Lowering, OutputKind, Precision, Session
+from engines import Bundle, Precision, Session
 from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
 from engines.backends.tensorrt.flavours import RTX
 from engines.bundle.manifest import TrunkRecord
@@ -43,17 +40,19 @@ needs_rtx = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def reduced(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The uneven network in every precision: levels 1 and 2, split by reshapes and by strides."""
-    config = ExportConfig(
+    return export(
+        uneven_network(),
+        tmp_path_factory.mktemp("reduced") / "bundle",
         size=SIZE,
-        source="own",
-        outputs=OutputKind.LOGITS,
+        outputs="logits",
         opset=22,
         precisions=REDUCED,
         keep_fp32=KEPT,
-        calibration=CalibrationConfig(FRAMES, CalibrationMethod.MINMAX),
-        trunks=TrunkChoice((1, 2), (Lowering.RESHAPE, Lowering.STRIDED)),
+        calibration_frames=FRAMES,
+        calibration="minmax",
+        levels=(1, 2),
+        lowerings=("reshape", "strided"),
     )
-    return export_bundle(uneven_network(), config, tmp_path_factory.mktemp("reduced") / "bundle")
 
 
 def graph_of(bundle: Bundle, trunk: TrunkRecord, precision: Precision) -> onnx.GraphProto:
@@ -120,8 +119,7 @@ def test_fp16_is_within_tolerance_in_every_schedule(reduced: Bundle) -> None:
 
 def fake_quantized(network: nn.Module, ranges: dict[str, float], kept: tuple[str, ...]) -> nn.Module:
     """PyTorch's own fake quantization around every convolution: an independent way to int8."""
-    graph = graph_from_network(network)
-    fold_batch_norms(graph)
+    graph = traced_network(network).graph
 
     def quantize(module: nn.Module, name: str) -> None:
         scale = step(ranges[name])
@@ -234,26 +232,25 @@ def test_patterns_name_modules_and_all_inside_them() -> None:
     ("options", "error", "message"),
     [
         ({"precisions": (Precision.BF16,)}, NetworkError, "bf16 needs opset 22 or later"),
-        ({"precisions": (Precision.INT8,)}, InputError, "int8 needs calibration frames"),
-        ({"calibration": CalibrationConfig(FRAMES)}, InputError, "they are for int8 alone"),
-        ({"precisions": (Precision.INT8,), "calibration": CalibrationConfig(())}, InputError, "none were given"),
+        ({"precisions": "int8"}, InputError, "int8 needs calibration_frames"),
+        ({"calibration_frames": FRAMES}, InputError, "they are for int8 alone"),
         (
-            {"precisions": (Precision.INT8,), "calibration": CalibrationConfig((FRAMES[0][:20],))},
+            {"precisions": ("int8",), "calibration_frames": (FRAMES[0], FRAMES[0][:20])},
             InputError,
-            "calibration frame 0 is 20x32",
+            r"calibration_frames\[1\] is uint8 of shape \(20, 32, 3\)",
         ),
         (
-            {"precisions": (Precision.INT8,), "calibration": CalibrationConfig((np.full_like(FRAMES[0], 9),))},
+            {"precisions": ("int8",), "calibration_frames": (np.full_like(FRAMES[0], 9),)},
             InputError,
-            "calibration frame 0 has one value throughout, 9",
+            r"calibration_frames\[0\] has one value throughout, 9",
         ),
-        ({"keep_fp32": {Precision.FP16: ("steem",)}}, NetworkError, "'steem' names no module .* it has stem"),
-        ({"keep_fp32": {Precision.INT8: ("stem",)}}, InputError, "stay in fp32 in int8 trunks, and none"),
+        ({"keep_fp32": ("steem",)}, NetworkError, "'steem' names no module .* it has stem"),
+        ({"keep_fp32": {"int8": ("stem",)}}, InputError, "stay in fp32 in int8 trunks, and precisions has none"),
     ],
 )
 def test_what_cannot_be_exported(
     options: dict[str, object], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        export_bundle(uneven_network(), ExportConfig(size=SIZE, source="own", **options), tmp_path / "bundle")  # type: ignore[arg-type]
+        export(uneven_network(), tmp_path / "bundle", size=SIZE, **options)  # type: ignore[arg-type]
     assert not (tmp_path / "bundle").exists()

@@ -5,24 +5,22 @@ import pytest
 import torch
 from torch import nn
 
-from converters.analysis.levels import levels_from_graph
-from converters.analysis.tracing import graph_from_network
+from converters.analysis.modules import original_module
+from converters.analysis.network import traced_network
 from converters.networks import network_from_arch
 from converters.pooling import MergePool2d, SplitPool2d
-from converters.rewriting.batchnorm import fold_batch_norms
-from converters.rewriting.loops import LoopedNetwork, cut_levels, looped_from_graph, most_levels
+from converters.rewriting.loops import LoopedNetwork, looped_from_network
 from converters.rewriting.lowerings import LoweredNetwork, lowered
 from engines.errors import NetworkError
-from engines.schedules.phases import PhaseGrid
 from engines.schedules.schedule import Lowering
 from tests.networks import RandomNetwork, UnevenNetwork, with_statistics
 
 
-def phase_by_phase(looped: LoopedNetwork, form: LoweredNetwork, x: torch.Tensor, sub_batch: int) -> torch.Tensor:
+def phase_by_phase(form: LoweredNetwork, x: torch.Tensor, sub_batch: int) -> torch.Tensor:
     """Sub-batches of windows, merges in PyTorch, placed by plain strided slicing."""
     size = (x.shape[2], x.shape[3])
-    grid = PhaseGrid(size, size, looped.cut_window, looped.border, looped.inner_windows)
-    top, left, bottom, right = looped.border
+    grid = form.looped.grid(size, size)
+    top, left, bottom, right = form.looped.border
     planes = nn.functional.pad(x[0], (left, right, top, bottom)).numpy()
     result = None
     for phases in grid.sub_batches(sub_batch):
@@ -44,14 +42,12 @@ def assert_equal_to_whole(
     network: nn.Module, size: tuple[int, int], *, levels: int | None = None, sub_batch: int = 1
 ) -> LoopedNetwork:
     """Every lowering of a loop over ``levels``, folded batch norms included, against the network itself."""
-    graph = graph_from_network(network)
     x = torch.randn(1, 3, *size)
+    looped = looped_from_network(traced_network(network), levels)
     with torch.no_grad():
         expected = network(x)
-        fold_batch_norms(graph)
-        looped = looped_from_graph(graph, levels)
         for lowering in Lowering:
-            actual = phase_by_phase(looped, lowered(looped, lowering), x, sub_batch)
+            actual = phase_by_phase(lowered(looped, lowering), x, sub_batch)
             assert float((actual - expected).abs().max() / expected.abs().max()) < 1e-5
     return looped
 
@@ -90,28 +86,28 @@ def test_every_number_of_levels(arch: str, levels: int) -> None:
 @pytest.mark.parametrize("seed", range(50))
 def test_every_schedule_of_random_networks(seed: int) -> None:
     network = with_statistics(lambda: RandomNetwork(seed), seed)
-    graph = graph_from_network(network)
-    height, width = levels_from_graph(graph).size_multiple
-    for levels in range(most_levels(graph) + 1):
+    traced = traced_network(network)
+    height, width = traced.size_multiple
+    for levels in range(traced.most_levels + 1):
         assert_equal_to_whole(network, (height * 4, width * 3), levels=levels, sub_batch=1 + seed % 3)
 
 
 def test_random_networks_reach_several_levels_cut_and_inside() -> None:
-    graphs = [graph_from_network(RandomNetwork(seed).eval()) for seed in range(50)]
-    assert {cut_levels(graph) for graph in graphs} == {0, 1, 2, 3}
-    assert {most_levels(graph) - cut_levels(graph) for graph in graphs} >= {0, 1, 2}
+    networks = [traced_network(RandomNetwork(seed).eval()) for seed in range(50)]
+    assert {network.cut_levels for network in networks} == {0, 1, 2, 3}
+    assert {network.most_levels - network.cut_levels for network in networks} >= {0, 1, 2}
 
 
 def test_levels_that_are_not_there_are_refused() -> None:
-    graph = graph_from_network(network_from_arch("smp-resnet18", width=4).eval())
+    network = traced_network(network_from_arch("smp-resnet18", width=4).eval())
     with pytest.raises(NetworkError, match="has 5 levels of splits; 6 cannot be walked"):
-        looped_from_graph(graph, 6)
+        looped_from_network(network, 6)
 
 
 def test_what_cannot_be_dilated_is_named() -> None:
     split = SplitPool2d(2)
     network = chain(nn.Conv2d(3, 4, 3, padding=1), split, nn.AvgPool2d(3, 1, 1), MergePool2d(split))
-    looped = looped_from_graph(graph_from_network(network), 0)
+    looped = looped_from_network(traced_network(network), 0)
     with pytest.raises(NetworkError, match=r"2 \(_2\) cannot be dilated: .* convolutions of stride 1"):
         lowered(looped, Lowering.DILATED)
 
@@ -176,7 +172,7 @@ def test_a_norm_without_statistics_is_not_pointwise() -> None:
     split = SplitPool2d(2)
     norm = nn.BatchNorm2d(4, track_running_stats=False)
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), norm, split, nn.Conv2d(4, 2, 1), MergePool2d(split)).eval()
-    assert looped_from_graph(graph_from_network(network)).levels == 0
+    assert looped_from_network(traced_network(network)).levels == 0
 
 
 def test_phases_that_meet_before_the_end_are_named() -> None:
@@ -187,7 +183,7 @@ def test_phases_that_meet_before_the_end_are_named() -> None:
     )  # fmt: skip
     assert assert_equal_to_whole(network, (8, 8)).levels == 0
     with pytest.raises(NetworkError, match=r"3 \(_3\) merges level 1 before the end of the network"):
-        looped_from_graph(graph_from_network(network), 1)
+        looped_from_network(traced_network(network), 1)
 
 
 def test_a_merge_inside_a_deeper_level_is_walked_around() -> None:
@@ -196,7 +192,7 @@ def test_a_merge_inside_a_deeper_level_is_walked_around() -> None:
         nn.Conv2d(3, 4, 3, padding=1), outer, nn.Conv2d(4, 4, 3, padding=1), inner, nn.Conv2d(4, 4, 3, padding=1),
         MergePool2d(inner), nn.Conv2d(4, 2, 3, padding=1), MergePool2d(outer),
     )  # fmt: skip
-    assert most_levels(graph_from_network(network)) == 1
+    assert traced_network(network).most_levels == 1
     for levels in (0, 1):
         assert_equal_to_whole(network, (8, 8), levels=levels, sub_batch=3)
 
@@ -211,10 +207,71 @@ def test_pointwise_layers_after_merges_move_before_them() -> None:
     assert (looped.levels, looped.merges) == (1, ((1, 2),))
 
 
-def test_the_graph_handed_over_is_left_alone() -> None:
+@pytest.mark.parametrize("lowering", list(Lowering))
+def test_what_is_handed_over_is_left_alone(lowering: Lowering) -> None:
     network = with_statistics(lambda: network_from_arch("smp-resnet18", width=4), seed=1)
-    graph = graph_from_network(network)
-    looped_from_graph(graph)
+    traced = traced_network(network)
+    code, looped = traced.graph.code, looped_from_network(traced)
+    lowered(looped, lowering)
+    lowered(looped_from_network(traced, 4), lowering)
+    assert traced.graph.code == code
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
-        np.testing.assert_allclose(graph(x), network(x), rtol=0, atol=1e-6 * float(network(x).abs().max()))
+        expected = network(x)
+        np.testing.assert_allclose(traced.graph(x), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+        # The loop's form can still be lowered in every way.
+        again = phase_by_phase(lowered(looped, Lowering.RESHAPE), x, 1)
+        np.testing.assert_allclose(again, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+class TwoLevels(nn.Module):
+    """One convolution, called before the split, after it, and after a second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.outer, self.inner = nn.Conv2d(3, 3, 3, padding=1), SplitPool2d(2), SplitPool2d((1, 2))
+        self.merges = nn.Sequential(MergePool2d(self.inner), MergePool2d(self.outer))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.outer(self.conv(x)).relu()
+        return self.merges(self.conv(self.inner(self.conv(x))))
+
+
+def test_copies_of_a_layer_know_what_they_are_copies_of() -> None:
+    network = with_statistics(TwoLevels, seed=0)
+    assert_equal_to_whole(network, (8, 8))
+    graph = lowered(looped_from_network(traced_network(network)), Lowering.DILATED).graph
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
+    assert len(set(called)) == 3
+    assert [original_module(graph, path) for path in called] == ["conv"] * 3
+
+
+def test_a_copy_takes_no_name_of_the_networks_own() -> None:
+    class Named(TwoLevels):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv_dilated_2x2 = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.conv_dilated_2x2(x))
+
+    network = with_statistics(Named, seed=0)
+    assert_equal_to_whole(network, (8, 8))
+    graph = lowered(looped_from_network(traced_network(network)), Lowering.DILATED).graph
+    assert original_module(graph, "conv_dilated_2x2") == "conv_dilated_2x2"
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
+    assert [original_module(graph, path) for path in called] == ["conv_dilated_2x2", *["conv"] * 3]
+
+
+def test_rewrites_carry_on_what_is_known() -> None:
+    """Windows of the levels that are walked are gone, deeper layers have the others on their stack."""
+    network = with_statistics(lambda: network_from_arch("smp-resnet18", width=4), seed=1)
+    looped = looped_from_network(traced_network(network), 3)
+    nodes = set(looped.graph.graph.nodes)
+    inside = looped.inside
+    assert nodes >= {*inside.stacks, *inside.splits, *inside.merges, *inside.producers.values()}
+    assert [str(node.target) for node in inside.splits] == ["layer3.0.split"] * 2 + ["layer4.0.split"] * 2
+    by_target = {str(node.target): stack for node, stack in inside.stacks.items()}
+    assert by_target["layer2.1.conv2"] == ()
+    assert by_target["layer3.1.conv2"] == ((2, 2),)
+    assert by_target["head"] == ((2, 2), (2, 2))

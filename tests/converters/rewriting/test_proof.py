@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.analysis.tracing import graph_from_network
+from converters.analysis.network import traced_network
 from converters.pooling import MergePool2d, SplitPool2d
-from converters.rewriting.batchnorm import fold_batch_norms
-from converters.rewriting.loops import looped_from_graph
+from converters.rewriting.loops import looped_from_network
 from converters.rewriting.lowerings import lowered
-from converters.rewriting.proof import prove_phases
+from converters.rewriting.proof import noise_case, prove_phases
 from engines.errors import NetworkError
 from engines.schedules.schedule import Lowering
 
@@ -31,10 +30,8 @@ class Between(nn.Module):
 
 
 def prove(network: nn.Module) -> None:
-    graph = graph_from_network(network.eval())
-    fold_batch_norms(graph)
-    looped = looped_from_graph(graph)
-    prove_phases(network, looped, lowered(looped, Lowering.RESHAPE), (2, 2))
+    traced = traced_network(network.eval())
+    prove_phases(lowered(looped_from_network(traced), Lowering.RESHAPE), noise_case(traced))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,9 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from converters.export import ExportConfig, export_bundle
+from converters.exporting import export
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.reference import noise_frame
-from converters.trunks import TrunkChoice
 from converters.verification import Subject, checks_of, reference_frames
 from engines import Bundle, Lowering, Schedule
 from engines.bundle.manifest import ClassRecord, EngineRecord
@@ -73,12 +72,14 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def good(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    config = ExportConfig(
+    return export(
+        network,
+        tmp_path_factory.mktemp("good") / "bundle",
         size=SIZE,
         source="tests.converters.verification.test_planted_faults:ThreeLevels",
-        trunks=TrunkChoice(levels=(1,), lowerings=(Lowering.RESHAPE, Lowering.STRIDED)),
+        levels=(1,),
+        lowerings=(Lowering.RESHAPE, Lowering.STRIDED),
     )
-    return export_bundle(network, config, tmp_path_factory.mktemp("good") / "bundle")
 
 
 @pytest.fixture

@@ -9,13 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.export import ExportConfig, export_bundle
-from converters.graphs.quantization import CalibrationConfig
+from converters.exporting import export
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.reference import noise_frame
-from converters.trunks import TrunkChoice
 from converters.verification.precision_search import searched_precision
-from engines import Bundle, Lowering, OutputKind, Precision, Session
+from engines import Bundle, Precision, Session
 from engines.errors import BackendError, BundleError, InputError
 from engines.schedules.schedule import Schedule
 
@@ -51,9 +49,8 @@ class Chain(nn.Module):
 
 
 def bundle_of(kind: str, path: Path, **options: object) -> Bundle:
-    settings = {"precisions": (Precision.FP16,), "trunks": TrunkChoice(lowerings=(Lowering.RESHAPE,)), **options}
-    config = ExportConfig(size=SIZE, source="chain:tiny", outputs=OutputKind.LOGITS, **settings)  # type: ignore[arg-type]
-    return export_bundle(Chain(kind).eval(), config, path)
+    settings = {"precisions": ("fp16",), "lowerings": ("reshape",), "outputs": "logits", **options}
+    return export(Chain(kind).eval(), path, size=SIZE, **settings)  # type: ignore[arg-type]
 
 
 def errors(bundle: Bundle, precision: Precision) -> list[float]:
@@ -104,9 +101,14 @@ def test_a_good_network_needs_nothing(tmp_path: Path) -> None:
 
 
 def test_int8_is_the_same_in_every_schedule_and_searched_with_the_ranges_of_the_bundle(tmp_path: Path) -> None:
-    calibration = CalibrationConfig(FRAMES)
-    trunks = TrunkChoice((0, 1), (Lowering.RESHAPE, Lowering.STRIDED))
-    bundle = bundle_of("good", tmp_path / "one", precisions=(Precision.INT8,), calibration=calibration, trunks=trunks)
+    bundle = bundle_of(
+        "good",
+        tmp_path / "one",
+        precisions=("int8",),
+        calibration_frames=FRAMES,
+        levels=(0, 1),
+        lowerings=("reshape", "strided"),
+    )
     results = []
     for trunk in bundle.manifest.trunks:
         for sub_batch in (1, 3):

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from converters.export import ExportConfig, export_bundle
+from converters.exporting import export
 from converters.pooling import MergePool2d, SplitPool2d
-from converters.trunks import TrunkChoice
 from converters.verification import Subject, checks_of, engine_hops, reference_frames
 from converters.verification.layers import _sample
 from converters.verification.layouts import layout_checks
 from converters.verification.precision_search import searched_precision
-from engines import Bundle, Lowering, OutputKind, Precision, Schedule
+from engines import Bundle, OutputKind, Precision, Schedule
 from engines.devices.gpus import Gpu
 from engines.parity.checks import Status
 from engines.schedules.phases import PhaseGrid
@@ -39,7 +38,7 @@ class Begins(nn.Module):
 
 
 def exported(path: Path, network: nn.Module, outputs: OutputKind = OutputKind.LABELS) -> Bundle:
-    return export_bundle(network, ExportConfig(size=SIZE, source="own", outputs=outputs), path / "own")
+    return export(network, path / "own", size=SIZE, outputs=outputs)
 
 
 @pytest.mark.parametrize("first", [lambda: nn.BatchNorm2d(3), lambda: SplitPool2d(2)], ids=["norm", "split"])
@@ -104,7 +103,6 @@ def test_a_layer_behind_a_window_with_a_side_of_one_has_its_place() -> None:
 
 
 def test_levels_named_twice_are_one_trunk(tmp_path: Path) -> None:
-    choice = TrunkChoice((1, 1), (Lowering.RESHAPE, Lowering.RESHAPE))
     network = with_statistics(lambda: Begins(nn.Conv2d(3, 3, 1), 4), seed=0)
-    bundle = export_bundle(network, ExportConfig(size=SIZE, source="own", trunks=choice), tmp_path / "own")
+    bundle = export(network, tmp_path / "own", size=SIZE, levels=(1, 1), lowerings=("reshape", "reshape"))
     assert len(bundle.manifest.trunks) == 1

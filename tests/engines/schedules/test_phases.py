@@ -20,7 +20,7 @@ def grid_of(window: tuple[int, int], cells: tuple[int, int], border=(0, 0, 0, 0)
 def test_smp_at_full_hd_by_hand() -> None:
     grid = PhaseGrid((1080, 1920), (1088, 1920), (4, 4), (3, 3, 3, 3))
     assert grid.planes_size == (1094, 1926)
-    assert grid.window_size == (1091, 1923)
+    assert grid.crop_size == (1091, 1923)
     assert grid.phase_size == (272, 480)
     assert len(grid.phases) == 16
     assert grid.phases[6] == (1, 2)
@@ -39,7 +39,7 @@ def test_a_strided_window_reads_what_its_phase_needs(window, cells, border) -> N
     merged = np.full(grid.padded_size, np.nan)
     for phase in grid.phases:
         (cut,) = grid.cut(planes, [phase])
-        assert cut.shape == (3, *grid.window_size)
+        assert cut.shape == (3, *grid.crop_size)
         i, j = grid.phase_size
         prediction = np.array(
             [
@@ -71,7 +71,7 @@ def test_sub_batches_hold_every_phase_once(window, cells, sub_batch) -> None:
 def test_padding_is_cropped_at_the_bottom_and_on_the_right() -> None:
     grid = PhaseGrid((3, 5), (4, 6), (2, 2), (0, 0, 0, 0))
     full = np.arange(24).reshape(4, 6)
-    np.testing.assert_array_equal(grid.crop(full), full[:3, :5])
+    np.testing.assert_array_equal(grid.unpadded(full), full[:3, :5])
 
 
 @pytest.mark.parametrize(

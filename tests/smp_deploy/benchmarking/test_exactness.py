@@ -5,12 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.analysis.levels import levels_from_graph
-from converters.analysis.tracing import graph_from_network
-from converters.export import ExportConfig, export_bundle
-from converters.rewriting.loops import most_levels
-from converters.trunks import TrunkChoice
-from engines import Lowering, OutputKind
+from converters.analysis.network import traced_network
+from converters.exporting import export
+from engines import Lowering
 from smp_deploy.benchmarking.exactness import all_schedules, difference, differences
 from tests.networks import RandomNetwork, with_statistics
 
@@ -18,17 +15,18 @@ from tests.networks import RandomNetwork, with_statistics
 @pytest.mark.parametrize("seed", [8, 13])
 def test_every_schedule_of_random_networks_is_exact(seed: int, tmp_path: Path) -> None:
     network = with_statistics(lambda: RandomNetwork(seed), seed)
-    graph = graph_from_network(network)
-    (height, width), levels = levels_from_graph(graph).size_multiple, most_levels(graph)
-    config = ExportConfig(
-        size=(height * 4 - 1, width * 3),
-        source="random",
-        outputs=OutputKind.LOGITS,
+    traced = traced_network(network)
+    levels, size = traced.most_levels, (traced.size_multiple[0] * 4 - 1, traced.size_multiple[1] * 3)
+    bundle = export(
+        network,
+        tmp_path / "bundle",
+        size=size,
+        outputs="logits",
         precisions=(),
-        trunks=TrunkChoice(tuple(range(levels + 1)), tuple(Lowering)),
+        levels=range(levels + 1),
+        lowerings=Lowering,
     )
-    bundle = export_bundle(network, config, tmp_path / "bundle")
-    frame = np.random.default_rng(seed).integers(0, 256, (*config.size, 3), dtype=np.uint8)
+    frame = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     found = dict(differences(bundle, frame))
     assert list(found) == all_schedules(bundle.manifest)
     assert {(s.levels, s.lowering) for s in found} == {(n, form) for n in range(levels + 1) for form in Lowering}

@@ -12,11 +12,14 @@ from collections import Counter
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from converters.analysis.tracing import erase, layer_of
+from converters.analysis.tracing import erase, finish, layer_of
 
 
 def fold_batch_norms(graph: fx.GraphModule) -> None:
-    """Fold every batch norm whose input is a convolution used nowhere else; leave the others as they are."""
+    """Fold every batch norm whose input is a convolution used nowhere else, in place; leave the others as they are.
+
+    The graph is a trace's own: its layers are copies of the user's.
+    """
     uses = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     for node in list(graph.graph.nodes):
         norm = layer_of(graph, node)
@@ -32,9 +35,7 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
         folded = fuse_conv_bn_eval(copy.deepcopy(conv).double(), copy.deepcopy(norm).double()).to(conv.weight.dtype)
         graph.set_submodule(str(before.target), folded.requires_grad_(False))
         erase(node)
-    graph.delete_all_unused_submodules()
-    graph.graph.lint()
-    graph.recompile()
+    finish(graph)
 
 
 def _is_plain(layer: nn.Module) -> bool:

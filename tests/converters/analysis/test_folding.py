@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from converters.analysis.folding import fold_batch_norms
 from converters.analysis.tracing import graph_from_network
-from converters.rewriting.batchnorm import fold_batch_norms
 
 
 def test_one_channel_by_hand() -> None:

@@ -13,20 +13,20 @@ import pytest
 import torch
 from torch import nn
 
+import converters
 from converters import reference
-from converters.export import ExportConfig, export_bundle
-from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Normalization
+from converters.exporting import export
+from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
 from converters.networks import network_from_arch
 from converters.palettes import default_classes
 from converters.pooling import MergePool2d, SplitPool2d, merge, split
-from converters.trunks import TrunkChoice
-from engines import Bundle, Lowering, OutputKind, Precision, Session
+from engines import Bundle, OutputKind, Precision, Session
 from engines.errors import InputError, NetworkError, OutputError
 from tests.networks import uneven_network, with_statistics
 
 Size = tuple[int, int]
-DEFAULT = TrunkChoice(lowerings=(Lowering.RESHAPE,))
-"""The bundle's first trunk alone."""
+FIRST = {"precisions": (), "lowerings": "reshape"}
+"""The bundle's first trunk alone, in fp32."""
 
 
 def frame_of(size: Size, seed: int = 0) -> np.ndarray:
@@ -67,8 +67,7 @@ CASES = [(name, size) for name in NETWORKS for size in ((64, 96), (70, 90))] + [
 def test_graphs_equal_pytorch_and_merged_phases_equal_the_whole(name: str, size: Size, tmp_path: Path) -> None:
     factory, multiple = NETWORKS[name]
     network = factory()
-    config = ExportConfig(size=size, source=name, precisions=(), trunks=DEFAULT)
-    bundle = export_bundle(network, config, tmp_path / "bundle")
+    bundle = export(network, tmp_path / "bundle", size=size, **FIRST)
     padded = tuple(-(-side // step) * step for side, step in zip(size, multiple, strict=True))
     assert bundle.manifest.input.padded_size == padded
     frame = frame_of(size)
@@ -123,8 +122,7 @@ def test_names_are_those_of_the_modules(exported: Bundle) -> None:
 
 
 def test_export_is_deterministic(small_network: nn.Module, exported: Bundle, tmp_path: Path) -> None:
-    config = ExportConfig(size=(64, 96), source="smp-resnet18", width=8)
-    again = export_bundle(small_network, config, tmp_path / "again")
+    again = export(small_network, tmp_path / "again", size=(64, 96), source="smp-resnet18", width=8)
     assert (again.path / "manifest.json").read_bytes() == (exported.path / "manifest.json").read_bytes()
     for name in exported.manifest.files:
         assert (again.path / name).read_bytes() == (exported.path / name).read_bytes()
@@ -172,9 +170,9 @@ def test_prepare_normalises_and_surrounds_with_zeros(exported: Bundle) -> None:
 
 
 def test_another_normalisation_is_in_the_graphs(tmp_path: Path) -> None:
-    half = Normalization((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
-    config = ExportConfig(size=(24, 32), source="x", normalization=half, precisions=(), trunks=DEFAULT)
-    bundle = export_bundle(uneven_network(), config, tmp_path / "bundle")
+    bundle = export(
+        uneven_network(), tmp_path / "bundle", size=(24, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0), **FIRST
+    )
     planes = run_onnx(bundle.path / "prepare.onnx", frame=np.full((24, 32, 3), 255, np.uint8))
     np.testing.assert_allclose(planes[:, 10, 10], [2, 1, 0.5], atol=1e-6)
 
@@ -183,9 +181,7 @@ def test_another_normalisation_is_in_the_graphs(tmp_path: Path) -> None:
 def test_float_outputs(outputs: OutputKind, tmp_path: Path) -> None:
     network = uneven_network()
     size = (20, 30)
-    bundle = export_bundle(
-        network, ExportConfig(size=size, source="own", outputs=outputs, trunks=DEFAULT), tmp_path / "bundle"
-    )
+    bundle = export(network, tmp_path / "bundle", size=size, outputs=outputs, **FIRST)
     frame = frame_of(size)
     expected = torch_logits(network, frame, (24, 32))
     if outputs is OutputKind.PROBABILITIES:
@@ -230,7 +226,7 @@ def test_functional_splits_have_reference_cases_too(tmp_path: Path) -> None:
             return merge(self.head(split(self.conv(x), (2, 3))), (2, 3))
 
     network = with_statistics(Functional, seed=0)
-    bundle = export_bundle(network, ExportConfig(size=(10, 15), source="own"), tmp_path / "bundle")
+    bundle = export(network, tmp_path / "bundle", size=(10, 15))
     (case,) = bundle.manifest.reference
     frame, logits = bundle.reference_arrays(case)
     (row, column), (h, w) = case.phase, case.window
@@ -268,8 +264,7 @@ def test_reference_cases_are_right_however_layers_are_paired(
 ) -> None:
     monkeypatch.setattr(reference, "_FEWEST_PIXELS", 24)
     network = with_statistics(lambda: Pairing(kind), seed=0)
-    config = ExportConfig(size=(8, 12), source="own", precisions=(), trunks=DEFAULT)
-    bundle = export_bundle(network, config, tmp_path / "bundle")
+    bundle = export(network, tmp_path / "bundle", size=(8, 12), **FIRST)
     assert bundle.manifest.trunk().levels == 1
     assert bundle.manifest.reference[0].window == (2, 2)
     (case,) = bundle.manifest.reference
@@ -284,17 +279,30 @@ def test_a_bad_size_multiple_is_named(multiple: object, tmp_path: Path) -> None:
     network = nn.Conv2d(3, 2, 1)
     network.size_multiple = multiple  # type: ignore[assignment]
     with pytest.raises(NetworkError, match="size_multiple is a pair"):
-        export_bundle(network, ExportConfig(size=(32, 32), source="x"), tmp_path / "bundle")
+        export(network, tmp_path / "bundle", size=(32, 32))
 
 
 def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
+    """Modes, parameters and their gradients, hooks, and the offsets of its splits."""
     network = uneven_network().train()
     network.stem_norm.eval()
+    network.stem.weight.grad = torch.ones_like(network.stem.weight)
+    network.body.weight.requires_grad_(False)
+    calls: list[nn.Module] = []
+    network.head.register_forward_hook(lambda layer, given, result: calls.append(layer))
+    drawn = network.split2.shared.current()
+    modules, parameters = list(network.modules()), list(network.parameters())
+    modes = [module.training for module in modules]
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    export_bundle(network, ExportConfig(size=(24, 32), source="x", precisions=(), trunks=DEFAULT), tmp_path / "bundle")
-    assert network.training
-    assert not network.stem_norm.training
+    export(network, tmp_path / "bundle", size=(24, 32), **FIRST)
+    assert list(network.modules()) == modules
+    assert [module.training for module in modules] == modes
+    assert all(old is new for old, new in zip(parameters, network.parameters(), strict=True))
+    assert [parameter.requires_grad for parameter in parameters].count(False) == 1
+    assert torch.equal(network.stem.weight.grad, torch.ones_like(network.stem.weight))
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    assert len(network.head._forward_hooks) == 1
+    assert network.split2.shared.current() == drawn
 
 
 class Wrong(nn.Module):
@@ -318,13 +326,12 @@ class Wrong(nn.Module):
 )
 def test_networks_that_cannot_be_exported(network: nn.Module, message: str, tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match=message):
-        export_bundle(network, ExportConfig(size=(32, 32), source="x"), tmp_path / "bundle")
+        export(network, tmp_path / "bundle", size=(32, 32))
     assert not any(tmp_path.iterdir())
 
 
 def test_more_classes_than_a_byte_holds_are_logits(tmp_path: Path) -> None:
-    config = ExportConfig(size=(8, 8), source="x", outputs=OutputKind.LOGITS, precisions=(), trunks=DEFAULT)
-    bundle = export_bundle(nn.Conv2d(3, 300, 1), config, tmp_path / "bundle")
+    bundle = export(nn.Conv2d(3, 300, 1), tmp_path / "bundle", size=(8, 8), outputs="logits", **FIRST)
     with Session.open(bundle.path) as session:
         assert session.predict(frame_of((8, 8))).shape == (300, 8, 8)
 
@@ -333,30 +340,71 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     network = nn.Conv2d(3, 2, 1)
     nn.init.constant_(network.weight, float("inf"))
     with pytest.raises(NetworkError, match="not finite"):
-        export_bundle(network, ExportConfig(size=(32, 32), source="x"), tmp_path / "bundle")
+        export(network, tmp_path / "bundle", size=(32, 32))
     assert not any(tmp_path.iterdir())
 
 
-def test_unknown_opsets_and_wrong_class_counts(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="opset 7"):
-        export_bundle(nn.Conv2d(3, 2, 1), ExportConfig(size=(32, 32), source="x", opset=7), tmp_path / "bundle")
-    config = ExportConfig(size=(32, 32), source="x", classes=tuple(default_classes(3)))
-    with pytest.raises(InputError, match="has 2 classes, the class file names 3"):
-        export_bundle(nn.Conv2d(3, 2, 1), config, tmp_path / "bundle")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"opset": 7}, "opset is a number from 18 to 23; received 7"),
+        ({"classes": default_classes(3)}, "classes names 3, and the network's logits have 2 channels"),
+        ({"classes": "road"}, "classes are names, or records"),
+        ({"size": (32,)}, r"size is \(height, width\) of a frame in pixels.* received \(32,\)"),
+        ({"size": (32, 0)}, "size is"),
+        ({"size": "32x32"}, "size is .* received '32x32'"),
+        ({"outputs": "masks"}, "outputs knows 'labels', 'logits', 'probabilities'; received 'masks'"),
+        ({"precisions": ("fp8",)}, "precisions knows 'fp32', .*; received 'fp8'"),
+        ({"lowerings": "unrolled"}, "lowerings knows 'reshape', .*; received 'unrolled'"),
+        ({"levels": (-1,)}, r"levels are numbers of splits .* received \(-1,\)"),
+        ({"levels": 1.5}, "levels are numbers of splits"),
+        ({"keep_fp32": {"bf16": ("head",)}}, "stay in fp32 in bf16 trunks, and precisions has none"),
+        ({"keep_fp32": "head", "precisions": ()}, "keep_fp32 is for the trunks of other precisions"),
+        ({"precisions": "int8"}, "int8 needs calibration_frames"),
+        ({"calibration": "median"}, "calibration knows"),
+        ({"calibration_percentile": 0}, "calibration_percentile is above 0"),
+        ({"mean": (0.5, 0.5)}, "mean and std are three numbers each"),
+        ({"std": (0.0, 1.0, 1.0)}, "std above zero"),
+        ({"reference_frames": [np.zeros((32, 31, 3), np.uint8)]}, r"reference_frames\[0\] is uint8 of shape \(32, 31"),
+        ({"reference_frames": [np.zeros((32, 32, 3), np.float32)]}, r"reference_frames\[0\] is float32"),
+    ],
+)
+def test_errors_speak_of_the_arguments(arguments: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        export(nn.Conv2d(3, 2, 1), tmp_path / "bundle", **{"size": (32, 32), **arguments})  # type: ignore[arg-type]
+    assert "--" not in str(raised.value)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_live_network_needs_nothing_but_a_place_and_a_size(tmp_path: Path) -> None:
+    """As a training script has it: in training mode, on whatever device, of no known architecture."""
+    network = uneven_network().train()
+    bundle = converters.export(network, str(tmp_path / "bundle"), size=(24, 32), classes=["a", "b", "c", "d", "e"])
+    assert bundle.manifest.network.source == "tests.networks.UnevenNetwork"
+    assert bundle.manifest.network.checkpoint_sha256 is None
+    assert [held.name for held in bundle.manifest.classes] == ["a", "b", "c", "d", "e"]
+    assert set(bundle.manifest.trunk().graphs) == {Precision.FP32, Precision.FP16}
+    frame = frame_of((24, 32))
+    with Session.open(tmp_path / "bundle") as session:
+        labels = session.predict(frame)
+    assert (labels == torch_logits(network, frame, (24, 32)).argmax(0)).mean() > 0.999
+
+
+def test_parameters_of_another_type_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"this one has torch.float16: call .float\(\) on it"):
+        export(uneven_network().half(), tmp_path / "bundle", size=(24, 32))
 
 
 def test_an_existing_bundle_is_replaced_only_on_request(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
-    config = ExportConfig(size=(32, 32), source="first", precisions=(), trunks=DEFAULT)
     network = nn.Sequential(nn.Conv2d(3, 2, 1))
-    export_bundle(network, config, target)
-    with pytest.raises(OutputError, match="--force"):
-        export_bundle(network, config, target)
-    second = ExportConfig(size=(32, 32), source="second", precisions=(), trunks=DEFAULT)
-    export_bundle(network, second, target, replace=True)
+    export(network, target, size=(32, 32), source="first", **FIRST)
+    with pytest.raises(OutputError, match="exists already"):
+        export(network, target, size=(32, 32), **FIRST)
+    second = {"size": (32, 32), "source": "second", "replace": True, **FIRST}
+    export(network, target, **second)
     (tmp_path / "link").symlink_to(target)
-    export_bundle(network, second, tmp_path / "link", replace=True)
+    export(network, tmp_path / "link", **second)
     assert (tmp_path / "link").is_symlink()
     (tmp_path / "link").unlink()
     assert Bundle.open(target).manifest.network.source == "second"
@@ -366,9 +414,7 @@ def test_an_existing_bundle_is_replaced_only_on_request(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [18, 20, 23])
 def test_opsets(opset: int, tmp_path: Path) -> None:
     network = nn.Sequential(layer := SplitPool2d(2), nn.Conv2d(3, 2, 3, padding=1), MergePool2d(layer))
-    bundle = export_bundle(
-        network, ExportConfig(size=(32, 32), source="x", opset=opset, trunks=DEFAULT), tmp_path / "bundle"
-    )
+    bundle = export(network, tmp_path / "bundle", size=(32, 32), opset=opset, **FIRST)
     for name in ("model.onnx", "trunk.onnx"):
         (entry,) = onnx.load(bundle.path / name, load_external_data=False).opset_import
         assert entry.version == opset

@@ -1,0 +1,326 @@
+"""From a PyTorch network to a bundle: :func:`converters.export`."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from converters.analysis.network import TracedNetwork, traced_network
+from converters.arguments import ExportRequest, export_request
+from converters.graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
+from converters.graphs.modules import matching_modules
+from converters.graphs.quantization import CalibrationConfig, CalibrationMethod, ranges_from_frames
+from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Prepare, WholeNetwork
+from converters.graphs.weights import SharedWeights
+from converters.palettes import default_classes
+from converters.readme import README_NAME, readme_from_manifest
+from converters.reference import write_reference
+from converters.rewriting.lowerings import LoweredNetwork
+from converters.trunks import TrunkPrecisions, TrunkWriter, proven_trunks, write_trunks
+from engines.bundle.bundle import Bundle, record_of_file
+from engines.bundle.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    CalibrationRecord,
+    ClassRecord,
+    InputRecord,
+    Manifest,
+    NetworkRecord,
+    OutputKind,
+    ReferenceRecord,
+    TrunkRecord,
+    json_from_manifest,
+)
+from engines.bundle.staging import staged_directory
+from engines.errors import InputError, NetworkError
+from engines.schedules.phases import PhaseGrid, Size, padded_size
+from engines.schedules.schedule import Lowering, Precision
+
+_MAX_LABELS = 256
+_MODEL, _PREPARE, _WEIGHTS = "model.onnx", "prepare.onnx", "weights.bin"
+
+Step = Callable[[str], None]
+"""Called with what is being done."""
+
+
+def export(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    size: Size = (1024, 2048),
+    outputs: OutputKind | str = "labels",
+    precisions: Iterable[Precision | str] | Precision | str = ("fp16",),
+    keep_fp32: Mapping[Precision | str, Iterable[str]] | Iterable[str] | None = None,
+    calibration_frames: Sequence[NDArray[np.uint8]] = (),
+    calibration: CalibrationMethod | str = "percentile",
+    calibration_percentile: float = 99.99,
+    levels: Iterable[int] | int | None = None,
+    lowerings: Iterable[Lowering | str] | Lowering | str | None = None,
+    classes: Sequence[ClassRecord | str] | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    opset: int = DEFAULT_OPSET,
+    reference_frames: Sequence[NDArray[np.uint8]] = (),
+    source: str | None = None,
+    width: int | None = None,
+    checkpoint_sha256: str | None = None,
+    replace: bool = False,
+    on_step: Step | None = None,
+) -> Bundle:
+    """Write the bundle of a network at ``path``: whole, or not at all.
+
+    The network is left unchanged, whatever device and mode it is in: a copy on the CPU, in evaluation mode, is worked
+    on. Every form of it that is written is compared with it first.
+
+    Args:
+        network: maps ``(n, 3, H, W)`` float32, normalised RGB, to logits ``(n, classes, H, W)``; of pooling layers and
+            ordinary layers, with float32 parameters. An attribute ``size_multiple = (rows, columns)`` says what ``H``
+            and ``W`` must be multiples of; by default what its splits need.
+        path: where the bundle's directory goes.
+        size: of the frames, ``(height, width)`` in pixels; padded inside where the network needs a multiple.
+        outputs: what the bundle gives for a frame: ``"labels"`` uint8 ``(H, W)``, or ``"logits"`` or
+            ``"probabilities"`` float32 ``(classes, H, W)``.
+        precisions: of the trunks to write beside the fp32 ones, which every check needs: ``"fp16"``, ``"bf16"`` (opset
+            22 or later), ``"int8"`` (with ``calibration_frames``).
+        keep_fp32: shell patterns of modules that stay in fp32 in the other trunks, ``("layer4.*",)``; a mapping gives
+            each precision its own, ``{"int8": ("head",)}``.
+        calibration_frames: for int8: frames uint8 ``(H, W, 3)`` in [0, 255] of ``size``, such as the network is meant
+            for.
+        calibration: how int8 chooses the range of an activation: ``"percentile"``, ``"entropy"`` or ``"minmax"``.
+        calibration_percentile: in per cent: the values that ``"percentile"`` does not cut off.
+        levels: write only trunks for a loop over these numbers of levels; by default all that the network allows.
+        lowerings: write only trunks of these lowerings, ``"reshape"``, ``"strided"``, ``"dilated"``; by default
+            reshape, and the others for the level that repeats no work.
+        classes: names, or records with colours, one a channel of the logits; by default Cityscapes' for 19, CamVid's
+            for 11.
+        mean: of R, G and B in [0, 1]: the graphs compute ``(x / 255 - mean) / std``.
+        std: likewise, above zero.
+        opset: of ONNX, 18 to 23.
+        reference_frames: frames uint8 ``(H, W, 3)`` of ``size`` to keep with PyTorch's outputs for later checks; by
+            default one of noise.
+        source: for the manifest: a known architecture's name, or ``"package.module:factory"``, with which
+            ``smp-deploy validate --checkpoint`` builds the network anew; by default the name of the network's class.
+        width: for the manifest: channels of the stem of a known architecture.
+        checkpoint_sha256: for the manifest: of the file that the parameters come from.
+        replace: whether a bundle that is at ``path`` already is replaced.
+        on_step: called with what is being done.
+
+    Raises:
+        InputError: an argument is wrong.
+        NetworkError: the network cannot be traced, exported, or cut into phases at this size.
+        OutputError: ``path`` exists and ``replace`` is false, or cannot be written.
+        MissingDependency: a package of the extra ``export`` is missing.
+    """
+    request = export_request(
+        size=size,
+        outputs=outputs,
+        precisions=precisions,
+        keep_fp32=keep_fp32,
+        calibration_frames=calibration_frames,
+        calibration=calibration,
+        calibration_percentile=calibration_percentile,
+        levels=levels,
+        lowerings=lowerings,
+        classes=classes,
+        mean=mean,
+        std=std,
+        opset=opset,
+        reference_frames=reference_frames,
+    )
+    origin = NetworkRecord(
+        source=source or f"{type(network).__module__}.{type(network).__qualname__}",
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        width=width,
+        checkpoint_sha256=checkpoint_sha256,
+    )
+    target = Path(path)
+    with staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage:
+        manifest = _Export(request, stage, on_step or (lambda message: None)).write(network, origin)
+    return Bundle(target, manifest)
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """A network in every form that is written, and what the bundle says of it."""
+
+    network: TracedNetwork
+    trunks: list[LoweredNetwork]
+    kept: Mapping[Precision, frozenset[str]]
+    """Modules that stay in fp32, by the precision of the trunk."""
+    frame: InputRecord
+    classes: tuple[ClassRecord, ...]
+
+
+@dataclass(frozen=True)
+class _Export:
+    """One export: from the network to the files of a bundle that is being made."""
+
+    request: ExportRequest
+    stage: Path
+    on_step: Step
+
+    def write(self, network: nn.Module, origin: NetworkRecord) -> Manifest:
+        """Write every file of the bundle, the manifest last."""
+        self.on_step("tracing the network, rewriting it for every schedule and proving each form")
+        forms = self._forms(traced_network(_working_copy(network)))
+        ranges = self._ranges(forms)
+        with SharedWeights(self.stage / _WEIGHTS) as weights:
+            self._write_surroundings(forms, weights)
+            trunks = self._write_trunks(forms, ranges, weights)
+        self.on_step("computing reference outputs in PyTorch")
+        reference = write_reference(self.stage, forms.network, forms.frame, self.request.reference_frames)
+        manifest = self._manifest(forms, origin, trunks, reference, ranges)
+        (self.stage / README_NAME).write_text(readme_from_manifest(manifest), encoding="utf-8")
+        manifest = msgspec.structs.replace(manifest, files=_records_of(self.stage))
+        (self.stage / MANIFEST_NAME).write_bytes(json_from_manifest(manifest))
+        return manifest
+
+    def _forms(self, network: TracedNetwork) -> _Forms:
+        request = self.request
+        padded = padded_size(request.size, network.size_multiple)
+        classes = self._classes(_channels_of(network.graph, padded))
+        kept = {held: matching_modules(patterns, network.modules) for held, patterns in request.keep_fp32.items()}
+        trunks = list(proven_trunks(network, request.levels, request.lowerings))
+        frame = InputRecord(
+            size=request.size,
+            padded_size=padded,
+            border=network.prefix.border,
+            mean=request.normalization.mean,
+            std=request.normalization.std,
+        )
+        return _Forms(network, trunks, kept, frame, classes)
+
+    def _classes(self, channels: int) -> tuple[ClassRecord, ...]:
+        classes = self.request.classes
+        if classes is None:
+            classes = tuple(default_classes(channels))
+        if len(classes) != channels:
+            raise InputError(f"classes names {len(classes)}, and the network's logits have {channels} channels")
+        if self.request.outputs is OutputKind.LABELS and channels > _MAX_LABELS:
+            raise NetworkError(
+                f'labels are uint8; {channels} classes do not fit: choose outputs="logits" or outputs="probabilities"'
+            )
+        return classes
+
+    def _write_surroundings(self, forms: _Forms, weights: SharedWeights) -> None:
+        """``model.onnx``, the whole network, and ``prepare.onnx``, what comes before a trunk."""
+        normalization, frame, opset = self.request.normalization, forms.frame, self.request.opset
+        self.on_step(f"exporting {_MODEL}, the whole network")
+        whole = WholeNetwork(normalization, forms.network.graph, frame.size, frame.padded_size).eval()
+        # A batch of two: one would be taken for a constant.
+        frames = torch.zeros((), dtype=torch.uint8).expand(2, *frame.size, 3)
+        model = onnx_from_torch(whole, {"frames": frames}, output_name="logits", opset=opset, batch="batch")
+        weights.save_graph(model, self.stage / _MODEL)
+        self.on_step(f"exporting {_PREPARE}, the normalisation")
+        # The prepared planes as one phase: what all trunks of the bundle read.
+        planes = PhaseGrid(frame.size, frame.padded_size, (1, 1), frame.border)
+        prepare = Prepare(normalization, planes).eval()
+        model = onnx_from_torch(prepare, {"frame": frames[0]}, output_name="planes", opset=opset)
+        weights.save_graph(model, self.stage / _PREPARE)
+
+    def _write_trunks(self, forms: _Forms, ranges: Mapping[str, float], weights: SharedWeights) -> list[TrunkRecord]:
+        request = self.request
+        writer = TrunkWriter(
+            frame=forms.frame,
+            outputs=request.outputs,
+            opset=request.opset,
+            precisions=TrunkPrecisions(request.precisions, forms.kept, ranges),
+            weights=weights,
+            stage=self.stage,
+        )
+        return write_trunks(forms.trunks, writer, self.on_step)
+
+    def _ranges(self, forms: _Forms) -> dict[str, float]:
+        """The activation ranges for int8: measured once, and valid for every trunk."""
+        config = self.request.calibration
+        if config is None:
+            return {}
+        count = len(config.frames)
+        self.on_step(f"calibrating int8 on {count} frame{'s' if count > 1 else ''} ({config.method.value})")
+        default, frame = forms.trunks[0], forms.frame
+        grid = default.looped.grid(frame.size, frame.padded_size)
+        return ranges_from_frames(default.graph, grid, self.request.normalization, config)
+
+    def _manifest(
+        self,
+        forms: _Forms,
+        origin: NetworkRecord,
+        trunks: list[TrunkRecord],
+        reference: list[ReferenceRecord],
+        ranges: dict[str, float],
+    ) -> Manifest:
+        """All but the files' hashes."""
+        request = self.request
+        return Manifest(
+            schema_version=SCHEMA_VERSION,
+            network=origin,
+            input=forms.frame,
+            outputs=request.outputs,
+            classes=list(forms.classes),
+            windows=list(forms.network.windows),
+            model=_MODEL,
+            prepare=_PREPARE,
+            weights=_WEIGHTS,
+            trunks=trunks,
+            keep_fp32={precision: list(patterns) for precision, patterns in request.keep_fp32.items() if patterns},
+            calibration=None if request.calibration is None else _calibration_record(request.calibration, ranges),
+            reference=reference,
+            engines=[],
+            tunings=[],
+            opset=request.opset,
+            tools={name: version(name) for name in ("smp-deploy", "torch", "onnx", "onnxscript", "onnx-ir")},
+            files={},
+        )
+
+
+def _working_copy(network: nn.Module) -> nn.Module:
+    """The network on the CPU, in evaluation mode, as a copy: what is handed over is left as it is."""
+    kinds = {tensor.dtype for tensor in network.state_dict().values() if tensor.is_floating_point()}
+    if kinds - {torch.float32}:
+        shown = ", ".join(sorted(str(kind) for kind in kinds))
+        raise NetworkError(f"a network is exported in torch.float32, and this one has {shown}: call .float() on it")
+    try:
+        return copy.deepcopy(network).cpu().eval()
+    except Exception as error:
+        # The network is the user's code and may raise anything.
+        raise NetworkError(f"{type(network).__name__} cannot be copied: {error}") from error
+
+
+def _channels_of(graph: fx.GraphModule, size: Size) -> int:
+    """Channels of the logits, from a pass without values."""
+    on_meta = copy.deepcopy(graph).to("meta")
+    try:
+        shape = tuple(on_meta(torch.empty(1, 3, *size, device="meta")).shape)
+    except Exception as error:
+        # The network is the user's code and may raise anything.
+        raise NetworkError(f"the network cannot take an image of {size[0]}x{size[1]}: {error}") from error
+    if len(shape) != 4 or shape[0] != 1 or shape[2:] != size:
+        raise NetworkError(
+            f"a network maps (1, 3, {size[0]}, {size[1]}) to logits (1, classes, {size[0]}, {size[1]}); "
+            f"this one gives {shape}"
+        )
+    return int(shape[1])
+
+
+def _calibration_record(config: CalibrationConfig, ranges: dict[str, float]) -> CalibrationRecord:
+    percentile = config.percentile if config.method is CalibrationMethod.PERCENTILE else None
+    return CalibrationRecord(
+        method=config.method.value, percentile=percentile, frames=len(config.frames), ranges=ranges
+    )
+
+
+def _records_of(stage: Path) -> dict[str, Any]:
+    return {
+        path.relative_to(stage).as_posix(): record_of_file(path) for path in sorted(stage.rglob("*")) if path.is_file()
+    }
