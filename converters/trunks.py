@@ -136,7 +136,7 @@ def write_trunks(
     on_step: Callable[[str], None],
 ) -> list[TrunkRecord]:
     """Export every trunk in every precision into ``stage``; the first one is ``trunk.onnx``."""
-    from converters.graphs.layers import kind_of, layers_of
+    from converters.graphs.layers import layers_of, precision_of
     from converters.graphs.lifetimes import largest_tensor, live_bytes
     from converters.graphs.packing import packed_bytes
 
@@ -162,7 +162,7 @@ def write_trunks(
             if precision in (Precision.FP32, Precision.INT8):
                 # int8 runs there as it is written.
                 packed[precision] = packed_bytes(converted, optimized=precision is Precision.FP32)
-            kinds = [kind_of(layer) for layer in layers_of(converted) if layer.op_type == "Conv"]
+            kinds = [precision_of(layer) for layer in layers_of(converted) if layer.op_type == "Conv"]
             convolutions[precision] = dict(Counter(kind for kind in kinds if kind is not None))
         records.append(
             TrunkRecord(

@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from converters.analysis.convolutions import is_stepwise, padding_of
 from converters.analysis.levels import stacks_from_graph, total_window
+from converters.analysis.originals import copied_module
 from converters.analysis.pointwise import is_pointwise
 from converters.analysis.tracing import erase, layer_of, merge_window, name_of, split_window
 from converters.pooling import Window
@@ -73,7 +74,7 @@ def _dilate(graph: fx.GraphModule, node: fx.Node, window: Window) -> None:
             node.args = (graph.graph.call_function(F.pad, (node.args[0], zeros)), *node.args[1:])
     name = str(node.target)
     if sum(other.op == "call_module" and other.target == name for other in graph.graph.nodes) > 1:
-        name = f"{name}_dilated_{rows}x{columns}"
+        name = copied_module(graph, name, f"{name.rpartition('.')[2]}_dilated_{rows}x{columns}")
         node.target = name
     graph.add_submodule(name, wide)
 
