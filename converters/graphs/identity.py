@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from torch import fx, nn
 
-from converters.analysis.originals import original_module
+from converters.analysis.modules import called_modules, original_module
 
 MODULE_KEY = "smp_deploy.module"
 """Metadata of a node: the path of its module in the network that was handed over, ``layer1.0.conv1``.
@@ -106,5 +106,4 @@ def _identity(node: ir.Node, parts: Mapping[str, Part], between: Part, layers: M
 
 def _layers(graph: fx.GraphModule) -> dict[str, str]:
     """By path in a rewritten network: the path that each of its layers has in the network that was handed over."""
-    targets = (str(node.target) for node in graph.graph.nodes if node.op == "call_module")
-    return {target: original_module(graph, target) for target in targets}
+    return {path: original_module(graph, path) for path in called_modules(graph)}

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from converters.analysis.originals import original_module
+from converters.analysis.modules import original_module
 from converters.analysis.tracing import layer_of
 from converters.graphs.quantization.calibrators import CalibrationMethod, Histogram
 from converters.graphs.stages import Normalization, Prepare

@@ -17,9 +17,9 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from converters.analysis.convolutions import is_stepwise, padding_of
 from converters.analysis.levels import stacks_from_graph, total_window
-from converters.analysis.originals import copied_module
+from converters.analysis.modules import add_copy
 from converters.analysis.pointwise import is_pointwise
-from converters.analysis.tracing import erase, layer_of, merge_window, name_of, split_window
+from converters.analysis.tracing import calls, erase, layer_of, merge_window, name_of, split_window
 from converters.pooling import Window
 from converters.rewriting.loops import LoopedNetwork
 from converters.rewriting.lowerings import LoweredNetwork
@@ -72,11 +72,11 @@ def _dilate(graph: fx.GraphModule, node: fx.Node, window: Window) -> None:
         zeros = (left * columns, right * columns, top * rows, bottom * rows)
         with graph.graph.inserting_before(node):
             node.args = (graph.graph.call_function(F.pad, (node.args[0], zeros)), *node.args[1:])
-    name = str(node.target)
-    if sum(other.op == "call_module" and other.target == name for other in graph.graph.nodes) > 1:
-        name = copied_module(graph, name, f"{name.rpartition('.')[2]}_dilated_{rows}x{columns}")
-        node.target = name
-    graph.add_submodule(name, wide)
+    path = str(node.target)
+    if calls(graph, node) > 1:
+        node.target = add_copy(graph, path, f"dilated_{rows}x{columns}", wide)
+    else:
+        graph.add_submodule(path, wide)
 
 
 def _is_elementwise(node: fx.Node) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.analysis.originals import original_module
+from converters.analysis.modules import original_module
 from converters.analysis.tracing import graph_from_network
 from converters.export import ExportConfig, export_bundle
 from converters.graphs.from_torch import onnx_from_torch
@@ -182,12 +182,11 @@ class Shared(nn.Module):
         super().__init__()
         self.split, self.stem = SplitPool2d(2), nn.Conv2d(3, 4, 3, padding=1)
         self.conv, self.conv_dilated_2x2 = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
-        self.conv_dilated_2x2_1 = nn.Parameter(torch.ones(1))
         self.merge = MergePool2d(self.split)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(torch.relu(self.stem(x)))
-        return self.merge(self.conv(self.conv_dilated_2x2(self.split(x)))) * self.conv_dilated_2x2_1
+        return self.merge(self.conv(self.conv_dilated_2x2(self.split(x))))
 
 
 def test_copies_of_the_dilated_lowering_are_the_module_they_are_copies_of(tmp_path: Path) -> None:
@@ -196,7 +195,7 @@ def test_copies_of_the_dilated_lowering_are_the_module_they_are_copies_of(tmp_pa
     looped = looped_from_graph(graph_from_network(network), 0)
     form = lowered(looped, Lowering.DILATED)
     calls = [str(node.target) for node in form.graph.graph.nodes if node.op == "call_module"]
-    assert calls == ["stem", "conv", "conv_dilated_2x2", "conv_dilated_2x2_2"]
+    assert calls == ["stem", "conv", "conv_dilated_2x2", "conv_dilated_2x2_"]
     assert [original_module(form.graph, path) for path in calls] == ["stem", "conv", "conv_dilated_2x2", "conv"]
     frame = torch.randn(2, 3, 8, 8)
     top, left, bottom, right = looped.border
