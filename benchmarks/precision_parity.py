@@ -83,13 +83,13 @@ class Subject:
         ranges: Mapping[str, float] | None = None,
     ) -> list[NDArray[np.float32]]:
         plan = TrunkPrecisions((precision,), {precision: frozenset(keep)}, ranges or {})
-        content = ir.to_proto(plan.converted(self._model, precision))
+        model = plan.converted(self._model, precision).clone()
         # Without it ONNX Runtime would round nothing on a CPU.
-        write_rounding(content)
+        write_rounding(model)
         found = []
         with (
             OnnxRuntimeRunner(self.bundle.file(self.bundle.manifest.prepare)) as prepare,
-            OnnxRuntimeRunner(content.SerializeToString(), precision=precision) as trunk,
+            OnnxRuntimeRunner(ir.to_proto(model).SerializeToString(), precision=precision) as trunk,
         ):
             for index, frame in enumerate(frames):
                 planes = np.asarray(prepare.infer({"frame": frame})["planes"], np.float32)

@@ -167,7 +167,7 @@ def write_trunks(
 
 def _convolutions(model: ir.Model) -> dict[Precision, int]:
     """How many convolutions of a graph compute in which precision."""
-    from converters.graphs.layers import kind_of, layers_of
+    from converters.graphs.layers import layers_of, precision_of
 
-    kinds = (kind_of(layer) for layer in layers_of(model) if layer.op_type == "Conv")
+    kinds = (precision_of(layer) for layer in layers_of(model) if layer.op_type == "Conv")
     return dict(Counter(kind for kind in kinds if kind is not None))

@@ -24,13 +24,14 @@ DEFAULT_OPSET = 18
 
 
 def onnx_from_torch(
-    module: nn.Module, inputs: Mapping[str, Tensor], *, output_name: str, opset: int, batch: str | None = None
+    stage: nn.Module, inputs: Mapping[str, Tensor], *, output_name: str, opset: int, batch: str | None = None
 ) -> ir.Model:
-    """Export a module of one output.
+    """Export a stage of one output.
 
     Args:
-        module: in evaluation mode.
-        inputs: names of the inputs in the graph, in the order of the module's arguments, and an example of each;
+        stage: a module of :mod:`converters.graphs.stages`, in evaluation mode. Its nodes get the identities of
+            :mod:`converters.graphs.identity`.
+        inputs: names of the inputs in the graph, in the order of the stage's arguments, and an example of each;
             sizes are taken from it, values are not looked at.
         output_name: name of the output in the graph.
         opset: one of :data:`OPSETS`.
@@ -49,7 +50,7 @@ def onnx_from_torch(
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
-                module,
+                stage,
                 tuple(inputs.values()),
                 dynamo=True,
                 opset_version=opset,
@@ -65,7 +66,7 @@ def onnx_from_torch(
         raise NetworkError(f"torch.onnx cannot export the network: {_first_line(cause)}") from error
     assert program is not None
     model: ir.Model = program.model
-    name_for_people(model)
+    name_for_people(model, stage)
     return model
 
 

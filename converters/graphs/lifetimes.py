@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 
@@ -61,10 +62,18 @@ def bytes_of(value: ir.Value) -> int:
 def _elements(value: ir.Value) -> int:
     if value.shape is None:
         raise ValueError(f"the shape of {value.name} is unknown")
-    return math.prod(size if isinstance(size, int) else extent_of(str(size.value)) for size in value.shape)
+    return math.prod(extents_of(value.shape))
 
 
-def extent_of(name: str) -> int:
-    """A named size for a first axis of one: ``phases`` is 1, and ``64*phases`` is 64."""
-    factor = name.replace(" ", "").partition("*")[0]
-    return int(factor) if factor.isdigit() else 1
+def extents_of(shape: ir.Shape) -> tuple[int, ...]:
+    """A shape for a first axis of one: ``(64*phases, 3, 8, 8)`` is ``(64, 3, 8, 8)``."""
+    return tuple(size if isinstance(size, int) else _extent(str(size.value)) for size in shape)
+
+
+@functools.cache
+def _extent(name: str) -> int:
+    """A named size where every name in it is one."""
+    size = ir.SymbolicDim(name)
+    extent = size.evaluate(dict.fromkeys(size.free_symbols(), 1))
+    assert isinstance(extent, int), "nothing in it is left open"
+    return extent

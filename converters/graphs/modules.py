@@ -1,8 +1,4 @@
-"""Which module of the network a node of a graph belongs to, read off the node's name.
-
-:func:`converters.graphs.naming.name_for_people` names nodes ``layer1.0.conv1/Conv``. What a module does between
-its layers (sums, concatenations, slices) has no module of its own in a traced network, and no path in its name.
-"""
+"""Modules of a network, named by patterns, and the nodes of a graph that stay with them."""
 
 from __future__ import annotations
 
@@ -12,22 +8,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 import onnx_ir as ir
 
+from converters.graphs.identity import module_of
 from engines.errors import NetworkError
-
-PREDICTIONS = "predictions"
-"""The module of what a trunk makes of its logits. No module of a network has this path in a graph."""
-
-
-def module_of(node: ir.Node) -> str:
-    """``layer1.0.conv1`` of ``layer1.0.conv1/Conv``; empty for a node outside every module."""
-    path, slash, _ = str(node.name).partition("/")
-    # The dilated lowering gives a layer that is called at several levels a copy for each.
-    return path.partition("_dilated_")[0] if slash else ""
-
-
-def network_nodes(model: ir.Model) -> list[ir.Node]:
-    """The nodes of the network itself, in order, without what is made of its logits."""
-    return [node for node in model.graph if module_of(node) != PREDICTIONS]
 
 
 def has_weights(node: ir.Node) -> bool:
@@ -45,7 +27,7 @@ def kept_nodes(nodes: Iterable[ir.Node], modules: Collection[str]) -> set[ir.Nod
 
     Args:
         nodes: of a single-precision graph, in its order.
-        modules: paths that the nodes' names carry.
+        modules: paths in the network.
     """
     near: dict[ir.Node, bool] = {}
     for node in nodes:

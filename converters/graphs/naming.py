@@ -2,58 +2,83 @@
 
 The exporter names nodes after its own intermediate forms and keeps stack traces as metadata. Here every node is
 named after the module that computes it, ``layer1.0.conv1/Conv``, its output ``layer1.0.conv1/Conv_output``, and
-its constants after the node and what they are for.
+its constants after the node and what they are for. Only :mod:`converters.graphs.identity` says whose a node is.
 """
 
 from __future__ import annotations
 
-import ast
-from collections import Counter
-
 import onnx_ir as ir
+from onnx_ir.passes import common
+from torch import nn
 
-from converters.graphs.modules import PREDICTIONS
-
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_ROOT = "network."
+from converters.graphs.identity import Part, identities_from_scopes, module_of, part_of
 
 
-def name_for_people(model: ir.Model) -> None:
-    """Rename nodes, values and initializers of a model in place, and drop all metadata."""
-    graph = model.graph
-    kept = {value.name for value in (*graph.inputs, *graph.outputs)}
-    taken: Counter[str] = Counter()
+def name_for_people(model: ir.Model, stage: nn.Module) -> None:
+    """Rename nodes, values and initializers of a model in place; of all metadata leave whose each node is.
+
+    Args:
+        model: that ``torch.onnx`` made of the stage.
+        stage: a module of :mod:`converters.graphs.stages`.
+    """
+    identities = identities_from_scopes(model, stage)
+    graph, outputs = model.graph, set(model.graph.outputs)
+    common.ClearMetadataAndDocStringPass()(model)
+    common.RemoveUnusedNodesPass()(model)
     for node in graph:
-        node.name = _unique(f"{_scope(node)}{node.op_type}", taken)
-        for index, output in enumerate(node.outputs):
-            if output.name not in kept:
-                output.name = f"{node.name}_output" + (f"_{index}" if index else "")
+        node.metadata_props.update(identities[node].metadata)
+        node.name = None
+        for output in node.outputs:
             output.metadata_props.clear()
-        node.metadata_props.clear()
-        node.doc_string = None
-    _name_initializers(graph)
-    for value in (*graph.inputs, *graph.outputs):
+            output.name = output.name if output in outputs else None
+    common.NameFixPass(_Names())(model)
+    _name_initializers(graph, stage)
+    # A parameter may be called as an input or an output is.
+    common.NameFixPass()(model)
+    for value in (*graph.inputs, *graph.initializers.values()):
         value.metadata_props.clear()
-    graph.metadata_props.clear()
     model.metadata_props.clear()
     graph.name = "smp"
     graph.doc_string = model.doc_string = None
     model.producer_name, model.producer_version = "smp-deploy", None
 
 
-def _name_initializers(graph: ir.Graph) -> None:
-    taken: Counter[str] = Counter()
-    renamed: dict[ir.Value, str] = {}
+class _Names:
+    """What nodes and values are called; the pass that asks appends numbers where a name is taken."""
+
+    def generate_node_name(self, node: ir.Node) -> str:
+        """``layer1.0.conv1/Conv``, ``predictions/ArgMax``, or ``Add`` for a node outside every module."""
+        part = part_of(node)
+        scope = module_of(node) if part is Part.NETWORK else part.value
+        return f"{scope}/{node.op_type}" if scope else node.op_type
+
+    def generate_value_name(self, value: ir.Value) -> str:
+        """``layer1.0.conv1/Conv_output``, and with a number behind it for further outputs."""
+        producer, index = value.producer(), value.index()
+        if producer is None:
+            return str(value.name)
+        return f"{producer.name}_output" + (f"_{index}" if index else "")
+
+
+def _name_initializers(graph: ir.Graph, stage: nn.Module) -> None:
+    """Parameters get their names in the network's state dict, constants (``val_57``) are named after their role."""
+    stored = {name for name, _ in (*stage.named_parameters(remove_duplicate=False), *stage.named_buffers())}
+    names: dict[ir.Value, str] = {}
+    taken: set[str] = set()
     for node in graph:
         for index, value in enumerate(node.inputs):
-            if value is None or value.name not in graph.initializers or value in renamed:
+            if value is None or not value.is_initializer() or value in names:
                 continue
-            renamed[value] = _unique(_initializer_name(node, index, value), taken)
-    graph.initializers.clear()
-    for value, name in renamed.items():
-        value.name = name
-        value.metadata_props.clear()
-        graph.initializers[name] = value
+            name = _state_name(str(value.name)) if value.name in stored else f"{node.name}/{_role(node, index)}"
+            names[value] = next(n for n in (name, *(f"{name}_{i}" for i in range(1, len(names) + 1))) if n not in taken)
+            taken.add(names[value])
+    ir.convenience.rename_values(list(names), list(names.values()))
+
+
+def _state_name(name: str) -> str:
+    """``layer1.0.conv1.weight`` of the network's parameters, ``normalize.scale`` of another part's."""
+    part, _, path = name.partition(".")
+    return path if part == Part.NETWORK.value else name
 
 
 _ROLES = {
@@ -67,27 +92,7 @@ _ROLES = {
 }
 
 
-def _initializer_name(node: ir.Node, index: int, value: ir.Value) -> str:
-    """Parameters keep their state-dict names; constants (``val_57`` and the like) are named after their role."""
-    if "." in str(value.name):
-        return str(value.name).removeprefix(_ROOT)
+def _role(node: ir.Node, index: int) -> str:
+    """What an operator needs a constant for."""
     roles = _ROLES.get(node.op_type, ())
-    return f"{node.name}/{roles[index] if index < len(roles) else f'constant_{index}'}"
-
-
-def _module(node: ir.Node) -> str:
-    """``network.layer1.0.conv1`` for a node that this module computes, empty for one outside every module."""
-    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-    return scopes[-2] if len(scopes) > 1 else ""
-
-
-def _scope(node: ir.Node) -> str:
-    """``layer1.0.conv1/``, without the network's own name unless a module would pass for the trunk's predictions."""
-    module = _module(node)
-    path = f"{module}.".removeprefix(_ROOT).removesuffix(".")
-    return f"{module if path == PREDICTIONS else path}/" if path else ""
-
-
-def _unique(name: str, taken: Counter[str]) -> str:
-    taken[name] += 1
-    return name if taken[name] == 1 else f"{name}_{taken[name] - 1}"
+    return roles[index] if index < len(roles) else f"constant_{index}"

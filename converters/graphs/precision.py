@@ -12,8 +12,11 @@ from collections.abc import Collection
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common
 
-from converters.graphs.modules import kept_nodes, network_nodes
+from converters.graphs.adding import added_constant, added_node
+from converters.graphs.identity import network_nodes
+from converters.graphs.modules import kept_nodes
 from engines.errors import NetworkError
 from engines.schedules.schedule import Precision
 
@@ -37,7 +40,7 @@ def cast_network(model: ir.Model, precision: Precision, keep: Collection[str] = 
     """Make the network of a single-precision model compute in FP16 or BF16, in place.
 
     Args:
-        model: with nodes named after their modules.
+        model: with the identities of its nodes.
         precision: of the network.
         keep: modules that stay in single precision, between casts. Sums and the like, which belong to no module, stay
             with them where they take a result of theirs.
@@ -48,7 +51,7 @@ def cast_network(model: ir.Model, precision: Precision, keep: Collection[str] = 
     kept = kept_nodes(network, keep)
     inside = [node for node in network if node not in kept]
     nodes = set(inside)
-    casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+    casts: dict[ir.Value, ir.Value] = {}
     weights: dict[ir.Value, ir.Value] = {}
     for node in inside:
         for index, value in enumerate(node.inputs):
@@ -57,7 +60,7 @@ def cast_network(model: ir.Model, precision: Precision, keep: Collection[str] = 
             if value.const_value is not None:
                 node.replace_input_with(index, _converted(model.graph, value, target, weights))
             elif value.producer() not in nodes:
-                node.replace_input_with(index, _cast(model.graph, value, target, casts, node))
+                node.replace_input_with(index, _cast(value, target, casts, node))
         if node.op_type == "Cast" and node.attributes["to"].as_int() == _FLOAT:
             node.attributes["to"] = ir.AttrInt64("to", target.value)
     outputs = [value for node in inside for value in node.outputs if value.dtype is _FLOAT]
@@ -66,9 +69,8 @@ def cast_network(model: ir.Model, precision: Precision, keep: Collection[str] = 
         value.type = ir.TensorType(target)
     for value in outputs:
         _float_outside(model.graph, value, nodes, opset)
-    for value in weights:
-        if not value.uses():
-            del model.graph.initializers[str(value.name)]
+    common.RemoveUnusedNodesPass()(model)
+    common.NameFixPass()(model)
 
 
 def _takes(node: ir.Node, index: int, dtype: ir.DataType, opset: int) -> bool:
@@ -82,32 +84,20 @@ def _converted(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, known: dict
     """The initializer in another type, under a name of its own while the old one is still there."""
     if value not in known:
         assert value.const_value is not None
-        name = f"{value.name}.{dtype.name.lower()}"
         # A weight that is too large becomes infinite: checks find it in what the graph gives.
         with np.errstate(over="ignore"):
             array = value.const_value.numpy().astype(dtype.numpy())
-        converted = ir.Value(
-            name=name, shape=value.shape, type=ir.TensorType(dtype), const_value=ir.Tensor(array, name=name)
-        )
-        graph.initializers[name] = converted
-        known[value] = converted
+        known[value] = added_constant(graph, f"{value.name}.{dtype.name.lower()}", array)
     return known[value]
 
 
-def _cast(
-    graph: ir.Graph,
-    value: ir.Value,
-    dtype: ir.DataType,
-    known: dict[tuple[ir.Value, ir.DataType], ir.Value],
-    before: ir.Node,
-) -> ir.Value:
-    if (value, dtype) not in known:
-        cast = ir.node("Cast", [value], {"to": dtype.value}, name=f"{value.name}/Cast")
-        output = cast.outputs[0]
-        output.name, output.type, output.shape = f"{cast.name}_output", ir.TensorType(dtype), value.shape
-        graph.insert_before(before, cast)
-        known[value, dtype] = output
-    return known[value, dtype]
+def _cast(value: ir.Value, dtype: ir.DataType, known: dict[ir.Value, ir.Value], reader: ir.Node) -> ir.Value:
+    """A value in another type, cast before the first node that reads it so."""
+    if value not in known:
+        cast = added_node("Cast", [value], f"{value.name}/Cast", dtype, reader, to=dtype.value)
+        reader.prepend(cast)
+        known[value] = cast.outputs[0]
+    return known[value]
 
 
 def _float_outside(graph: ir.Graph, value: ir.Value, inside: set[ir.Node], opset: int) -> None:
@@ -119,19 +109,15 @@ def _float_outside(graph: ir.Graph, value: ir.Value, inside: set[ir.Node], opset
         for user, index in value.uses()
         if user not in inside or not _takes(user, index, value.dtype or _FLOAT, opset)
     ]
-    is_output = any(output is value for output in graph.outputs)
+    is_output = value.is_graph_output()
     if not outside and not is_output:
         return
-    cast = ir.node("Cast", [value], {"to": _FLOAT.value}, name=f"{producer.name}/Cast")
+    cast = added_node("Cast", [value], f"{producer.name}/Cast", _FLOAT, producer, to=_FLOAT.value)
     result = cast.outputs[0]
-    result.type, result.shape = ir.TensorType(_FLOAT), value.shape
-    result.name = f"{cast.name}_output"
-    graph.insert_after(producer, cast)
+    producer.append(cast)
     for user, index in outside:
         user.replace_input_with(index, result)
     if is_output:
         # The name of an output is part of the bundle's format.
         result.name, value.name = value.name, f"{producer.name}_output"
-        for index, output in enumerate(graph.outputs):
-            if output is value:
-                graph.outputs[index] = result
+        graph.outputs[graph.outputs.index(value)] = result

@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+import onnx_ir as ir
 
+from converters.graphs.adding import added_constant
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.errors import BackendError
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 _LAYOUT = {
     *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Relu", "Reshape", "Slice", "Split"),
@@ -25,76 +25,60 @@ _LAYOUT = {
 }
 """Operators whose results are no larger than what they are given, and no less rounded."""
 
-_AXIS = "rounding:axis"
+_HALF_PRODUCT = """
+<ir_version: 10, opset_import: ["" : 18]>
+product (float[n] a, float[n] b) => (float[n] c) <float16[n] half_a, float16[n] half_b, float16[n] half_c>
+{
+    half_a = Cast <to = 10> (a)
+    half_b = Cast <to = 10> (b)
+    half_c = Mul (half_a, half_b)
+    c = Cast <to = 1> (half_c)
+}
+"""
 
 
-def write_rounding(model: onnx.ModelProto) -> None:
+def write_rounding(model: ir.Model) -> None:
     """Round what arithmetic gives in float16, in place; a graph without it stays as it is.
 
     Raises :class:`BackendError` where this ONNX Runtime drops the rounding all the same.
     """
-    types = _types(model)
-    names = [name for name in arithmetic_outputs(model) if types[name] == TensorProto.FLOAT16]
-    if names:
+    values = [value for value in arithmetic_results(model) if value.dtype is ir.DataType.FLOAT16]
+    if values:
         _check_rounding()
-        _round(model.graph, names)
+        _round(model.graph, values)
 
 
-def arithmetic_outputs(model: onnx.ModelProto) -> list[str]:
+def arithmetic_results(model: ir.Model) -> list[ir.Value]:
     """All float tensors that may be larger than those they are made from, in the order of the graph."""
-    types = _types(model)
-    return [
-        output
-        for node in model.graph.node
-        if node.op_type not in _LAYOUT
-        for output in node.output
-        if types.get(output) in _FLOATS
-    ]
+    nodes = (node for node in model.graph if node.op_type not in _LAYOUT)
+    return [value for node in nodes for value in node.outputs if value.dtype in _FLOATS]
 
 
-def half_product() -> onnx.ModelProto:
+def half_product() -> ir.Model:
     """``c = a * b`` of float32 vectors, computed in float16 between casts and not yet rounded."""
-    nodes = [
-        helper.make_node("Cast", ["a"], ["half_a"], to=TensorProto.FLOAT16),
-        helper.make_node("Cast", ["b"], ["half_b"], to=TensorProto.FLOAT16),
-        helper.make_node("Mul", ["half_a", "half_b"], ["half_c"]),
-        helper.make_node("Cast", ["half_c"], ["c"], to=TensorProto.FLOAT),
-    ]
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("a", "b")]
-    output = helper.make_tensor_value_info("c", TensorProto.FLOAT, ["n"])
-    held = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, ["n"]) for name in ("half_a", "half_b", "half_c")]
-    graph = helper.make_graph(nodes, "product", inputs, [output], value_info=held)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return ir.from_onnx_text(_HALF_PRODUCT)
 
 
 @functools.cache
 def _check_rounding() -> None:
     # A later ONNX Runtime might see through the views. Results would then look too good, and nobody would know.
     model = half_product()
-    _round(model.graph, ["half_c"])
+    _round(model.graph, arithmetic_results(model))
     factor = np.array([1 + 2.0**-10], np.float32)
-    with OnnxRuntimeRunner(model.SerializeToString()) as runner:
+    with OnnxRuntimeRunner(ir.to_proto(model).SerializeToString()) as runner:
         product = runner.infer({"a": factor, "b": factor})["c"][0]
     if product != np.float32(1 + 2.0**-9):
         raise BackendError("this version of ONNX Runtime rounds nothing to half precision; fp16 cannot be judged here")
 
 
-def _round(graph: onnx.GraphProto, names: list[str]) -> None:
-    graph.initializer.append(helper.make_tensor(_AXIS, TensorProto.INT64, [1], [0]))
-    producers = {output: node for node in graph.node for output in node.output}
-    steps = {}
-    for name in names:
-        producer = producers[name]
-        producer.output[list(producer.output).index(name)] = f"raw:{name}"
-        steps[f"raw:{name}"] = [
-            helper.make_node("Unsqueeze", [f"raw:{name}", _AXIS], [f"view:{name}"]),
-            helper.make_node("Squeeze", [f"view:{name}", _AXIS], [name]),
-        ]
-    nodes = [step for node in graph.node for step in (node, *(s for o in node.output for s in steps.get(o, ())))]
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    known = (*model.graph.value_info, *model.graph.output, *model.graph.input)
-    return {value.name: value.type.tensor_type.elem_type for value in known}
+def _round(graph: ir.Graph, values: list[ir.Value]) -> None:
+    axis = added_constant(graph, "rounding:axis", np.array([0]))
+    for value in values:
+        producer, name = value.producer(), value.name
+        assert producer is not None
+        # Who asks for the tensor gets what is rounded.
+        rounded = ir.val(name, value.dtype, value.shape)
+        value.name = f"raw:{name}"
+        value.replace_all_uses_with(rounded, replace_graph_outputs=True)
+        view = ir.node("Unsqueeze", [value, axis], outputs=[ir.val(f"view:{name}", value.dtype)])
+        producer.append([view, ir.node("Squeeze", [view.outputs[0], axis], outputs=[rounded])])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from converters.verification.probes import ProbedGraph, planes_of, probed
@@ -28,7 +27,7 @@ def input_checks(subject: Subject) -> Iterator[Check]:
     graph = ProbedGraph(bundle.file(manifest.model))
     if graph.normalised is None:
         name, tolerance = f"frame -> normalised by {manifest.model}", subject.tolerance(Precision.FP32).logits
-        yield Check.not_run(name, "first frame", tolerance, "the graph names no normalisation", Kind.INPUT)
+        yield Check.not_run(name, "first frame", tolerance, "no node of the graph says that it normalises", Kind.INPUT)
         return
     yield _check(subject, manifest.model, _planes(manifest.input.size), _read(graph, graph.normalised, image))
 
@@ -101,19 +100,5 @@ def _error(actual: NDArray[np.float32], wanted: Frames) -> float:
 
 def _read(graph: ProbedGraph, tensor: str, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """A tensor of the whole graph, for one frame."""
-    with _beginning(graph, tensor).runner([tensor]) as runner:
+    with graph.until(tensor).runner([tensor]) as runner:
         return np.asarray(probed(runner.infer({"frames": image[None]}), tensor)[0])
-
-
-def _beginning(graph: ProbedGraph, tensor: str) -> ProbedGraph:
-    """The graph up to one of its tensors."""
-    cut = ProbedGraph(graph.path)
-    nodes = list(graph.model.graph.node)
-    last = max((place for place, node in enumerate(nodes) if tensor in node.output), default=-1)
-    del cut.model.graph.node[last + 1 :]
-    del cut.model.graph.output[:]
-    needed = {name for node in nodes[: last + 1] for name in node.input}
-    kept: list[onnx.TensorProto] = [held for held in graph.model.graph.initializer if held.name in needed]
-    del cut.model.graph.initializer[:]
-    cut.model.graph.initializer.extend(kept)
-    return cut

@@ -113,17 +113,15 @@ def layers_of_model(subject: Subject, frame: Frame, phase: Phase, levels: int) -
     manifest = subject.bundle.manifest
     windows, size = manifest.windows, manifest.input.padded_size
     graph = ProbedGraph(subject.bundle.file(manifest.model))
-    samples = {}
-    for name in graph.layer_outputs.values():
-        sample = _sample(graph.shape(name), size, windows, phase, levels)
+    outputs, shapes, samples = graph.layer_outputs, graph.shapes(), {}
+    for name in outputs.values():
+        sample = _sample(shapes.get(name, ()), size, windows, phase, levels)
         if sample is not None:
             samples[name] = sample
     with graph.runner(samples=samples) as runner:
         results = runner.infer({"frames": frame.image[None]})
     found = {
-        layer: placed(probed(results, name), size, windows, phase)
-        for layer, name in graph.layer_outputs.items()
-        if name in samples
+        layer: placed(probed(results, name), size, windows, phase) for layer, name in outputs.items() if name in samples
     }
     return {layer: value for layer, value in found.items() if value is not None}
 

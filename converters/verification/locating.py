@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from converters.analysis.levels import levels_within
 from converters.verification.inputs import fault_before_first_layer
 from converters.verification.layers import first_that_differs, layers_of_model, layers_of_network, layers_of_trunk
-from converters.verification.probes import layer_of
 from converters.verification.subject import Frame, Subject, runnable
 from engines.bundle.manifest import TrunkRecord
 from engines.parity.checks import relative_error
@@ -134,7 +133,7 @@ def measure_layers(subject: Subject) -> None:
     trunk = max(trunks, key=lambda trunk: trunk.levels)
     frame, phase = subject.judged[0], (0, 0)
     exact = layers_of_trunk(subject, trunk, Precision.FP32, frame, phase)
-    known = {layer_of(tensor): layer for tensor, layer in subject.findings.layers.items()}
+    known = subject.findings.layers
     for precision in runnable(trunk)[1:]:
         for name, value in layers_of_trunk(subject, trunk, precision, frame, phase).items():
             error = value.error(exact[name]) if name in exact else None

@@ -27,7 +27,7 @@ def magnitude_checks(subject: Subject) -> Iterator[Check]:
         check = Check.at_most(
             f"NaN and Inf in {graph}", _on(subject), len(spoilt), 0, "tensors that are not finite", Kind.MAGNITUDE
         )
-        yield check.located(f"{graph}: {spoilt[0].removesuffix('_output')}") if spoilt else check
+        yield check.located(f"{graph}: {spoilt[0]}") if spoilt else check
     if any(precision.value == "fp16" for precision in graphs):
         largest = max((layer.magnitude for layer in layers.values()), default=0.0)
         over = [name for name, layer in layers.items() if not layer.magnitude <= LARGEST_FP16]
@@ -37,10 +37,10 @@ def magnitude_checks(subject: Subject) -> Iterator[Check]:
             _on(subject),
             largest,
             LARGEST_FP16,
-            f"largest value in fp32, in {at.removesuffix('_output')}",
+            f"largest value in fp32, in {at}",
             Kind.MAGNITUDE,
         )
-        yield check.located(at.removesuffix("_output")) if over else check
+        yield check.located(at) if over else check
 
 
 def _on(subject: Subject) -> str:

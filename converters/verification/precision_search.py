@@ -13,9 +13,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from converters.graphs.modules import PREDICTIONS, has_weights, module_of, modules_named, network_nodes
+from converters.graphs.identity import Part, module_of, network_nodes, part_of
+from converters.graphs.modules import has_weights, modules_named
 from converters.graphs.rounding import write_rounding
 from converters.trunks import TrunkPrecisions
+from converters.verification.probes import model_until, planes_of
 from engines import Bundle
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
@@ -117,9 +119,8 @@ class _Probe:
         trunk = manifest.trunk()
         self.precision = precision
         self._ranges = manifest.calibration.ranges if manifest.calibration else {}
-        self._model = ir.load(bundle.trunk_graph(trunk, Precision.FP32))
+        self._model = _until_logits(ir.load(bundle.trunk_graph(trunk, Precision.FP32)))
         ir.external_data.load_to_model(self._model)
-        _cut_at_logits(self._model)
         network = network_nodes(self._model)
         self._modules = {module_of(node) for node in network if module_of(node)}
         self.weighted = [
@@ -130,12 +131,8 @@ class _Probe:
         patterns = manifest.keep_fp32.get(precision, [])
         self.kept_before = {name for pattern in patterns for name in modules_named(pattern, self._modules)}
         grid = manifest.grid(trunk)
-        self._feeds = []
-        with OnnxRuntimeRunner(bundle.file(manifest.prepare)) as prepare:
-            for frame in frames:
-                planes = np.asarray(prepare.infer({"frame": frame})["planes"], np.float32)
-                phases = dispersed(grid.window)[:1]
-                self._feeds.append(grid.feed(planes, phases))
+        phases = dispersed(grid.window)[:1]
+        self._feeds = [grid.feed(planes_of(bundle, frame), phases) for frame in frames]
         self.runs = 0
         self._known: dict[frozenset[str], Figures] = {}
         self._expected = [logits for (logits,) in self._outputs(self._model, Precision.FP32)]
@@ -191,9 +188,9 @@ class _Probe:
         """For each frame the outputs of a graph, in their order."""
         self.runs += 1
         names = [str(output.name) for output in model.graph.outputs]
-        content = ir.to_proto(model)
-        write_rounding(content)
-        with OnnxRuntimeRunner(content.SerializeToString(), precision=precision) as runner:
+        rounded = model.clone()
+        write_rounding(rounded)
+        with OnnxRuntimeRunner(ir.to_proto(rounded).SerializeToString(), precision=precision) as runner:
             results = [runner.infer(feed) for feed in self._feeds]
         return [[np.asarray(result[name], np.float32) for name in names] for result in results]
 
@@ -238,38 +235,29 @@ def _proposal(probe: _Probe, ranked: list[str]) -> tuple[str, ...] | None:
     return tuple(chosen)
 
 
-def _cut_at_logits(model: ir.Model) -> None:
-    """Leave the network of a trunk: what is made of the logits goes, and they are the output."""
-    graph = model.graph
-    tail = [node for node in graph if module_of(node) == PREDICTIONS]
-    ends = {value for node in tail for value in node.inputs if value is not None and not value.is_initializer()}
-    made = {value for node in tail for value in node.outputs}
-    logits = [value for value in ends if value not in made]
+def _until_logits(model: ir.Model) -> ir.Model:
+    """The network of a trunk: what is made of the logits goes, and they are the output."""
+    tail = [node for node in model.graph if part_of(node) is Part.PREDICTIONS]
     if not tail:
-        return
-    (value,) = logits
+        return model
+    ends = {value for node in tail for value in node.inputs if value is not None and not value.is_initializer()}
+    (logits,) = (value for value in ends if value.producer() not in tail)
+    cut = model_until(model, str(logits.name))
     # A cast to float takes the name over, and the value gets that of its node.
-    value.name = "logits"
-    graph.outputs.clear()
-    graph.outputs.append(value)
-    graph.remove(tail, safe=True)
+    cut.graph.outputs[0].name = "logits"
+    return cut
 
 
 def _tapped(model: ir.Model, reduction: str) -> list[str]:
     """Make a figure of every floating result the outputs of a graph: names of the nodes, in order."""
     floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
     tapped = [node for node in network_nodes(model) if node.outputs[0].dtype in floats]
+    tape = ir.tape.Tape(model.graph)
     model.graph.outputs.clear()
     for index, node in enumerate(tapped):
-        steps = [("Cast", {"to": ir.DataType.FLOAT.value}), ("Abs", {}), (reduction, {"keepdims": 0})]
-        value = node.outputs[0]
-        for kind, attributes in steps:
-            step = ir.node(kind, [value], attributes, name=f"{PREDICTIONS}/tap{index}/{kind}")
-            value = step.outputs[0]
-            value.name, value.type = f"tap{index}/{kind}", ir.TensorType(ir.DataType.FLOAT)
-            model.graph.append(step)
-        value.shape = ir.Shape([])
-        model.graph.outputs.append(value)
+        wide = tape.op("Cast", [node.outputs[0]], {"to": ir.DataType.FLOAT.value})
+        output = ir.val(f"tap:{index}", ir.DataType.FLOAT, [])
+        model.graph.outputs.append(tape.op(reduction, [tape.op("Abs", [wide])], {"keepdims": 0}, output=output))
     return [str(node.name) for node in tapped]
 
 

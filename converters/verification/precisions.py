@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from converters.graphs.layers import kind_of, layers_of
-from converters.graphs.modules import module_of, modules_named
+from converters.graphs.identity import module_of
+from converters.graphs.layers import layers_of, precision_of
+from converters.graphs.modules import modules_named
 from converters.verification.subject import Subject
 from engines.bundle.manifest import Manifest
 from engines.parity.checks import Check, Kind
@@ -28,7 +29,7 @@ def precision_checks(subject: Subject) -> Iterator[Check]:
 
 
 def _check(manifest: Manifest, precision: Precision, name: str, layers: list[ir.Node]) -> Check:
-    kinds = {str(layer.name): kind_of(layer) for layer in layers}
+    kinds = {str(layer.name): precision_of(layer) for layer in layers}
     modules = {module_of(layer) for layer in layers}
     kept = {module for pattern in manifest.keep_fp32.get(precision, ()) for module in modules_named(pattern, modules)}
     promised = {str(layer.name): _promised(manifest, precision, layer, kept) for layer in layers}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from converters.graphs.layers import OPERATORS
-from converters.graphs.lifetimes import extent_of
-from converters.graphs.rounding import arithmetic_outputs, write_rounding
+from converters.graphs.identity import Part, part_of
+from converters.graphs.layers import matrix_products, names_of_nodes
+from converters.graphs.lifetimes import extents_of
+from converters.graphs.rounding import arithmetic_results, write_rounding
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.bundle.bundle import Bundle
 from engines.schedules.schedule import Precision
@@ -30,54 +29,64 @@ class ProbedGraph:
     def __init__(self, path: Path, precision: Precision = Precision.FP32) -> None:
         self.path = path
         self._precision = precision
-        self.model = onnx.load(path, load_external_data=False)
-        known = (*self.model.graph.value_info, *self.model.graph.output, *self.model.graph.input)
-        self.types = {value.name: value.type.tensor_type for value in known}
-
-    @property
-    def layers(self) -> list[str]:
-        """The outputs of convolutions and matrix products, in the order of the graph."""
-        return [node.output[0] for node in self.model.graph.node if node.op_type in OPERATORS]
+        self.model = ir.load(path)
 
     @property
     def layer_outputs(self) -> dict[str, str]:
-        """By layer, ``layer1.0.conv1``, the tensor that holds its whole output.
+        """By layer, ``layer1.0.conv1``, the tensor that holds its whole output, in the order of the graph.
 
-        That of a strided split is the concatenation of a convolution for each phase.
+        That of a strided split is the concatenation of a convolution for each phase. It is called as the first of
+        them.
         """
-        concats = [node for node in self.model.graph.node if node.op_type == "Concat"]
-        joined = {name: node.output[0] for node in concats for name in node.input}
+        names = names_of_nodes(self.model)
         outputs: dict[str, str] = {}
-        for name in self.layers:
-            outputs.setdefault(layer_of(name), joined.get(name, name))
-        # The convolutions of the further phases lead to the same concatenation: the first gives it its name.
-        first = {name: layer for layer, name in reversed(outputs.items())}
-        return {layer: name for layer, name in outputs.items() if first[name] == layer}
+        for node in matrix_products(self.model):
+            whole = _whole_output(node)
+            outputs.setdefault(str(whole.name), names[node])
+        return {layer: tensor for tensor, layer in outputs.items()}
 
     @property
-    def arithmetic(self) -> list[str]:
-        """All float tensors that may be larger than those they are made from."""
-        return arithmetic_outputs(self.model)
+    def arithmetic(self) -> dict[str, str]:
+        """All float tensors that may be larger than those they are made from, by the name of their node."""
+        names, found = names_of_nodes(self.model), {}
+        for value in arithmetic_results(self.model):
+            producer, index = value.producer(), value.index()
+            assert producer is not None
+            found[names[producer] + (f" (result {index})" if index else "")] = str(value.name)
+        return found
 
     @property
     def first_input(self) -> str | None:
         """What the first layer reads; ``None`` in a graph without layers."""
-        return next((str(node.input[0]) for node in self.model.graph.node if node.op_type in OPERATORS), None)
+        first = next(iter(matrix_products(self.model)), None)
+        return None if first is None or first.inputs[0] is None else first.inputs[0].name
 
     @property
     def normalised(self) -> str | None:
-        """The frame after its normalisation, before anything of the network; ``None`` where nothing has its name."""
-        inside = [node for node in self.model.graph.node if node.name.startswith("normalize/")]
-        return str(inside[-1].output[0]) if inside else None
+        """The frame after its normalisation, before anything of the network; ``None`` where no node says it is that."""
+        inside = [node for node in self.model.graph if part_of(node) is Part.NORMALIZE]
+        return inside[-1].outputs[0].name if inside else None
 
     def logits(self, output: str) -> str:
         """The float tensor that labels or probabilities are made from; ``output`` itself where it is logits."""
-        made = [node for node in self.model.graph.node if node.op_type in ("ArgMax", "Softmax")]
-        return str(made[-1].input[0]) if made and output != "logits" else output
+        made = [node for node in self.model.graph if node.op_type in ("ArgMax", "Softmax")]
+        read = made[-1].inputs[0] if made and output != "logits" else None
+        return output if read is None else str(read.name)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """For a batch of one; ``16*phases`` is 16."""
-        return tuple(dim.dim_value or extent_of(dim.dim_param) for dim in self.types[name].shape.dim)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every tensor whose shape is known, for a batch of one; ``16*phases`` is 16."""
+        values = ir.convenience.create_value_mapping(self.model.graph)
+        return {
+            name: extents_of(value.shape)
+            for name, value in values.items()
+            if value.shape is not None and not value.is_initializer()
+        }
+
+    def until(self, tensor: str) -> ProbedGraph:
+        """The graph up to one of its tensors."""
+        cut = ProbedGraph(self.path, self._precision)
+        cut.model = model_until(self.model, tensor)
+        return cut
 
     def runner(
         self, tensors: Iterable[str] = (), magnitudes: Iterable[str] = (), samples: Mapping[str, Sample] | None = None
@@ -87,24 +96,40 @@ class ProbedGraph:
         ``max:NAME`` and ``min:NAME`` are the largest and the smallest value, ``sum:NAME`` the sum of all magnitudes,
         which no value that is not finite leaves finite. ``samples`` cuts tensors down before they are given.
         """
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
+        model = self.model.clone()
         write_rounding(model)
-        graph, taken = model.graph, {value.name for value in self.model.graph.output}
-        for name in dict.fromkeys((*tensors, *(samples or {}))):
-            if name in taken:
-                continue
-            source = (samples or {})[name].added(graph, name) if samples and name in samples else name
-            graph.node.append(helper.make_node("Cast", [source], [f"probe:{name}"], to=TensorProto.FLOAT))
-            graph.output.append(helper.make_tensor_value_info(f"probe:{name}", TensorProto.FLOAT, None))
+        graph, samples = model.graph, samples or {}
+        given = {value.name for value in graph.outputs}
+        values, tape = ir.convenience.create_value_mapping(graph), ir.tape.Tape(graph)
+
+        def give(kind: str, value: ir.Value, name: str, **attributes: int) -> ir.Value:
+            output = tape.op(kind, [value], attributes, output=ir.val(name, ir.DataType.FLOAT))
+            graph.outputs.append(output)
+            return output
+
+        for name in dict.fromkeys((*tensors, *samples)):
+            if name not in given:
+                value = samples[name].of(values[name], tape) if name in samples else values[name]
+                give("Cast", value, f"probe:{name}", to=ir.DataType.FLOAT.value)
         for name in dict.fromkeys(magnitudes):
-            graph.node.append(helper.make_node("Cast", [name], [f"float:{name}"], to=TensorProto.FLOAT))
+            wide = tape.op("Cast", [values[name]], {"to": ir.DataType.FLOAT.value}, output=ir.val(f"float:{name}"))
             for kind, operator in (("max", "ReduceMax"), ("min", "ReduceMin"), ("sum", "ReduceL1")):
-                graph.node.append(helper.make_node(operator, [f"float:{name}"], [f"{kind}:{name}"], keepdims=0))
-                graph.output.append(helper.make_tensor_value_info(f"{kind}:{name}", TensorProto.FLOAT, []))
-        return OnnxRuntimeRunner(
-            model.SerializeToString(), precision=self._precision, arena=False, weights=self.path.parent
-        )
+                give(operator, wide, f"{kind}:{name}", keepdims=0)
+        content = ir.to_proto(model).SerializeToString()
+        return OnnxRuntimeRunner(content, precision=self._precision, arena=False, weights=self.path.parent)
+
+
+def _whole_output(layer: ir.Node) -> ir.Value:
+    """What a layer gives, or the batch that its result is a part of."""
+    (output,) = layer.outputs
+    joining = (node for node, _ in output.uses() if node.op_type == "Concat" and node.attributes["axis"].as_int() == 0)
+    return next((node.outputs[0] for node in joining), output)
+
+
+def model_until(model: ir.Model, tensor: str) -> ir.Model:
+    """A copy of a model up to one of its tensors, which is its output."""
+    graph = ir.convenience.extract(model.graph, model.graph.inputs, [tensor])
+    return ir.Model(graph, ir_version=model.ir_version)
 
 
 class Sample:
@@ -113,24 +138,17 @@ class Sample:
     def __init__(self, batch: tuple[int, int], offset: tuple[int, int], step: tuple[int, int]) -> None:
         self.batch, self.offset, self.step = batch, offset, step
 
-    def added(self, graph: Any, name: str) -> str:
-        """Add the slice to a graph; its name."""
+    def of(self, value: ir.Value, tape: ir.tape.Tape) -> ir.Value:
+        """The slice of a value."""
         end = np.iinfo(np.int64).max
-        values = {
+        bounds = {
             "starts": [self.batch[0], *self.offset],
             "ends": [self.batch[1], end, end],
             "axes": [0, 2, 3],
             "steps": [1, *self.step],
         }
-        for key, value in values.items():
-            graph.initializer.append(helper.make_tensor(f"{key}:{name}", TensorProto.INT64, [3], value))
-        graph.node.append(helper.make_node("Slice", [name, *(f"{key}:{name}" for key in values)], [f"sample:{name}"]))
-        return f"sample:{name}"
-
-
-def layer_of(tensor: str) -> str:
-    """``layer1.0.conv1`` of what its convolution gives, ``layer1.0.conv1/Conv_output``."""
-    return tensor.removesuffix("_output").removesuffix("/Conv")
+        given = [tape.initializer(ir.tensor(bound), f"{name}:{value.name}") for name, bound in bounds.items()]
+        return tape.op("Slice", [value, *given], output=ir.val(f"sample:{value.name}"))
 
 
 def planes_of(bundle: Bundle, image: NDArray[np.uint8]) -> NDArray[np.float32]:

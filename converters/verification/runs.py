@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class PhaseResult:
     logits: NDArray[np.float32] | None
     """``(classes, i, j)``; ``None`` where the graph's split batches could not be put in place."""
     magnitudes: dict[str, float]
-    """Largest absolute value of every tensor; NaN or infinite where one is not finite."""
+    """Largest absolute value of every tensor, by the name of its node; NaN or infinite where one is not finite."""
 
 
 Results = dict[Phase, PhaseResult]
@@ -53,8 +54,8 @@ class TrunkRun:
         self.graph = ProbedGraph(bundle.trunk_graph(trunk, precision), precision)
         self._windows, self._output = manifest.windows, manifest.outputs.value
         self._logits = self.graph.logits(self._output)
-        self._measured = self.graph.arithmetic if measured else []
-        self._runner = self.graph.runner([self._logits], self._measured)
+        self._measured = self.graph.arithmetic if measured else {}
+        self._runner = self.graph.runner([self._logits], self._measured.values())
 
     @property
     def name(self) -> str:
@@ -74,10 +75,10 @@ class TrunkRun:
         )
         fits = put is not None and put.window == self.grid.window
         magnitudes = {}
-        for name in self._measured:
+        for name, tensor in self._measured.items():
             # Whatever is not finite shows in the sum; the largest value alone may hide a NaN.
-            largest = max(float(results[f"max:{name}"]), -float(results[f"min:{name}"]))
-            total = float(results[f"sum:{name}"])
+            largest = max(float(results[f"max:{tensor}"]), -float(results[f"min:{tensor}"]))
+            total = float(results[f"sum:{tensor}"])
             magnitudes[name] = largest if np.isfinite(total) else total
         return PhaseResult(results[self._output][0], put.values if put is not None and fits else None, magnitudes)
 
@@ -119,8 +120,8 @@ def merged(grid: PhaseGrid, values: Mapping[Phase, NDArray[_Number]]) -> NDArray
 
 def lack_of_memory(bundle: Bundle) -> str | None:
     """Why ``model.onnx`` cannot run here; ``None`` where it can."""
-    graph = ProbedGraph(bundle.file(bundle.manifest.model))
-    largest = max(4 * int(np.prod(graph.shape(name), dtype=np.int64)) for name in graph.types)
+    shapes = ProbedGraph(bundle.file(bundle.manifest.model)).shapes()
+    largest = max(4 * math.prod(shape) for shape in shapes.values())
     needed, available = _PEAK_PER_LARGEST_TENSOR * largest, _available_memory_bytes()
     if available is None or needed <= available:
         return None

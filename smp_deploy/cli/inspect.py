@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
@@ -46,29 +45,11 @@ def inspect_command(bundle: Path, with_classes: bool, as_json: bool) -> None:
     print_table(("written by", "version"), list(manifest.tools.items()))
 
 
-def _graph_summaries(bundle: Bundle) -> dict[str, dict[str, Any]] | None:
+def _graph_summaries(bundle: Bundle) -> dict[str, dict[str, str]] | None:
     """Inputs, outputs and operators of every graph; ``None`` where the onnx package is absent, as on a vehicle."""
     try:
-        import onnx
+        from converters.graphs.summary import summaries_from_bundle
     except ImportError:
         note("graph summaries need the onnx package: pip install 'smp-deploy[export]'")
         return None
-    manifest = bundle.manifest
-    summaries = {}
-    trunks = (name for trunk in manifest.trunks for name in trunk.graphs.values())
-    for name in (manifest.model, manifest.prepare, *trunks):
-        graph = onnx.load(bundle.file(name), load_external_data=False).graph
-        operators = Counter(node.op_type for node in graph.node)
-        summaries[name] = {
-            "inputs": ", ".join(_shown(onnx, value) for value in graph.input),
-            "outputs": ", ".join(_shown(onnx, value) for value in graph.output),
-            "operators": ", ".join(f"{count} {operator}" for operator, count in operators.most_common()),
-        }
-    return summaries
-
-
-def _shown(onnx: Any, value: Any) -> str:
-    tensor = value.type.tensor_type
-    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    shape = ", ".join(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)
-    return f"{value.name} {dtype} ({shape})"
+    return {name: dataclasses.asdict(summary) for name, summary in summaries_from_bundle(bundle).items()}

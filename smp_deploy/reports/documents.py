@@ -180,7 +180,7 @@ def _figures(findings: Findings, classes: Sequence[str]) -> dict[str, Any]:
         "window": list(findings.window),
         "layers": [
             {
-                "name": name.removesuffix("_output").removesuffix("/Conv"),
+                "name": name,
                 "magnitude": _number(layer.magnitude),
                 "largest": {precision: _number(value) for precision, value in layer.largest.items()},
                 "error": {precision: _number(value) for precision, value in layer.error.items()},

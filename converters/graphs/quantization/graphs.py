@@ -11,9 +11,11 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
+from onnx_ir.passes import common
 
-from converters.graphs.modules import kept_nodes, module_of, network_nodes
+from converters.graphs.adding import added_constant, added_node
+from converters.graphs.identity import module_of, network_nodes
+from converters.graphs.modules import kept_nodes
 from converters.graphs.quantization.scales import QuantizedConvolution, quantized_convolution
 
 
@@ -21,13 +23,13 @@ def quantize_network(model: ir.Model, ranges: Mapping[str, float], keep: Collect
     """Quantize the convolutions of a single-precision model, in place.
 
     Args:
-        model: with nodes named after their modules.
+        model: with the identities of its nodes.
         ranges: by module: the magnitude at its input that becomes 127. A module without one stays as it is.
         keep: modules that stay in single precision.
     """
     network = network_nodes(model)
     kept = kept_nodes(network, keep)
-    known: dict[str, ir.Value] = {}
+    quantizer = _Quantizer(model.graph)
     for node in network:
         module = module_of(node)
         if node.op_type != "Conv" or node in kept or module not in ranges:
@@ -41,65 +43,63 @@ def quantize_network(model: ir.Model, ranges: Mapping[str, float], keep: Collect
             None if bias is None or bias.const_value is None else bias.const_value.numpy(),
             ranges[module],
         )
-        _quantize(model.graph, node, module, constants, known)
-        for value in (weight, bias):
-            if value is not None and not value.uses():
-                del model.graph.initializers[str(value.name)]
+        quantizer.quantize(node, module, constants)
+    common.RemoveUnusedNodesPass()(model)
+    common.NameFixPass()(model)
 
 
-def _quantize(
-    graph: ir.Graph, conv: ir.Node, module: str, constants: QuantizedConvolution, known: dict[str, ir.Value]
-) -> None:
-    source = conv.inputs[0]
-    assert source is not None
-    # Layers that read one tensor with one scale share its quantized form.
-    key = f"{source.name}:{constants.input_scale}"
-    if key not in known:
-        scale = _constant(graph, f"{module}.input.scale", np.array(constants.input_scale))
-        zero = _constant(graph, f"{module}.input.zero_point", np.array(0, np.int8))
-        # The strided lowering gives one module several inputs.
-        stem = _free_name(graph, f"{module}/input")
-        whole = _insert(conv, "QuantizeLinear", [source, scale, zero], stem, ir.DataType.INT8)
-        known[key] = _insert(conv, "DequantizeLinear", [whole, scale, zero], stem, ir.DataType.FLOAT)
-    conv.replace_input_with(0, known[key])
-    # A module that computes several convolutions of a graph has one weight.
-    key = f"{module}.weight"
-    if key not in known:
-        weight = _constant(graph, f"{module}.weight.int8", constants.weight)
-        scales = _constant(graph, f"{module}.weight.scale", constants.weight_scales)
-        zeros = _constant(graph, f"{module}.weight.zero_point", np.zeros(len(constants.weight_scales), np.int8))
-        known[key] = _insert(
-            conv, "DequantizeLinear", [weight, scales, zeros], f"{module}/weight", ir.DataType.FLOAT, axis=0
-        )
-    conv.replace_input_with(1, known[key])
-    if constants.bias is not None:
-        conv.replace_input_with(2, _constant(graph, f"{module}.bias.int8", constants.bias))
+class _Quantizer:
+    """Quantizes the convolutions of one graph. What convolutions share, they share afterwards."""
 
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._scales: dict[str, tuple[ir.Value, ir.Value]] = {}
+        """Scale and zero point of the inputs of a module: the strided lowering gives it several."""
+        self._inputs: dict[tuple[ir.Value, float], ir.Value] = {}
+        """By value and scale: what layers read that read one tensor with one scale."""
+        self._weights: dict[ir.Value, ir.Value] = {}
+        self._biases: dict[tuple[ir.Value, float], ir.Value] = {}
+        """By bias and scale of the input, which says what its unit is."""
 
-def _free_name(graph: ir.Graph, stem: str) -> str:
-    """``stem``, or ``stem_1`` and so on where nodes have it already."""
-    taken = {str(node.name).rpartition("/")[0] for node in graph}
-    return next(
-        name for name in (stem, *(f"{stem}_{index}" for index in range(1, len(taken) + 2))) if name not in taken
-    )
+    def quantize(self, conv: ir.Node, module: str, constants: QuantizedConvolution) -> None:
+        """Make a convolution read int8."""
+        source, weight, bias, *_ = (*conv.inputs, None)
+        assert source is not None
+        assert weight is not None
+        scale = float(constants.input_scale)
+        if (source, scale) not in self._inputs:
+            self._inputs[source, scale] = self._quantized_input(conv, source, module, constants.input_scale)
+        if weight not in self._weights:
+            self._weights[weight] = self._dequantized_weight(conv, weight, module, constants)
+        if bias is not None and constants.bias is not None:
+            if (bias, scale) not in self._biases:
+                self._biases[bias, scale] = added_constant(self._graph, f"{bias.name}.int8", constants.bias)
+            conv.replace_input_with(2, self._biases[bias, scale])
+        conv.replace_input_with(0, self._inputs[source, scale])
+        conv.replace_input_with(1, self._weights[weight])
 
+    def _quantized_input(self, conv: ir.Node, source: ir.Value, module: str, scale: np.float32) -> ir.Value:
+        if module not in self._scales:
+            self._scales[module] = (
+                added_constant(self._graph, f"{module}.input.scale", np.array(scale)),
+                added_constant(self._graph, f"{module}.input.zero_point", np.array(0, np.int8)),
+            )
+        constants, stem = self._scales[module], f"{module}/input"
+        whole = added_node("QuantizeLinear", [source, *constants], f"{stem}/QuantizeLinear", ir.DataType.INT8, conv)
+        result = whole.outputs[0]
+        back = added_node("DequantizeLinear", [result, *constants], f"{stem}/DequantizeLinear", ir.DataType.FLOAT, conv)
+        conv.prepend([whole, back])
+        return back.outputs[0]
 
-def _insert(
-    before: ir.Node, kind: str, inputs: list[ir.Value], stem: str, dtype: ir.DataType, **attributes: int
-) -> ir.Value:
-    node = ir.node(kind, inputs, attributes, name=f"{stem}/{kind}")
-    (output,) = node.outputs
-    output.name, output.type, output.shape = f"{node.name}_output", ir.TensorType(dtype), inputs[0].shape
-    assert before.graph is not None
-    before.graph.insert_before(before, node)
-    return output
-
-
-def _constant(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    """An initializer, once for each name."""
-    if name not in graph.initializers:
-        tensor = ir.Tensor(array, name=name)
-        graph.initializers[name] = ir.Value(
-            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-    return graph.initializers[name]
+    def _dequantized_weight(
+        self, conv: ir.Node, weight: ir.Value, module: str, constants: QuantizedConvolution
+    ) -> ir.Value:
+        stored = [
+            added_constant(self._graph, f"{weight.name}.int8", constants.weight),
+            added_constant(self._graph, f"{weight.name}.scale", constants.weight_scales),
+            added_constant(self._graph, f"{weight.name}.zero_point", np.zeros(len(constants.weight_scales), np.int8)),
+        ]
+        name = f"{module}/weight/DequantizeLinear"
+        back = added_node("DequantizeLinear", stored, name, ir.DataType.FLOAT, conv, axis=0)
+        conv.prepend(back)
+        return back.outputs[0]

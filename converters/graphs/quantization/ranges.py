@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from converters.analysis.modules import original_module
 from converters.analysis.tracing import layer_of
 from converters.graphs.quantization.calibrators import CalibrationMethod, Histogram
 from converters.graphs.stages import Normalization, Prepare
@@ -107,5 +108,5 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if isinstance(layer_of(self._network, n), nn.Conv2d):
             (source,) = self.fetch_args_kwargs_from_env(n)[0]
-            self._histograms[str(n.target)].add(source.numpy())
+            self._histograms[original_module(self._network, str(n.target))].add(source.numpy())
         return super().run_node(n)

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import ModelProto, checker
+from onnx import checker
 
 from converters.graphs import rounding
-from converters.graphs.rounding import arithmetic_outputs, half_product, write_rounding
+from converters.graphs.rounding import arithmetic_results, half_product, write_rounding
 from engines.errors import BackendError
 
 Floats = NDArray[np.float32]
 
 
-def computed(model: ModelProto, a: Floats, b: Floats) -> Floats:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def computed(model: ir.Model, a: Floats, b: Floats) -> Floats:
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {"a": a, "b": b})[0])
 
 
-def rounded() -> ModelProto:
+def rounded() -> ir.Model:
     model = half_product()
-    assert arithmetic_outputs(model) == ["half_c"]
+    assert [value.name for value in arithmetic_results(model)] == ["half_c"]
     write_rounding(model)
-    checker.check_model(model, full_check=True)
+    checker.check_model(ir.to_proto(model), full_check=True)
     return model
 
 
@@ -63,7 +64,7 @@ def test_the_edge_and_what_is_not_finite() -> None:
 
 def test_a_runtime_that_drops_the_rounding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     rounding._check_rounding.cache_clear()
-    monkeypatch.setattr(rounding, "_round", lambda graph, names: None)
+    monkeypatch.setattr(rounding, "_round", lambda graph, values: None)
     with pytest.raises(BackendError, match="rounds nothing to half precision; fp16 cannot be judged here"):
         write_rounding(half_product())
     rounding._check_rounding.cache_clear()
