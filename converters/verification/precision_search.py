@@ -21,7 +21,8 @@ from engines.backends import OnnxRuntimeRunner
 from engines.backends.onnxruntime import NO_BF16
 from engines.bundle.manifest import Precision
 from engines.errors import BackendError, BundleError, InputError
-from engines.parity.checks import LARGEST_FP16, TOLERANCES, label_agreement, relative_error
+from engines.parity.comparison import label_agreement, relative_error
+from engines.parity.tolerances import LARGEST_FP16, TOLERANCES
 from engines.schedules.phases import dispersed
 
 OnProgress = Callable[[int, int], None]

@@ -18,6 +18,7 @@ from engines.backends.tensorrt.timing import check_timing_cache
 from engines.backends.tensorrt.trtexec import trtexec_lines
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Flavour, Precision
+from engines.bundle.records import builtins_from_record
 from engines.schedules.schedule import default_schedule
 from smp_deploy import __version__
 from smp_deploy.cli.console import note, print_json, print_table, progress
@@ -124,7 +125,10 @@ def build_engine_command(bundle: Path, **options: Any) -> dict[str, Any]:
     if held is not None:
         engine, record = held
         note("the bundle holds this engine already; --force builds it again")
-        return _shown({"engine": str(opened.file(engine.engine)), "cached": True, **record}, options["as_json"])
+        return _shown(
+            {"engine": str(opened.file(engine.engine)), "cached": True, **builtins_from_record(record)},
+            options["as_json"],
+        )
 
     opened.check_writable()
     if config.timing_cache is not None:
@@ -135,10 +139,12 @@ def build_engine_command(bundle: Path, **options: Any) -> dict[str, Any]:
     show = _build_verbosely if options["verbose"] else _build
     trunk = show(graph, config)
     prepare = show(opened.file(inputs.prepare), replace(config, precision=None, convolutions=None, sub_batch=1))
-    record = {"smp_deploy": __version__, **record_of_build(identity, config, target, trunk, prepare)}
+    record = record_of_build(identity, config, target, (trunk, prepare), __version__)
     stored = opened.with_engine(flavour, precision, schedule, plan=trunk.plan, prepare=prepare.plan, record=record)
     engine = stored.manifest.engines[-1]
-    return _shown({"engine": str(stored.file(engine.engine)), "cached": False, **record}, options["as_json"])
+    return _shown(
+        {"engine": str(stored.file(engine.engine)), "cached": False, **builtins_from_record(record)}, options["as_json"]
+    )
 
 
 def _config(options: dict[str, Any]) -> BuildConfig:
@@ -188,7 +194,7 @@ def _shown(document: dict[str, Any], as_json: bool) -> dict[str, Any]:
         return document
     effective = document["effective_precision"]
     rows = [
-        ("built with", f"{document['flavour']} {document['version']} in {document['build_s']:.1f} s"),
+        ("built with", f"{document['backend']} {document['version']} in {document['build_s']:.1f} s"),
         ("convolutions", _counts(document["convolutions"])),
         ("computes in", effective if isinstance(effective, str) else _counts(effective)),
         ("largest input", " x ".join(map(str, document["input_shape"]))),

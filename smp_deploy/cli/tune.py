@@ -12,6 +12,7 @@ import msgspec
 from engines.backends import BACKENDS
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Lowering, Precision, TuningRecord
+from engines.bundle.records import builtins_from_record
 from engines.planning.planner import plan
 from engines.schedules.schedule import Schedule, default_schedule
 from smp_deploy.cli.bench import frames_of, machine_of
@@ -95,7 +96,7 @@ def tune_command(bundle: Path, **options: Any) -> dict[str, Any]:
         "bundle": str(bundle),
         "tuning": msgspec.to_builtins(tuning),
         "missing": [{"levels": m.levels, "lowering": m.lowering.value} for m in missing],
-        "machine": machine_of(backend),
+        "machine": builtins_from_record(machine_of(backend)),
     }
     if options["as_json"]:
         print_json(document)

@@ -11,15 +11,16 @@ from torch import nn
 from converters.export import ExportConfig, export_bundle
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.trunks import TrunkChoice
-from converters.verification import Subject, checks_of, engine_hops, reference_frames
+from converters.verification import Findings, Subject, checks_of, engine_hops, reference_frames
 from converters.verification.layers import _sample
 from converters.verification.layouts import layout_checks
 from converters.verification.precision_search import searched_precision
 from engines import Bundle, Flavour, Lowering, OutputKind, Precision, Schedule
 from engines.devices.gpus import Gpu
-from engines.parity.checks import Status
+from engines.bundle.records import Check, Status
 from engines.schedules.phases import PhaseGrid
 from tests.networks import with_statistics
+from tests.records import build_record
 
 SIZE = (16, 24)
 
@@ -42,6 +43,16 @@ def exported(path: Path, network: nn.Module, outputs: OutputKind = OutputKind.LA
     return export_bundle(network, ExportConfig(size=SIZE, source="own", outputs=outputs), path / "own")
 
 
+def made(subject: Subject) -> tuple[list[Check], Findings]:
+    """All checks, and what they have seen."""
+    checks, making = [], checks_of(subject)
+    while True:
+        try:
+            checks.append(next(making))
+        except StopIteration as end:
+            return checks, end.value
+
+
 @pytest.mark.parametrize("first", [lambda: nn.BatchNorm2d(3), lambda: SplitPool2d(2)], ids=["norm", "split"])
 def test_what_a_network_does_to_its_input_is_no_fault(tmp_path: Path, first) -> None:  # type: ignore[no-untyped-def]
     bundle = exported(tmp_path, with_statistics(lambda: Begins(first(), 5), seed=0))
@@ -57,8 +68,9 @@ def test_more_classes_than_a_byte_counts(tmp_path: Path) -> None:
         network.conv.bias[280:] += 2
     bundle = exported(tmp_path, network, OutputKind.LOGITS)
     subject = Subject(bundle, reference_frames(bundle))
-    assert [check for check in checks_of(subject) if check.failed] == []
-    agreement = subject.findings.agreements["fp16"]
+    checks, findings = made(subject)
+    assert [check for check in checks if check.failed] == []
+    agreement = findings.agreements[Precision.FP16]
     assert agreement.confusion.sum() == agreement.pixels > 0
     assert agreement.confusion[280:].sum() > agreement.pixels / 2
     frames = [frame.image for frame in subject.frames]
@@ -69,7 +81,7 @@ def test_an_engine_for_another_machine_ends_no_validation(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = Bundle.open(bundle).with_engine(
-        Flavour.TENSORRT, Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record={}
+        Flavour.TENSORRT, Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record=build_record()
     )
     monkeypatch.setattr(engine_hops, "gpus", lambda: [Gpu("a GPU", "9.0")])
     checks = list(engine_hops.engine_checks(Subject(opened, reference_frames(opened))))
