@@ -25,8 +25,8 @@ from converters.verification.precisions import precision_checks
 from engines import Bundle, Flavour, Lowering, OutputKind, Precision, Session
 from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
 from engines.bundle.manifest import TrunkRecord
-from engines.errors import BackendError, InputError, NetworkError
 from engines.bundle.records import Status
+from engines.errors import BackendError, InputError, NetworkError
 from engines.schedules.schedule import Schedule
 from tests.networks import uneven_network
 

@@ -15,9 +15,10 @@ from converters.verification import Findings, Subject, checks_of, engine_hops, r
 from converters.verification.layers import _sample
 from converters.verification.layouts import layout_checks
 from converters.verification.precision_search import searched_precision
-from engines import Bundle, Flavour, Lowering, OutputKind, Precision, Schedule
+from engines import Bundle, Flavour, Lowering, OutputKind, Precision, Schedule, Session
+from engines.bundle.records import Check, Kind, Status
 from engines.devices.gpus import Gpu
-from engines.bundle.records import Check, Status
+from engines.errors import BackendError
 from engines.schedules.phases import PhaseGrid
 from tests.networks import with_statistics
 from tests.records import build_record
@@ -88,6 +89,25 @@ def test_an_engine_for_another_machine_ends_no_validation(
     (last,) = [check for check in checks if check.name == "fp16 graph -> engine"]
     assert last.status is Status.NOT_RUN
     assert "tensorrt" in last.detail
+
+
+def test_an_engine_that_loads_and_breaks_is_a_failure(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An illegal memory access in the middle of a comparison is no lack of a GPU."""
+    opened = Bundle.open(bundle).with_engine(
+        Flavour.TENSORRT, Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record=build_record()
+    )
+    monkeypatch.setattr(engine_hops, "gpus", lambda: [Gpu("a GPU", "9.0")])
+    running = Session.open(opened)
+
+    def predict(*_: object) -> None:
+        raise BackendError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(Session, "open", lambda *_, **__: running)
+    monkeypatch.setattr(Session, "predict", predict)
+    checks = list(engine_hops.engine_checks(Subject(opened, reference_frames(opened))))
+    (last,) = [check for check in checks if check.kind is Kind.HOP]
+    assert (last.status, last.value) == (Status.FAILED, None)
+    assert "an illegal memory access" in last.detail
 
 
 @pytest.mark.parametrize("broken", ["cut", "inner_offsets", "place"])

@@ -63,7 +63,7 @@ def test_a_damaged_build_record_is_one_message(changes: dict[str, object], said:
         record_from_json(document, BuildRecord, "x.json")
 
 
-@pytest.mark.parametrize("document", [b"", b"{", b"[" * 10_000])
+@pytest.mark.parametrize("document", [b"", b"{", b'{"flags": ' + b'{"a":' * 10_000])
 def test_what_is_no_json_cannot_be_read(document: bytes) -> None:
     with pytest.raises(BundleError, match=r"x\.json cannot be read"):
         record_from_json(document, BuildRecord, "x.json")
