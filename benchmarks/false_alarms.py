@@ -88,7 +88,7 @@ def judged(seed: int, directory: Path) -> dict[str, Any]:
         "size": size,
         "windows": bundle.manifest.windows,
         "checks": len(checks),
-        "failed": [f"{check.name}: {check.measured} of {check.tolerance}" for check in checks if check.failed],
+        "failed": [f"{check.name}: {check.value} of {check.tolerance}" for check in checks if check.failed],
     }
 
 

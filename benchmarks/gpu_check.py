@@ -40,10 +40,11 @@ from engines import (  # noqa: E402 - found through the line above
 from engines.backends.base import Kind  # noqa: E402
 from engines.backends.tensorrt.settings import BuildOptions  # noqa: E402
 from engines.devices.gpus import gpus  # noqa: E402
-from engines.errors import SmpDeployError  # noqa: E402
+from engines.errors import InputError, MissingDependency, SmpDeployError  # noqa: E402
 from engines.executors.device import DeviceExecutor  # noqa: E402
 from engines.executors.timing import stage_times_ms  # noqa: E402
-from engines.parity.checks import TOLERANCES, label_agreement  # noqa: E402
+from engines.parity.comparison import label_agreement  # noqa: E402
+from engines.parity.tolerances import TOLERANCES  # noqa: E402
 
 RESULTS = REPOSITORY / "docs" / "results"
 GPU_BACKENDS = tuple(backend for backend in BACKENDS if backend.kind is Kind.GPU)
@@ -73,14 +74,33 @@ def rows_of_backend(bundle: Bundle, backend: Backend, repeats: int) -> Iterator[
     """A row for each precision and schedule; the bundle gains the engines that are built."""
     for precision in PRECISIONS:
         for schedule in SCHEDULES:
-            try:
-                opened = _with_engine(bundle, backend, precision, schedule)
-                figures = _figures(opened, backend, precision, schedule, repeats)
-            except SmpDeployError as error:
-                yield Row(backend.name, precision.value, str(schedule), "not run", str(error))
-                continue
-            status = "passed" if figures["agreement"] >= TOLERANCES[precision].label_agreement else "failed"
-            yield Row(backend.name, precision.value, str(schedule), status, figures=figures)
+            yield _row(bundle, backend, precision, schedule, repeats)
+
+
+def _row(bundle: Bundle, backend: Backend, precision: Precision, schedule: Schedule, repeats: int) -> Row:
+    """What is absent is *not run*: a trunk, a package, an engine that does not load. What began and broke failed."""
+    named = (backend.name, precision.value, str(schedule))
+    try:
+        opened = _with_engine(bundle, backend, precision, schedule)
+    except (InputError, MissingDependency) as error:
+        return Row(*named, "not run", str(error))
+    except SmpDeployError as error:
+        return Row(*named, "failed", f"the build broke: {error}")
+    free_before = _free_bytes()
+    try:
+        session = Session.open(opened, backend, precision=precision, schedule=schedule)
+    except SmpDeployError as error:
+        return Row(*named, "not run", str(error))
+    free_after = _free_bytes()
+    try:
+        with session:
+            figures = _figures(session, precision, repeats)
+    except SmpDeployError as error:
+        return Row(*named, "failed", f"broke: {error}")
+    if free_before is not None and free_after is not None:
+        figures["taken_bytes"] = free_before - free_after
+    status = "passed" if figures["agreement"] >= TOLERANCES[precision].label_agreement else "failed"
+    return Row(*named, status, figures=figures)
 
 
 def _with_engine(bundle: Bundle, backend: Backend, precision: Precision, schedule: Schedule) -> Bundle:
@@ -91,37 +111,31 @@ def _with_engine(bundle: Bundle, backend: Backend, precision: Precision, schedul
     return build_engine(bundle, backend, precision, options=BuildOptions(max_aux_streams=0), **named).bundle
 
 
-def _figures(
-    bundle: Bundle, backend: Backend, precision: Precision, schedule: Schedule, repeats: int
-) -> dict[str, Any]:
+def _figures(session: Session, precision: Precision, repeats: int) -> dict[str, Any]:
     """Parity with PyTorch's logits of the bundle's first reference case, memory, milliseconds."""
+    bundle = session.bundle
     case = bundle.manifest.reference[0]
     frame, logits = bundle.reference_arrays(case)
-    free_before = _free_bytes()
-    with Session.open(bundle, backend, precision=precision, schedule=schedule) as session:
-        free_after = _free_bytes()
-        labels = session.predict(frame)
-        (row, column), (h, w) = case.phase, case.window
-        at_phase = labels[row::h, column::w]
-        known = logits[:, : at_phase.shape[0], : at_phase.shape[1]]
-        agreement = label_agreement(at_phase, known, TOLERANCES[precision].of_ties)
-        figures: dict[str, Any] = {
-            "agreement": agreement.judged(TOLERANCES[precision]),
-            "latency_ms": _median_ms(lambda: session.predict(frame), repeats),
-            "frame_to_frame_ms": _frame_to_frame_ms(session, frame, repeats),
-            "notes": list(session.executor.notes),
-        }
-        executor = session.executor
-        if isinstance(executor, DeviceExecutor):
-            group = session.grid.sub_batches(schedule.sub_batch)[0]
-            runs = [stage_times_ms(executor, frame, group) for _ in range(repeats)]
-            figures["stages_ms"] = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
-            plans = sum(_plan_bytes(bundle))
-            figures["predicted_bytes"] = plans + sum(
-                size for purpose, size in executor.memory().items() if purpose != "pinned"
-            )
-    if free_before is not None and free_after is not None:
-        figures["taken_bytes"] = free_before - free_after
+    labels = session.predict(frame)
+    (row, column), (h, w) = case.phase, case.window
+    at_phase = labels[row::h, column::w]
+    known = logits[:, : at_phase.shape[0], : at_phase.shape[1]]
+    agreement = label_agreement(at_phase, known, TOLERANCES[precision].of_ties)
+    figures: dict[str, Any] = {
+        "agreement": agreement.judged(TOLERANCES[precision]),
+        "latency_ms": _median_ms(lambda: session.predict(frame), repeats),
+        "frame_to_frame_ms": _frame_to_frame_ms(session, frame, repeats),
+        "notes": list(session.executor.notes),
+    }
+    executor = session.executor
+    if isinstance(executor, DeviceExecutor):
+        group = session.grid.sub_batches(session.schedule.sub_batch)[0]
+        runs = [stage_times_ms(executor, frame, group) for _ in range(repeats)]
+        figures["stages_ms"] = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
+        plans = sum(_plan_bytes(bundle))
+        figures["predicted_bytes"] = plans + sum(
+            size for purpose, size in executor.memory().items() if purpose != "pinned"
+        )
     return figures
 
 
@@ -192,6 +206,9 @@ def rows_of_pytorch(bundle: Bundle, device: str, repeats: int) -> Iterator[Row]:
 
             try:
                 latency_ms = _median_ms(run, repeats)
+            except torch.AcceleratorError as error:
+                yield Row(how, precision.value, "whole frame", "failed", f"broke: {str(error).partition(chr(10))[0]}")
+                continue
             except (RuntimeError, ImportError) as error:
                 # Its own exceptions derive from RuntimeError; the first line says what it lacks.
                 yield Row(how, precision.value, "whole frame", "not run", str(error).partition("\n")[0])
@@ -242,12 +259,13 @@ def page(result: dict[str, Any]) -> str:
         memory = [figures.get(name) for name in ("predicted_bytes", "taken_bytes")]
         cells += [" predicted, ".join("?" if size is None else f"{size / 2**20:.0f}" for size in memory) + " taken"]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "Not run:", ""]
-    lines += [
-        f"- {' '.join(filter(None, (row['what'], row['precision'], row['schedule'])))}: {row['reason']}"
-        for row in result["rows"]
-        if row["status"] == "not run"
-    ]
+    for status in ("failed", "not run"):
+        lines += ["", f"{status.capitalize()}:", ""]
+        lines += [
+            f"- {' '.join(filter(None, (row['what'], row['precision'], row['schedule'])))}: {row['reason']}"
+            for row in result["rows"]
+            if row["status"] == status
+        ]
     lines += ["", "Rearrangement, by comparison of the lowerings:", ""]
     lines += [f"- {s['backend']} {s['precision']} {s['schedule']}: {s['share']:.1%}" for s in result["rearrangement"]]
     return "\n".join(lines) + "\n"

@@ -39,7 +39,8 @@ from converters.rewriting.lowerings import lowered
 from converters.trunks import TrunkPrecisions
 from engines import Bundle, Lowering, Precision
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
-from engines.parity.checks import label_agreement, relative_error, tolerance_of
+from engines.parity.comparison import label_agreement, relative_error
+from engines.parity.tolerances import tolerance_of
 from engines.schedules.phases import PhaseGrid, dispersed
 from smp_deploy.datasets import open_dataset
 from smp_deploy.evaluation import ConfusionMatrix

@@ -2,19 +2,97 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from engines.backends import unproven
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import EngineRecord, OutputKind
-from engines.errors import BundleError
-from engines.parity.checks import Check, Kind, label_agreement, relative_error, softmax, tolerance_of
+from engines.bundle.manifest import EngineRecord, OutputKind, ReferenceRecord
+from engines.schedules.schedule import Precision
+from engines.bundle.records import (
+    BuildRecord,
+    Check,
+    Kind,
+    Quantity,
+    Tolerance,
+    Validation,
+    check_reports,
+    json_from_record,
+    record_from_json,
+    validation_name,
+    write_report,
+)
+from engines.errors import BundleError, MachineError
+from engines.parity.checks import Question
+from engines.parity.comparison import label_agreement, relative_error, softmax
 from engines.parity.metrics import by_phase, shift_of_labels
-from engines.schedules.schedule import Precision, Schedule
+from engines.parity.tolerances import tolerance_of
+from engines.parity.validation import OnCheck, validation_from_checks
+from engines.schedules.schedule import Schedule
 from engines.session import Session
+
+_ERRORS = {OutputKind.LOGITS: Quantity.LOGIT_ERROR, OutputKind.PROBABILITIES: Quantity.PROBABILITY_ERROR}
+
+
+def prove(
+    bundle: Bundle | str | Path,
+    backend: str,
+    precision: Precision,
+    *,
+    schedule: Schedule | None = None,
+    tolerances: Mapping[str, float] | None = None,
+    on_check: OnCheck = lambda check: None,
+    command: str = "",
+    keep: bool = True,
+) -> Validation:
+    """Compare a backend with PyTorch's outputs for the bundle's reference frames, and engines with what they are of.
+
+    Args:
+        bundle: an open bundle, or the path of one, whose files are then verified.
+        backend: its name.
+        precision: of the trunk.
+        schedule: what is walked; by default what :meth:`Session.open` chooses.
+        tolerances: figures of :class:`Tolerance` by name, in place of the table's.
+        on_check: called with every check as soon as it is made.
+        command: how a person makes this record again, to be written into it.
+        keep: write the record into the bundle's ``reports/``, as ``validation-BACKEND.json``.
+
+    Raises:
+        BundleError: the bundle is damaged, or has no reference outputs or no trunk of this schedule and precision.
+        InputError: an unknown backend or tolerance.
+        MachineError: the backend cannot be opened here. What breaks later is a check that failed.
+        OutputError: the record cannot be written.
+    """
+    started = time.monotonic()
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if keep:
+        # Said before the work, not after it.
+        check_reports(opened.path / "reports")
+    checks = []
+    for check in chain(
+        provenance_checks(opened), backend_checks(opened, backend, precision, schedule=schedule, overrides=tolerances)
+    ):
+        on_check(check)
+        checks.append(check)
+    validation = validation_from_checks(
+        opened,
+        checks,
+        seconds=time.monotonic() - started,
+        overrides=tolerances or {},
+        frames=[f"reference frame {index}" for index in range(len(opened.manifest.reference))],
+        commands=[command] if command else [],
+    )
+    if keep:
+        write_report(opened.path / "reports", validation_name(backend), json_from_record(validation))
+    return validation
 
 
 def provenance_checks(bundle: Bundle) -> Iterator[Check]:
@@ -24,22 +102,32 @@ def provenance_checks(bundle: Bundle) -> Iterator[Check]:
 
 
 def _provenance_check(bundle: Bundle, engine: EngineRecord) -> Check:
-    record = _record(bundle, engine)
+    question = Question(
+        kind=Kind.PROVENANCE,
+        name="provenance of the engine",
+        subject=engine.engine,
+        quantity=Quantity.OTHER_HASHES,
+        tolerance=0,
+        graph=engine.engine,
+        precision=engine.precision,
+    )
+    try:
+        record = record_from_json(bundle.file(engine.record).read_bytes(), BuildRecord, engine.record)
+    except BundleError as error:
+        return question.broke(error).located(engine.record)
     files, manifest = bundle.manifest.files, bundle.manifest
     trunk = manifest.trunk_of(engine.schedule)
     expected = {
-        "weights": (record.get("weights_sha256"), files[manifest.weights].sha256),
-        "graph": (record.get("graph_sha256"), files[trunk.graphs[engine.precision]].sha256),
-        "prepare": (record.get("prepare_sha256"), files[manifest.prepare].sha256),
-        "plan": (record.get("plan_sha256"), files[engine.engine].sha256),
-        "plan of prepare": (record.get("prepare_plan_sha256"), files[engine.prepare].sha256),
+        "weights": (record.weights_sha256, manifest.weights),
+        "graph": (record.graph_sha256, trunk.graphs[engine.precision]),
+        "prepare": (record.prepare_sha256, manifest.prepare),
+        "plan": (record.plan_sha256, engine.engine),
+        "plan of prepare": (record.prepare_plan_sha256, engine.prepare),
     }
-    wrong = [name for name, (held, wanted) in expected.items() if held != wanted]
-    effective = str(record.get("effective_precision", ""))
-    detail = "of graph, weights, prepare and both plans: hashes that are not the bundle's"
-    if effective:
-        detail += f"; the engine computes in {effective}"
-    check = Check.at_most("provenance of the engine", engine.engine, len(wrong), 0, detail, Kind.PROVENANCE)
+    wrong = [what for what, (held, name) in expected.items() if held != files[name].sha256]
+    check = question.measured(
+        len(wrong), f"of graph, weights, prepare and both plans; the engine computes in {record.effective_precision}"
+    )
     return check.located(f"{engine.engine}: built from other {' and '.join(wrong)}") if wrong else check
 
 
@@ -51,36 +139,108 @@ def backend_checks(
     schedule: Schedule | None = None,
     overrides: Mapping[str, float] | None = None,
 ) -> Iterator[Check]:
-    """A session's predictions against PyTorch's outputs for the bundle's reference frames.
+    """A backend's predictions against PyTorch's outputs for the bundle's reference frames.
 
-    Raises what :meth:`Session.open` raises: a backend that was asked for and is not there is an error.
+    Raises what :meth:`Session.open` raises: a backend that was asked for and is not there is an error. Errors of the
+    open session are checks that failed.
     """
     if not bundle.manifest.reference:
         raise BundleError(f"{bundle.path} has no reference outputs to compare with; export it again")
-    tolerance, kind = tolerance_of(precision, overrides), bundle.manifest.outputs
-    name = f"PyTorch -> {backend}, {precision.value}"
-    with Session.open(bundle, backend, precision=precision, schedule=schedule) as session:
+    tolerance = tolerance_of(precision, overrides)
+    session = Session.open(bundle, backend, precision=precision, schedule=schedule)
+    if reason := unproven(backend, precision):
+        session.close()
+        proof = _Proof(session, backend, precision, tolerance)
         for index, case in enumerate(bundle.manifest.reference):
-            image, logits = bundle.reference_arrays(case)
-            prediction = session.predict(image)
-            (row, column), (h, w) = case.phase, case.window
-            actual = prediction[..., row::h, column::w]
-            # The padded pixels of the phase are cropped in a prediction, so they are cropped here too.
-            expected = logits[:, : actual.shape[-2], : actual.shape[-1]]
-            where = f"reference frame {index}, phase {case.phase}, {session.schedule}"
-            if kind is not OutputKind.LABELS:
-                wanted = expected if kind is OutputKind.LOGITS else softmax(expected)
-                error = relative_error(np.asarray(actual, np.float32), wanted)
-                yield Check.at_most(name, where, error, tolerance.logits, f"relative error of {kind.value}")
+            yield from (question.not_run(reason) for question in proof.questions(index, case))
+        return
+    yield from session_checks(session, backend, precision, tolerance)
+
+
+def session_checks(session: Session, backend: str, precision: Precision, tolerance: Tolerance) -> Iterator[Check]:
+    """The predictions of an open session against PyTorch's outputs; the session is closed in the end.
+
+    What breaks from here on is a failure: the session was there, and its work began.
+    """
+    proof = _Proof(session, backend, precision, tolerance)
+    questions: list[Question] = []
+    try:
+        for index, case in enumerate(session.manifest.reference):
+            questions = proof.questions(index, case)
+            image, logits = session.bundle.reference_arrays(case)
+            try:
+                prediction = session.predict(image)
+            except MachineError as error:
+                yield from (question.broke(error) for question in questions)
                 continue
-            agreement = label_agreement(actual, expected, tolerance.of_ties)
-            check = Check.at_least(
-                name, where, agreement.judged(tolerance), tolerance.label_agreement, f"label agreement: {agreement}"
+            yield from proof.answers(questions, case, prediction, logits)
+        try:
+            session.close()
+        except MachineError as error:
+            yield from (question.broke(error) for question in questions)
+    finally:
+        # What a broken device says when it is left adds nothing to what has failed.
+        with suppress(MachineError):
+            session.close()
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """A session and what it is held to."""
+
+    session: Session
+    backend: str
+    precision: Precision
+    tolerance: Tolerance
+
+    def questions(self, index: int, case: ReferenceRecord) -> list[Question]:
+        """Whether the labels agree; before that the error of what the bundle gives, where that is more than labels."""
+        schedule, manifest = self.session.schedule, self.session.manifest
+        kind = manifest.outputs
+        labels = Question.of_hop(
+            "PyTorch",
+            f"{self.backend}, {self.precision.value}",
+            f"reference frame {index}, phase {case.phase}, {schedule}",
+            self.tolerance.label_agreement,
+            quantity=Quantity.LABEL_AGREEMENT,
+            graph=manifest.trunk(schedule.levels, schedule.lowering).graphs.get(self.precision),
+            precision=self.precision,
+        )
+        if kind is OutputKind.LABELS:
+            return [labels]
+        return [replace(labels, quantity=_ERRORS[kind], tolerance=self.tolerance.logits), labels]
+
+    def answers(
+        self, questions: list[Question], case: ReferenceRecord, prediction: NDArray[Any], logits: NDArray[np.float32]
+    ) -> Iterator[Check]:
+        """By a prediction of the whole frame and PyTorch's logits of the case's phase."""
+        (row, column), (h, w) = case.phase, case.window
+        actual = prediction[..., row::h, column::w]
+        # The padded pixels of the phase are cropped in a prediction, so they are cropped here too.
+        expected = logits[:, : actual.shape[-2], : actual.shape[-1]]
+        for question in questions:
+            if question.quantity is Quantity.LABEL_AGREEMENT:
+                yield self._of_labels(question, actual, expected)
+            else:
+                wanted = expected if question.quantity is Quantity.LOGIT_ERROR else softmax(expected)
+                yield question.measured(relative_error(np.asarray(actual, np.float32), wanted))
+
+    def _of_labels(self, question: Question, actual: NDArray[Any], expected: NDArray[np.float32]) -> Check:
+        labels, right = actual if actual.ndim == 2 else np.nan_to_num(actual).argmax(0), expected.argmax(0)
+        agreement = label_agreement(labels, expected, self.tolerance.of_ties)
+        check = question.measured(agreement.judged(self.tolerance), str(agreement))
+        if check.failed:
+            return check.located(_location(self.session.bundle, labels, right, self.backend))
+        dead = float(np.bincount(right.ravel()).max() / right.size)
+        if dead >= self.tolerance.label_agreement:
+            return question.not_run(
+                f"one class has {dead:.3%} of PyTorch's labels here, so an output that is dead would pass; export the "
+                "bundle with frames that show several classes"
             )
-            yield check.located(_location(bundle, actual, expected.argmax(0), backend)) if check.failed else check
+        return check
 
 
-def _location(bundle: Bundle, actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], backend: str) -> str:
+def _location(bundle: Bundle, actual: NDArray[Any], expected: NDArray[Any], backend: str) -> str:
     shift = shift_of_labels(actual.astype(np.int64), expected)
     if shift is not None:
         return f"{backend}: labels are shifted by {shift} (rows, columns)"
@@ -88,10 +248,3 @@ def _location(bundle: Bundle, actual: np.ndarray[Any, Any], expected: np.ndarray
     errors = by_phase(actual != expected, window)
     row, column = np.unravel_index(int(np.nanargmax(errors)), errors.shape)
     return f"{backend}: {np.nanmax(errors):.1%} of the labels at phase {(int(row), int(column))} differ"
-
-
-def _record(bundle: Bundle, engine: EngineRecord) -> dict[str, Any]:
-    record = msgspec.json.decode(bundle.file(engine.record).read_bytes())
-    if not isinstance(record, dict):
-        raise BundleError(f"{engine.record} is no build record: it holds no JSON object")
-    return record

@@ -1,38 +1,77 @@
 """Verification of a bundle on the machine that exports: PyTorch against every graph, in ONNX Runtime.
 
-One file for each kind of check; every check is a function from a :class:`Subject` to checks.
+One file for each kind of check. A check takes what it needs as arguments: the :class:`Subject`, which is all that is
+given, and what others have found; :func:`checks_of` puts them together.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 
-from converters.verification.chain import chain_checks
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.verification.agreements import ComparedLabels, agreement_of, compared_labels
+from converters.verification.chain import frame_checks, other_trunk_checks, unrunnable_checks, whole_checks
 from converters.verification.engine_hops import engine_checks
+from converters.verification.findings import Findings
 from converters.verification.inputs import input_checks
 from converters.verification.labels import label_checks
 from converters.verification.layouts import layout_checks
-from converters.verification.magnitudes import magnitude_checks
+from converters.verification.locating import layer_errors
+from converters.verification.magnitudes import Magnitudes, largest_magnitudes, magnitude_checks, magnitudes_of
 from converters.verification.precisions import precision_checks
+from converters.verification.runs import Results
 from converters.verification.sub_batches import sub_batch_checks
-from converters.verification.subject import IGNORED, Findings, Frame, Subject, reference_frames
-from engines.parity.checks import Check
+from converters.verification.subject import IGNORED, Frame, Subject, reference_frames
+from converters.verification.walking import walked_frames
+from engines.bundle.records import Check
 
-__all__ = ["CHECKS", "IGNORED", "Findings", "Frame", "Subject", "checks_of", "reference_frames"]
-
-CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
-    layout_checks,
-    input_checks,
-    precision_checks,
-    chain_checks,
-    # These two read what the chain has found.
-    magnitude_checks,
-    label_checks,
-    sub_batch_checks,
-    engine_checks,
-)
-"""In this order: what is cheap and explains the rest comes first."""
+__all__ = ["IGNORED", "Findings", "Frame", "Subject", "checks_of", "reference_frames"]
 
 
-def checks_of(subject: Subject) -> Iterator[Check]:
-    """Make the checks one after the other, and give each as soon as it is made."""
-    for checks in CHECKS:
-        yield from checks(subject)
+def checks_of(subject: Subject) -> Generator[Check, None, Findings]:
+    """Make the checks one after the other, and give each as soon as it is made; return what they have seen.
+
+    What is cheap and explains the rest comes first.
+    """
+    manifest = subject.bundle.manifest
+    yield from layout_checks(subject)
+    yield from input_checks(subject)
+    yield from precision_checks(subject)
+
+    yield from unrunnable_checks(subject)
+    first: Results = {}
+    magnitudes_by_frame: list[Magnitudes] = []
+    compared: list[ComparedLabels] = []
+    feeds: list[dict[str, NDArray[np.generic]]] = []
+    outputs: dict[str, list[dict[str, NDArray[np.generic]]]] = {}
+    for walked in walked_frames(subject):
+        yield from frame_checks(subject, walked)
+        first = first or walked.exact
+        magnitudes_by_frame.append(magnitudes_of(walked.results))
+        compared += compared_labels(subject, walked)
+        feeds.append(walked.feed)
+        for precision, output in walked.outputs.items():
+            outputs.setdefault(precision.value, []).append({manifest.outputs.value: output})
+    # Only now, with the sessions of the trunk closed: the whole graph takes the most memory of all.
+    yield from whole_checks(subject, first)
+    yield from other_trunk_checks(subject)
+
+    magnitudes = largest_magnitudes(magnitudes_by_frame)
+    yield from magnitude_checks(subject, magnitudes)
+    agreements = {
+        precision: agreement_of(subject, [labels for labels in compared if labels.precision is precision])
+        for precision in subject.precisions
+        if any(labels.precision is precision for labels in compared)
+    }
+    yield from label_checks(subject, compared, agreements)
+    yield from sub_batch_checks(subject)
+    yield from engine_checks(subject)
+    return Findings(
+        manifest.grid(manifest.trunk()).window,
+        magnitudes,
+        layer_errors(subject),
+        agreements,
+        compared,
+        feeds,
+        outputs,
+    )

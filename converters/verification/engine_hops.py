@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from converters.verification.subject import Subject
 from engines.bundle.manifest import EngineRecord
+from engines.bundle.records import Check, Quantity
 from engines.devices.gpus import gpus
 from engines.errors import MachineError
-from engines.parity.checks import Check
-from engines.proof import backend_checks, provenance_checks
+from engines.parity.checks import Question
+from engines.proof import provenance_checks, session_checks
 from engines.schedules.schedule import Precision
+from engines.session import Session
 
 
 def engine_checks(subject: Subject) -> Iterator[Check]:
@@ -21,22 +23,32 @@ def engine_checks(subject: Subject) -> Iterator[Check]:
         yield from _predictions_checks(subject, engine)
     if not bundle.manifest.engines:
         for precision in subject.precisions or list(bundle.manifest.trunk().graphs):
-            yield _not_run(subject, precision, "engines", "the bundle has no engine")
+            yield _question(subject, precision, "engines").not_run("the bundle has no engine")
 
 
 def _predictions_checks(subject: Subject, engine: EngineRecord) -> Iterator[Check]:
+    question = _question(subject, engine.precision, engine.engine)
     if not gpus():
-        yield _not_run(subject, engine.precision, engine.engine, "there is no NVIDIA GPU")
+        yield question.not_run("there is no NVIDIA GPU")
         return
+    backend, precision = engine.backend, engine.precision
     try:
-        yield from backend_checks(
-            subject.bundle, engine.backend, engine.precision, schedule=engine.schedule, overrides=subject.overrides
-        )
+        session = Session.open(subject.bundle, backend, precision=precision, schedule=engine.schedule)
     except MachineError as error:
         # A bundle may hold engines for several targets: the others say nothing of this one's.
-        yield _not_run(subject, engine.precision, engine.engine, str(error))
+        yield question.not_run(str(error))
+        return
+    # Its work begins: what breaks from here on is a failure.
+    yield from session_checks(session, backend, precision, subject.tolerance(precision))
 
 
-def _not_run(subject: Subject, precision: Precision, where: str, reason: str) -> Check:
-    bound = subject.tolerance(precision).label_agreement
-    return Check.not_run(f"{precision.value} graph -> engine", where, bound, reason)
+def _question(subject: Subject, precision: Precision, where: str) -> Question:
+    return Question.of_hop(
+        f"{precision.value} graph",
+        "engine",
+        where,
+        subject.tolerance(precision).label_agreement,
+        quantity=Quantity.LABEL_AGREEMENT,
+        graph=subject.bundle.manifest.trunk().graphs.get(precision),
+        precision=precision,
+    )

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from converters.verification.probes import ProbedGraph, planes_of, probed
 from converters.verification.subject import Frame, Subject
 from engines.bundle.manifest import InputRecord
-from engines.parity.checks import Check, Kind, relative_error
+from engines.schedules.schedule import Precision
+from engines.bundle.records import Check, Kind, Quantity
+from engines.parity.checks import Question
+from engines.parity.comparison import relative_error
 from engines.schedules.phases import Border, Size
 from engines.schedules.schedule import Precision
 
@@ -26,8 +29,7 @@ def input_checks(subject: Subject) -> Iterator[Check]:
     yield _check(subject, manifest.prepare, padded, planes_of(bundle, image))
     graph = ProbedGraph(bundle.file(manifest.model))
     if graph.normalised is None:
-        name, tolerance = f"frame -> normalised by {manifest.model}", subject.tolerance(Precision.FP32).logits
-        yield Check.not_run(name, "first frame", tolerance, "no node of the graph says that it normalises", Kind.INPUT)
+        yield _question(subject, manifest.model).not_run("no node of the graph says that it normalises")
         return
     yield _check(subject, manifest.model, _planes(manifest.input.size), _read(graph, graph.normalised, image))
 
@@ -67,13 +69,22 @@ def _planes(size: Size, border: Border = (0, 0, 0, 0)) -> Planes:
 def _check(subject: Subject, name: str, planes: Planes, actual: NDArray[np.float32]) -> Check:
     record, image = subject.bundle.manifest.input, subject.frames[0].image
     tolerance = subject.tolerance(Precision.FP32).logits
-    error = _error(actual, planes(_normal(record, image)))
-    check = Check.at_most(
-        f"frame -> normalised by {name}", "first frame", error, tolerance, "relative error", Kind.INPUT
-    )
+    check = _question(subject, name).measured(_error(actual, planes(_normal(record, image))))
     if not check.failed:
         return check
     return check.located(f"{name}: {_suspect(record, image, planes, actual, tolerance) or 'another normalisation'}")
+
+
+def _question(subject: Subject, graph: str) -> Question:
+    return Question(
+        kind=Kind.INPUT,
+        name=f"frame -> normalised by {graph}",
+        subject="first frame",
+        quantity=Quantity.INPUT_ERROR,
+        tolerance=subject.tolerance(Precision.FP32).logits,
+        graph=graph,
+        precision=Precision.FP32,
+    )
 
 
 def _suspect(

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from converters.verification.subject import Subject
-from engines.parity.checks import Check, Kind
+from engines.bundle.records import Check, Kind, Quantity
+from engines.parity.checks import Question
 from engines.schedules.phases import PhaseGrid
 
 
@@ -33,5 +34,11 @@ def _layout_check(grid: PhaseGrid, levels: int) -> Check:
             pixels = pixels[..., row::h, column::w]
         grid.place(pixels, phases, merged)
     wrong = int((merged != numbered).sum())
-    subject = f"layout of {height}x{width}, levels {levels}"
-    return Check.at_most("phases -> merged", subject, wrong, 0, "pixels at another place", Kind.LAYOUT)
+    question = Question(
+        kind=Kind.LAYOUT,
+        name="phases -> merged",
+        subject=f"layout of {height}x{width}, levels {levels}",
+        quantity=Quantity.MISPLACED_PIXELS,
+        tolerance=0,
+    )
+    return question.measured(wrong)

@@ -10,12 +10,13 @@ from converters.verification.inputs import fault_before_first_layer
 from converters.verification.layers import first_that_differs, layers_of_model, layers_of_network, layers_of_trunk
 from converters.verification.subject import Frame, Subject, runnable
 from engines.bundle.manifest import TrunkRecord
-from engines.parity.checks import relative_error
+from engines.schedules.schedule import Precision
+from engines.parity.comparison import relative_error
 from engines.parity.metrics import exchanged_phases, shift_of_labels
 from engines.schedules.phases import Phase
 from engines.schedules.schedule import Precision
 
-_UNKNOWN = "every graph differs in the same way: run validate with --checkpoint to name the layer"
+_UNKNOWN = "every graph differs in the same way: give the network of the checkpoint, and PyTorch names the layer"
 
 
 def in_trunk(subject: Subject, trunk: TrunkRecord, frame: Frame, actual: NDArray[np.float32]) -> str:
@@ -125,20 +126,23 @@ def in_output(subject: Subject, trunk: TrunkRecord, output: NDArray[np.generic],
     return ", after the logits"
 
 
-def measure_layers(subject: Subject) -> None:
-    """The error of every layer in every precision, at one phase of the trunk with the smallest phases."""
+def layer_errors(subject: Subject) -> dict[Precision, dict[str, float]]:
+    """The error of every layer in every precision, at one phase of the trunk with the smallest phases.
+
+    Relative to the layer's largest value in fp32.
+    """
     trunks = [trunk for trunk in subject.bundle.manifest.trunks if len(trunk.graphs) > 1]
     if not trunks:
-        return
+        return {}
     trunk = max(trunks, key=lambda trunk: trunk.levels)
     frame, phase = subject.judged[0], (0, 0)
     exact = layers_of_trunk(subject, trunk, Precision.FP32, frame, phase)
-    known = subject.findings.layers
+    errors: dict[Precision, dict[str, float]] = {}
     for precision in runnable(trunk)[1:]:
-        for name, value in layers_of_trunk(subject, trunk, precision, frame, phase).items():
-            error = value.error(exact[name]) if name in exact else None
-            if error is not None and name in known:
-                known[name].error[precision.value] = error
+        found = layers_of_trunk(subject, trunk, precision, frame, phase)
+        known = {name: value.error(exact[name]) for name, value in found.items() if name in exact}
+        errors[precision] = {name: error for name, error in known.items() if error is not None}
+    return errors
 
 
 def _phase_in(trunk: TrunkRecord, subject: Subject, frame: Frame) -> Phase:

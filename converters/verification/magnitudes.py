@@ -3,45 +3,83 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from converters.verification.probes import layer_of
+from converters.verification.runs import Results
 from converters.verification.subject import Subject, runnable
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
-from engines.parity.checks import LARGEST_FP16, Check, Kind
+from engines.schedules.schedule import Precision
+from engines.bundle.records import Check, Kind, Quantity
+from engines.parity.checks import Question
+from engines.parity.tolerances import LARGEST_FP16
+
+Magnitudes = dict[Precision, dict[str, float]]
+"""Largest absolute value of every tensor of the default trunk; NaN or infinite where one is not finite."""
 
 
-def magnitude_checks(subject: Subject) -> Iterator[Check]:
-    """The largest value of every tensor of the default trunk, over all phases that the chain has run."""
-    layers, graphs = subject.findings.layers, subject.bundle.manifest.trunk().graphs
-    runs = runnable(subject.bundle.manifest.trunk())
-    for precision, graph in graphs.items():
-        if precision not in runs:
-            reason = ONNXRUNTIME_CPU.refusal(precision) or ""
-            yield Check.not_run(f"NaN and Inf in {graph}", _on(subject), 0, reason, Kind.MAGNITUDE)
+def magnitudes_of(results: Mapping[Precision, Results]) -> Magnitudes:
+    """Over the phases of one frame."""
+    return {precision: _largest(result.magnitudes for result in found.values()) for precision, found in results.items()}
+
+
+def largest_magnitudes(frames: Iterable[Magnitudes]) -> Magnitudes:
+    """Over all frames."""
+    held = list(frames)
+    return {precision: _largest(frame[precision] for frame in held) for precision in held[0]}
+
+
+def magnitude_checks(subject: Subject, magnitudes: Magnitudes) -> Iterator[Check]:
+    """The largest value of every tensor of the default trunk, over all phases that were walked."""
+    trunk = subject.bundle.manifest.trunk()
+    where = f"{len(subject.frames)} frame{'s' if len(subject.frames) > 1 else ''}"
+    for precision, graph in trunk.graphs.items():
+        question = Question(
+            kind=Kind.MAGNITUDE,
+            name=f"NaN and Inf in {graph}",
+            subject=where,
+            quantity=Quantity.NOT_FINITE,
+            tolerance=0,
+            graph=graph,
+            precision=precision,
+        )
+        if precision not in runnable(trunk):
+            yield question.not_run(ONNXRUNTIME_CPU.refusal(Precision.BF16) or "")
             continue
-        held = {
-            name: layer.magnitude if precision.value == "fp32" else layer.largest.get(precision.value, 0.0)
-            for name, layer in layers.items()
-        }
-        spoilt = [name for name, magnitude in held.items() if not math.isfinite(magnitude)]
-        check = Check.at_most(
-            f"NaN and Inf in {graph}", _on(subject), len(spoilt), 0, "tensors that are not finite", Kind.MAGNITUDE
-        )
+        spoilt = [name for name, magnitude in magnitudes[precision].items() if not math.isfinite(magnitude)]
+        check = question.measured(len(spoilt))
         yield check.located(f"{graph}: {spoilt[0]}") if spoilt else check
-    if any(precision.value == "fp16" for precision in graphs):
-        largest = max((layer.magnitude for layer in layers.values()), default=0.0)
-        over = [name for name, layer in layers.items() if not layer.magnitude <= LARGEST_FP16]
-        at = over[0] if over else max(layers, key=lambda name: layers[name].magnitude, default="")
-        check = Check.at_most(
-            "overflow of fp16",
-            _on(subject),
-            largest,
-            LARGEST_FP16,
-            f"largest value in fp32, in {at}",
-            Kind.MAGNITUDE,
-        )
-        yield check.located(at) if over else check
+    if Precision.FP16 in trunk.graphs:
+        yield _overflow_check(trunk.graphs[Precision.FP16], where, magnitudes[Precision.FP32])
 
 
-def _on(subject: Subject) -> str:
-    return f"{len(subject.frames)} frame{'s' if len(subject.frames) > 1 else ''}"
+def _overflow_check(graph: str, where: str, exact: Mapping[str, float]) -> Check:
+    over = [name for name, magnitude in exact.items() if not magnitude <= LARGEST_FP16]
+    at = over[0] if over else max(exact, key=lambda name: exact[name], default="")
+    question = Question(
+        kind=Kind.MAGNITUDE,
+        name="overflow of fp16",
+        subject=where,
+        quantity=Quantity.LARGEST_MAGNITUDE,
+        tolerance=LARGEST_FP16,
+        graph=graph,
+        precision=Precision.FP16,
+    )
+    largest = 0.0
+    for magnitude in exact.values():
+        largest = _larger(largest, magnitude)
+    check = question.measured(largest, f"in {layer_of(at)}")
+    return check.located(at) if over else check
+
+
+def _largest(tensors: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    largest: dict[str, float] = {}
+    for held in tensors:
+        for name, magnitude in held.items():
+            largest[name] = _larger(largest.get(name, 0.0), magnitude)
+    return largest
+
+
+def _larger(a: float, b: float) -> float:
+    """The larger of two; what is no number is larger than any."""
+    return b if not b <= a else a

@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from converters.verification.subject import Findings, runnable
+from converters.verification.findings import Findings
+from converters.verification.subject import runnable
 from engines.bundle.bundle import Bundle
 from engines.bundle.staging import write_file
 from engines.errors import MissingDependency

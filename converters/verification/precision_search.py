@@ -22,7 +22,8 @@ from engines import Bundle
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.errors import BackendError, BundleError, InputError
-from engines.parity.checks import LARGEST_FP16, TOLERANCES, label_agreement, relative_error
+from engines.parity.comparison import label_agreement, relative_error
+from engines.parity.tolerances import LARGEST_FP16, TOLERANCES
 from engines.schedules.phases import dispersed
 from engines.schedules.schedule import Precision
 

@@ -12,8 +12,9 @@ from converters.graphs.layers import layers_of, precision_of
 from converters.graphs.modules import modules_named
 from converters.verification.subject import Subject
 from engines.bundle.manifest import Manifest
-from engines.parity.checks import Check, Kind
 from engines.schedules.schedule import Precision
+from engines.bundle.records import Check, Kind, Quantity
+from engines.parity.checks import Question
 
 
 def precision_checks(subject: Subject) -> Iterator[Check]:
@@ -38,7 +39,16 @@ def _check(manifest: Manifest, precision: Precision, name: str, layers: list[ir.
     detail = "layers by type: " + (", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none")
     if kept:
         detail += f"; to stay in fp32: {', '.join(sorted(kept))}"
-    check = Check.at_most(f"precision of {name}", "graph", len(wrong), 0, detail, Kind.PRECISION)
+    question = Question(
+        kind=Kind.PRECISION,
+        name=f"precision of {name}",
+        subject="graph",
+        quantity=Quantity.OTHER_TYPES,
+        tolerance=0,
+        graph=name,
+        precision=precision,
+    )
+    check = question.measured(len(wrong), detail)
     if not wrong:
         return check
     every = "every layer" if len(wrong) == len(kinds) else wrong[0]

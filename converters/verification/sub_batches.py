@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from converters.verification.probes import planes_of
 from converters.verification.runs import TrunkRun
 from converters.verification.subject import Subject, runnable
-from engines.parity.checks import Check, Kind, relative_error
+from engines.bundle.records import Check, Kind, Quantity
+from engines.parity.checks import Question
+from engines.parity.comparison import relative_error
 
 
 def sub_batch_checks(subject: Subject) -> Iterator[Check]:
@@ -29,13 +31,15 @@ def sub_batch_checks(subject: Subject) -> Iterator[Check]:
             "identical": (three[2], three[0]),
         }
         errors = {words: relative_error(*arrays) for words, arrays in compared.items()}
-        check = Check.at_most(
-            f"sub-batches of {graph}",
-            f"{subject.frames[0].name}, sub-batches of 1, 2 and 3",
-            max(errors.values()),
-            tolerance,
-            "relative error of logits",
-            Kind.SUB_BATCH,
+        question = Question(
+            kind=Kind.SUB_BATCH,
+            name=f"sub-batches of {graph}",
+            subject=f"{subject.frames[0].name}, sub-batches of 1, 2 and 3",
+            quantity=Quantity.LOGIT_ERROR,
+            tolerance=tolerance,
+            graph=graph,
+            precision=precision,
         )
+        check = question.measured(max(errors.values()))
         wrong = [words for words, error in errors.items() if not error <= tolerance]
         yield check.located(f"{graph}: results depend on the sub-batch ({', '.join(wrong)})") if wrong else check

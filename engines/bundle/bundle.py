@@ -24,6 +24,7 @@ from engines.bundle.manifest import (
     json_from_manifest,
     manifest_from_json,
 )
+from engines.bundle.records import BuildRecord, json_from_record
 from engines.bundle.staging import write_file
 from engines.errors import BundleError, OutputError
 from engines.schedules.schedule import Precision, Schedule
@@ -87,7 +88,7 @@ class Bundle:
         *,
         plan: bytes,
         prepare: bytes,
-        record: dict[str, Any],
+        record: BuildRecord,
     ) -> Bundle:
         """Store the plans of the trunk and of ``prepare.onnx`` and their build record; give the new bundle.
 
@@ -97,7 +98,7 @@ class Bundle:
         until then readers see the bundle as it was. Engines that others have stored meanwhile are kept; if the
         graphs have been exported anew meanwhile, the engine belongs to none and :class:`BundleError` says so.
         """
-        document = msgspec.json.format(msgspec.json.encode(record)) + b"\n"
+        document = json_from_record(record)
         digest = record_of(plan + prepare + document).sha256[:12]
         trunk = self.manifest.trunk_of(schedule)
         use = f"b{schedule.sub_batch}-{backend}-{digest}"

@@ -1,233 +1,81 @@
-"""Parity: how far two results are apart, and whether that is within tolerance. Plain numpy, for the vehicle too."""
+"""What is asked of a bundle, and the checks that answer it."""
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from engines.errors import LayoutError
-from engines.schedules.phases import Phase, Size
 from engines.schedules.schedule import Precision
+from engines.bundle.records import Check, Figure, Kind, Quantity, Status
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """What a precision may change. A change of layout may change nothing."""
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is measured on what, and what it is held to. The fields are those of :class:`Check`.
 
-    logits: float
-    """Largest absolute error of a logit, relative to the largest absolute logit."""
-    label_agreement: float
-    """Share of pixels with the same label, ties aside."""
-    ties: float
-    """Share of pixels that may be ties: with more, the comparison says nothing."""
-    sub_batch: float = 1e-3
-    """As ``logits``, between sub-batches that hold the same phase."""
-    mean_iou: float = 0.1
-    """Change of the mean IoU on labelled frames, in points (hundredths)."""
-    absolute: float = 0.0
-    """Absolute error of a logit that is allowed on top of ``logits``."""
+    It has three answers: a figure; that something it needs is absent; that it began and broke, which is a failure.
+    """
 
-    @property
-    def of_ties(self) -> float:
-        """The ``logit_tolerance`` of :func:`label_agreement`: nothing is a tie where none is forgiven."""
-        return self.logits if self.ties else 0.0
-
-    def of_logits(self, scale: float) -> float:
-        """The bound for a relative error of logits whose largest magnitude is ``scale``."""
-        return self.logits + (self.absolute / scale if scale > 0 else 0.0)
-
-
-TOLERANCES = {
-    Precision.FP32: Tolerance(logits=1e-5, label_agreement=0.9999, ties=0.01, sub_batch=1e-6, mean_iou=0.01),
-    Precision.FP16: Tolerance(logits=1e-2, label_agreement=0.999, ties=0.02),
-    # bfloat16 has 8 bits where float16 has 11: eight times the error.
-    Precision.BF16: Tolerance(logits=8e-2, label_agreement=0.99, ties=0.05, mean_iou=0.8),
-    # Labels decide: the error of the logits is reported, and fails only where nothing is left of them.
-    Precision.INT8: Tolerance(logits=1.0, label_agreement=0.99, ties=0.0, mean_iou=1.0),
-}
-
-
-def tolerance_of(precision: Precision, overrides: Mapping[str, float] | None = None) -> Tolerance:
-    """The table's row for a precision, with single figures replaced."""
-    return replace(TOLERANCES[precision], **(overrides or {}))
-
-
-LARGEST_FP16 = 65504.0
-"""The largest finite number of IEEE half precision."""
-
-
-class Status(enum.Enum):
-    """How a check ended. One that could not run is never counted as passed."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    NOT_RUN = "not run"
-
-
-class Kind(enum.Enum):
-    """What a check is about."""
-
-    LAYOUT = "layout"
-    INPUT = "input"
-    PRECISION = "precision"
-    PROVENANCE = "provenance"
-    HOP = "hop"
-    MAGNITUDE = "magnitude"
-    SUB_BATCH = "sub-batch"
-    LABELS = "labels"
-    MEAN_IOU = "mean IoU"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One figure against its tolerance."""
-
+    kind: Kind
     name: str
     subject: str
-    """What was compared, and on which frame."""
-    status: Status
-    measured: float | None
+    quantity: Quantity
     tolerance: float
-    detail: str = ""
-    location: str = ""
-    """Where a failure begins: a layer, a phase, or a file."""
-    kind: Kind = Kind.HOP
+    graph: str | None = None
+    hop: tuple[str, str] | None = None
+    precision: Precision | None = None
 
     @classmethod
-    def at_most(
-        cls, name: str, subject: str, measured: float, tolerance: float, detail: str = "", kind: Kind = Kind.HOP
-    ) -> Check:
-        """A check that passes up to its tolerance; a figure that is no number fails."""
-        return cls(name, subject, _status(measured <= tolerance), measured, tolerance, detail, kind=kind)
+    def of_hop(
+        cls,
+        source: str,
+        target: str,
+        subject: str,
+        tolerance: float,
+        *,
+        graph: str | None,
+        quantity: Quantity = Quantity.LOGIT_ERROR,
+        precision: Precision = Precision.FP32,
+    ) -> Question:
+        """A hop of the chain, ``source -> target``."""
+        return cls(
+            kind=Kind.HOP,
+            name=f"{source} -> {target}",
+            subject=subject,
+            quantity=quantity,
+            tolerance=tolerance,
+            graph=graph,
+            hop=(source, target),
+            precision=precision,
+        )
 
-    @classmethod
-    def at_least(
-        cls, name: str, subject: str, measured: float, tolerance: float, detail: str = "", kind: Kind = Kind.HOP
-    ) -> Check:
-        """A check that passes from its tolerance on; a figure that is no number fails."""
-        return cls(name, subject, _status(measured >= tolerance), measured, tolerance, detail, kind=kind)
+    def held_to(self, tolerance: float) -> Question:
+        """The same question with another tolerance."""
+        return replace(self, tolerance=tolerance)
 
-    @classmethod
-    def not_run(cls, name: str, subject: str, tolerance: float, reason: str, kind: Kind = Kind.HOP) -> Check:
-        """A check that this machine cannot make."""
-        return cls(name, subject, Status.NOT_RUN, None, tolerance, reason, kind=kind)
+    def measured(self, value: float, detail: str = "") -> Check:
+        """Passed or failed by its figure; NaN fails."""
+        good = self.quantity.within(value, self.tolerance)
+        return self._check(Status.PASSED if good else Status.FAILED, value, detail)
 
-    @property
-    def failed(self) -> bool:
-        """Whether it ran and is outside its tolerance."""
-        return self.status is Status.FAILED
+    def not_run(self, reason: str) -> Check:
+        """What the measurement needs is absent: a GPU, a package, memory."""
+        return self._check(Status.NOT_RUN, None, reason)
 
-    def located(self, location: str) -> Check:
-        """The same check, with the place where its failure begins."""
-        return replace(self, location=location)
+    def broke(self, message: object) -> Check:
+        """The measurement began and ended in an error: a failure without a figure."""
+        return self._check(Status.FAILED, None, f"broke: {message}")
 
-
-def softmax(logits: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Probabilities over the first axis of ``(classes, ...)``."""
-    raised = np.exp(logits - logits.max(0))
-    return np.asarray(raised / raised.sum(0), np.float32)
-
-
-def relative_error(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
-    """``max |actual - expected| / max |expected|``; infinite when anything is not finite.
-
-    Raises :class:`LayoutError` for arrays of different shapes.
-    """
-    if actual.shape != expected.shape:
-        raise LayoutError(f"results of different shapes: {actual.shape} and {expected.shape}")
-    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
-        return float("inf")
-    scale = float(np.abs(expected).max())
-    error = float(np.abs(actual.astype(np.float64) - expected).max())
-    return error / scale if scale else error
-
-
-def assembled_at(
-    predictions: Mapping[Phase, NDArray[np.generic]], window: Size, phase: Phase, phase_window: Size
-) -> NDArray[np.generic]:
-    """What the phases of one window say of one phase of another: ``(..., i, j)``.
-
-    Args:
-        predictions: by phase of ``window``, each ``(..., H/h, W/w)``; at least those of :func:`phases_at`.
-        window: of a trunk, say.
-        phase: of ``phase_window``.
-        phase_window: of a reference case, say. One window divides the other, as windows of the first levels do.
-    """
-    needed = phases_at(window, phase, phase_window)
-    if len(needed) == 1:
-        # The other phase lies inside this one.
-        (row, column), (h, w) = needed[0], window
-        finer = predictions[needed[0]]
-        return finer[
-            ...,
-            (phase[0] - row) // h :: max(phase_window[0] // h, 1),
-            (phase[1] - column) // w :: max(phase_window[1] // w, 1),
-        ]
-    down, right = window[0] // phase_window[0], window[1] // phase_window[1]
-    first = predictions[needed[0]]
-    whole = np.empty((*first.shape[:-2], first.shape[-2] * down, first.shape[-1] * right), first.dtype)
-    for row, column in needed:
-        at = (row - phase[0]) // phase_window[0], (column - phase[1]) // phase_window[1]
-        whole[..., at[0] :: down, at[1] :: right] = predictions[row, column]
-    return whole
-
-
-def phases_at(window: Size, phase: Phase, phase_window: Size) -> list[Phase]:
-    """The phases of ``window`` that share pixels with ``phase`` of ``phase_window``; one window divides the other."""
-    rows = range(phase[0] % min(window[0], phase_window[0]), window[0], min(window[0], phase_window[0]))
-    columns = range(phase[1] % min(window[1], phase_window[1]), window[1], min(window[1], phase_window[1]))
-    return [(row, column) for row in rows for column in columns]
-
-
-@dataclass(frozen=True)
-class LabelAgreement:
-    """Where labels differ from those of the reference logits."""
-
-    agreement: float
-    """Share of pixels with the same label."""
-    agreement_without_ties: float
-    """The same, without the differing pixels whose two labels have logits within the tolerance of each other."""
-
-    def judged(self, tolerance: Tolerance) -> float:
-        """The figure that counts: without ties, of which only so many are forgiven."""
-        return min(self.agreement_without_ties, self.agreement + tolerance.ties)
-
-    def __str__(self) -> str:
-        return f"{self.agreement:.4%} of pixels, {self.agreement_without_ties:.4%} without ties"
-
-
-def label_agreement(
-    labels: NDArray[np.integer], logits: NDArray[np.floating], logit_tolerance: float
-) -> LabelAgreement:
-    """Compare labels ``(H, W)`` with the reference logits ``(classes, H, W)`` that they should follow from.
-
-    A pixel is a tie when the reference itself gives both labels nearly the same logit: their distance is at
-    most twice ``logit_tolerance`` (each may move by it) times the largest logit. Logits are taken relative to
-    their mean over the classes, since a common offset changes no label. Logits that are not finite agree with
-    nothing. Raises :class:`LayoutError` for labels of another size.
-    """
-    if labels.shape != logits.shape[1:]:
-        raise LayoutError(f"labels of {labels.shape} and logits of {logits.shape} do not belong together")
-    if not np.isfinite(logits).all():
-        return LabelAgreement(0.0, 0.0)
-    differs = labels != logits.argmax(0)
-    tied = differs & ties(labels, logits, logit_tolerance)
-    return LabelAgreement(1 - float(differs.mean()), 1 - float((differs & ~tied).mean()))
-
-
-def ties(labels: NDArray[np.integer], logits: NDArray[np.floating], logit_tolerance: float) -> NDArray[np.bool_]:
-    """Pixels whose label ``(H, W)`` is as good as the reference logits' own: see :func:`label_agreement`."""
-    logits = logits - logits.mean(0)
-    best = logits.max(0)
-    known = np.minimum(labels.astype(np.intp), len(logits) - 1)
-    other = np.take_along_axis(logits, known[None], 0)[0]
-    close: NDArray[np.bool_] = (labels < len(logits)) & (best - other <= 2 * logit_tolerance * np.abs(logits).max())
-    return close
-
-
-def _status(passed: bool) -> Status:
-    return Status.PASSED if passed else Status.FAILED
+    def _check(self, status: Status, value: float | None, detail: str) -> Check:
+        return Check(
+            kind=self.kind,
+            name=self.name,
+            subject=self.subject,
+            status=status,
+            quantity=self.quantity,
+            value=None if value is None else Figure(value),
+            tolerance=Figure(self.tolerance),
+            graph=self.graph,
+            hop=self.hop,
+            precision=self.precision,
+            detail=detail,
+        )

@@ -8,15 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from engines.backends import backend_named
+from engines.backends import BACKENDS, flavour_of
 from engines.bundle.bundle import Bundle
-from engines.errors import MachineError, OutputError
-from engines.planning.choice import ChosenSchedule
-from engines.planning.tunings import here
 from engines.schedules.schedule import Precision
+from engines.bundle.records import (
+    BenchLength,
+    BenchMachine,
+    BenchRecord,
+    Latency,
+    PeakMemory,
+    Rearrangement,
+    Throughput,
+    builtins_from_record,
+)
+from engines.errors import MachineError, OutputError
+from engines.planning.tunings import ChosenSchedule, device_of, runtime_of
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import (
-    BACKEND_CHOICE,
     FiniteRange,
     bundle_argument,
     images_option,
@@ -24,12 +32,10 @@ from smp_deploy.cli.options import (
     precision_option,
     schedule_options,
 )
-from smp_deploy.cli.schedules import session_schedule
+from smp_deploy.cli.schedules import ScheduleOptions, session_schedule
 
 if TYPE_CHECKING:
-    from engines.session import Session
-    from smp_deploy.benchmarking.statistics import Summary
-    from smp_deploy.benchmarking.timing import Frame, Length
+    from smp_deploy.benchmarking.timing import Frame
 
 
 class _Percentiles(click.ParamType[tuple[float, ...]]):
@@ -53,11 +59,7 @@ class _Percentiles(click.ParamType[tuple[float, ...]]):
 @click.command("bench", short_help="Measure latency, throughput and memory.")
 @bundle_argument
 @click.option(
-    "--backend",
-    type=BACKEND_CHOICE,
-    default="onnxruntime",
-    show_default=True,
-    help="What runs the graphs.",
+    "--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True, help="What runs the graphs."
 )
 @precision_option
 @schedule_options
@@ -107,28 +109,41 @@ def bench_command(bundle: Path, **options: Any) -> dict[str, Any]:
     from smp_deploy.reports.benches import keep
 
     opened, precision, backend = Bundle.open(bundle), Precision(options["precision"]), options["backend"]
-    choice = session_schedule(opened, backend, precision, options)
+    choice = session_schedule(opened, backend, precision, ScheduleOptions.of(options))
     length = Length(options["warm_up_ms"], options["duration_s"], options["iterations"])
     frames = frames_of(opened, options["images"])
     with Session.open(opened, backend, precision=precision, schedule=choice.schedule) as session:
         with progress("frames") as advance:
             latencies_ms = frame_latencies(session, frames, length, advance)
         # TensorRT's windows are cut and merged on the device, within the frame's work.
-        moved_ms = None if backend_named(backend).needs_engines else rearrangement_ms(session)
+        moved_ms = rearrangement_ms(session) if flavour_of(backend) is None else None
         summary = summary_of(latencies_ms, options["percentiles"])
-        document = _document(bundle, session, choice, length, summary, latencies_ms)
-    document["rearrangement"] = None if moved_ms is None else {"ms": moved_ms, "share": moved_ms / summary.median}
-    document["memory"] = _memory(bundle, choice, precision, backend)
-    document["machine"] = machine_of(backend)
-    document |= {"backend": backend, "precision": precision.value}
+        frame = session.grid.frame_size
+    frames_per_s = 1000 / summary.mean
+    record = BenchRecord(
+        network=opened.manifest.network.source,
+        size=frame,
+        backend=backend,
+        precision=precision,
+        schedule=choice.schedule,
+        reason=choice.reason,
+        length=BenchLength(**asdict(length)),
+        iterations=len(latencies_ms),
+        latency_ms=Latency(**asdict(summary)),
+        throughput=Throughput(frames_per_s=frames_per_s, megapixels_per_s=frames_per_s * frame[0] * frame[1] / 1e6),
+        rearrangement=None if moved_ms is None else Rearrangement(ms=moved_ms, share=moved_ms / summary.median),
+        memory=_memory(bundle, choice, precision, backend),
+        machine=machine_of(backend),
+    )
     try:
-        keep(opened, document)
+        keep(opened, record)
     except OutputError as error:
         note(f"not kept for the report: {error}")
+    document = {"bundle": str(bundle), **builtins_from_record(record)}
     if options["as_json"]:
         print_json(document)
     else:
-        print_table(("bench", str(bundle)), _rows(document))
+        print_table(("bench", str(bundle)), _rows(record))
     return document
 
 
@@ -146,82 +161,46 @@ def frames_of(bundle: Bundle, images: tuple[str, ...]) -> list[Frame]:
     return frames
 
 
-def machine_of(backend: str) -> dict[str, str]:
+def machine_of(backend: str) -> BenchMachine:
     """What a measurement was made with."""
     from smp_deploy.machine import machine_facts
 
-    device, runtime = here(backend_named(backend), None)
-    return {**machine_facts(), "device": device, "runtime": runtime}
+    facts = machine_facts()
+    return BenchMachine(
+        device=device_of(backend), runtime=runtime_of(backend), smp_deploy=facts.pop("smp-deploy"), **facts
+    )
 
 
-def _document(
-    bundle: Path,
-    session: Session,
-    choice: ChosenSchedule,
-    length: Length,
-    summary: Summary,
-    latencies_ms: list[float],
-) -> dict[str, Any]:
-    height, width = session.grid.frame_size
-    frames_per_s = 1000 / summary.mean
-    schedule = choice.schedule
-    return {
-        "bundle": str(bundle),
-        "network": session.manifest.network.source,
-        "size": [height, width],
-        "schedule": {
-            "levels": schedule.levels,
-            "lowering": schedule.lowering.value,
-            "sub_batch": schedule.sub_batch,
-            "reason": choice.reason,
-        },
-        "length": asdict(length),
-        "iterations": len(latencies_ms),
-        "latency_ms": asdict(summary),
-        "throughput": {"frames_per_s": frames_per_s, "megapixels_per_s": frames_per_s * height * width / 1e6},
-    }
-
-
-def _memory(bundle: Path, choice: ChosenSchedule, precision: Precision, backend: str) -> dict[str, Any]:
+def _memory(bundle: Path, choice: ChosenSchedule, precision: Precision, backend: str) -> PeakMemory:
     from smp_deploy.benchmarking.peak_memory import session_peak
 
     try:
         peak = session_peak(bundle, choice.schedule, precision=precision, backend=backend)
     except MachineError as error:
-        return {"not_measured": str(error)}
-    return {"above_empty_process_bytes": peak.work_bytes, "process_bytes": peak.peak_bytes}
+        return PeakMemory(not_measured=str(error))
+    return PeakMemory(above_empty_process_bytes=peak.work_bytes, process_bytes=peak.peak_bytes)
 
 
-def _rows(document: dict[str, Any]) -> list[tuple[str, str]]:
-    latency, throughput, schedule = document["latency_ms"], document["throughput"], document["schedule"]
-    memory, moved, machine = document["memory"], document["rearrangement"], document["machine"]
-    percentiles = ", ".join(f"{share}% {value:.2f}" for share, value in latency["percentiles"].items())
-    shown = (
-        memory.get("not_measured")
-        or f"{memory['above_empty_process_bytes'] / 2**20:.0f} MiB above the empty process, "
-        f"{memory['process_bytes'] / 2**20:.0f} MiB with it"
+def _rows(record: BenchRecord) -> list[tuple[str, str]]:
+    latency, throughput, memory = record.latency_ms, record.throughput, record.memory
+    moved, machine = record.rearrangement, record.machine
+    percentiles = ", ".join(f"{share}% {value:.2f}" for share, value in latency.percentiles.items())
+    shown = memory.not_measured or (
+        f"{(memory.above_empty_process_bytes or 0) / 2**20:.0f} MiB above the empty process, "
+        f"{(memory.process_bytes or 0) / 2**20:.0f} MiB with it"
     )
     return [
-        ("network", f"{document['network']}, {document['size'][0]}x{document['size'][1]}"),
-        (
-            "schedule",
-            f"levels {schedule['levels']}, sub-batch {schedule['sub_batch']}, {schedule['lowering']} "
-            f"({schedule['reason']})",
-        ),
-        ("latency, ms", f"min {latency['min']:.2f}, max {latency['max']:.2f}, mean {latency['mean']:.2f}"),
-        ("", f"median {latency['median']:.2f}; {percentiles}"),
-        ("measured", f"{document['iterations']} frames"),
-        (
-            "throughput",
-            f"{throughput['frames_per_s']:.3g} frames/s, {throughput['megapixels_per_s']:.3g} megapixels/s",
-        ),
+        ("network", f"{record.network}, {record.size[0]}x{record.size[1]}"),
+        ("schedule", f"{record.schedule} ({record.reason})"),
+        ("latency, ms", f"min {latency.min:.2f}, max {latency.max:.2f}, mean {latency.mean:.2f}"),
+        ("", f"median {latency.median:.2f}; {percentiles}"),
+        ("measured", f"{record.iterations} frames"),
+        ("throughput", f"{throughput.frames_per_s:.3g} frames/s, {throughput.megapixels_per_s:.3g} megapixels/s"),
         ("memory", shown),
         (
             "cutting and merging",
-            f"{moved['ms']:.2f} ms, {moved['share']:.2%} of the median"
-            if moved
-            else "on the device, not measured here",
+            f"{moved.ms:.2f} ms, {moved.share:.2%} of the median" if moved else "on the device, not measured here",
         ),
-        ("device", f"{machine['device']}; {machine['runtime']}"),
-        ("machine", f"{machine['system']}, {machine['machine']}, {machine['memory']}, Python {machine['python']}"),
+        ("device", f"{machine.device}; {machine.runtime}"),
+        ("machine", f"{machine.system}, {machine.machine}, {machine.memory}, Python {machine.python}"),
     ]

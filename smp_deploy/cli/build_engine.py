@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from engines.backends.tensorrt.builder import BuildListener
-from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility, MemoryPool
-from engines.backends.tensorrt.targets import Target
-from engines.building import build_engine
+from engines.backends.tensorrt.builder import BuildListener, BuiltEngine, engine_from_onnx
+from engines.backends.tensorrt.flavours import import_tensorrt
+from engines.backends.tensorrt.machine import this_machine
+from engines.backends.tensorrt.records import BuildInputs, held_engine, identity_of_build, record_of_build
+from engines.backends.tensorrt.settings import BuildConfig, HardwareCompatibility, MemoryPool
+from engines.backends.tensorrt.targets import Target, check_build, check_flavour, check_machine
+from engines.backends.tensorrt.timing import check_timing_cache
+from engines.backends.tensorrt.trtexec import trtexec_lines
 from engines.bundle.bundle import Bundle
 from engines.schedules.schedule import Precision
+from engines.bundle.records import builtins_from_record
+from engines.schedules.schedule import default_schedule
 from smp_deploy import __version__
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import MemoryType, bundle_argument, json_option, schedule_options
+from smp_deploy.cli.schedules import ScheduleOptions, asked_schedule
 
 
 @click.command("build-engine", short_help="Build a TensorRT engine on this machine.")
@@ -86,32 +92,67 @@ def build_engine_command(bundle: Path, **options: Any) -> dict[str, Any]:
 
     An engine that the bundle holds already, of the same graphs, TensorRT, device and flags, is not built again.
     """
+    config, target, machine = _config(options), Target(options["target"]), this_machine()
+    precision = Precision(options["precision"])
     opened = Bundle.open(bundle)
-    named = {name: options[name] for name in ("levels", "lowering", "sub_batch", "memory")}
-    if options["memory"] is not None and any(named[name] is not None for name in ("levels", "lowering", "sub_batch")):
-        raise click.UsageError("--memory chooses the schedule; leave out --levels, --sub-batch and --lowering")
-    with ExitStack() as bars:
-        built = build_engine(
-            opened,
-            options["flavour"],
-            options["precision"],
-            target=options["target"],
-            options=_build_options(options),
-            force=options["force"],
-            listener=_verbosely if options["verbose"] else partial(_with_progress, bars),
-            **named,
+    asked = asked_schedule(opened, "tensorrt", precision, ScheduleOptions.of(options))
+    schedule = asked.schedule if asked is not None else default_schedule(opened.manifest)
+    if options["memory"] is not None:
+        config = replace(config, sub_batch=schedule.sub_batch)
+    if config.sub_batch > schedule.sub_batch:
+        raise click.UsageError(
+            f"at levels {schedule.levels} at most {schedule.sub_batch} phases go together; "
+            f"a sub-batch of {config.sub_batch} is never filled"
         )
-    if built.cached:
+    trunk_record = opened.manifest.trunk(schedule.levels, schedule.lowering)
+    graph, grid = opened.trunk_graph(trunk_record, precision), opened.manifest.grid(trunk_record)
+    inputs = BuildInputs(graph.relative_to(opened.path).as_posix(), opened.manifest.prepare, opened.manifest.weights)
+    config = replace(config, convolutions=trunk_record.convolutions[precision])
+    trtexec = trtexec_lines(str(graph), "windows", (3, *grid.crop_size), config)
+
+    check_machine(target, machine, trtexec)
+    if config.flavour is None and target is Target.RTX:
+        config = replace(config, flavour=Flavour.TENSORRT_RTX)
+    if config.flavour is not None:
+        check_flavour(target, machine, config.flavour)
+    flavour, trt = import_tensorrt(config.flavour)
+    check_flavour(target, machine, flavour)
+    built_with = (flavour, str(trt.__version__))
+    config = replace(config, flavour=flavour)
+    check_build(target, machine, config, built_with, trtexec)
+    identity = identity_of_build(opened, inputs, config, built_with, machine)
+    held = None if options["force"] else held_engine(opened, identity)
+    if held is not None:
+        engine, record = held
         note("the bundle holds this engine already; --force builds it again")
-    elif options["timing_cache"] is not None and not built.record["timing_cache"]:
-        note(f"TensorRT-RTX has no timing cache: {options['timing_cache']} is neither read nor written")
-    engine = str(built.bundle.file(built.engine.engine))
-    document = {"smp_deploy": __version__, "engine": engine, "cached": built.cached, **built.record}
-    return _shown(document, options["as_json"])
+        return _shown(
+            {"engine": str(opened.file(engine.engine)), "cached": True, **builtins_from_record(record)},
+            options["as_json"],
+        )
+
+    opened.check_writable()
+    if config.timing_cache is not None:
+        if flavour is Flavour.TENSORRT_RTX:
+            note(f"TensorRT-RTX has no timing cache: {config.timing_cache} is neither read nor written")
+        else:
+            check_timing_cache(config.timing_cache)
+    show = _build_verbosely if options["verbose"] else _build
+    trunk = show(graph, config)
+    prepare = show(opened.file(inputs.prepare), replace(config, precision=None, convolutions=None, sub_batch=1))
+    record = record_of_build(identity, config, target, (trunk, prepare), __version__)
+    stored = opened.with_engine(flavour, precision, schedule, plan=trunk.plan, prepare=prepare.plan, record=record)
+    engine = stored.manifest.engines[-1]
+    return _shown(
+        {"engine": str(stored.file(engine.engine)), "cached": False, **builtins_from_record(record)}, options["as_json"]
+    )
 
 
-def _build_options(options: dict[str, Any]) -> BuildOptions:
-    return BuildOptions(
+def _config(options: dict[str, Any]) -> BuildConfig:
+    flavour = options["flavour"]
+    return BuildConfig(
+        precision=Precision(options["precision"]),
+        sub_batch=options["sub_batch"] or 1,
+        flavour=Flavour(flavour.replace("-", "_")) if flavour else None,
         optimization_level=options["optimization_level"],
         pool_limits=_pool_limits(options["pool_limits"]),
         max_aux_streams=options["max_aux_streams"],
@@ -136,16 +177,15 @@ def _pool_limits(texts: tuple[str, ...]) -> dict[MemoryPool, int]:
     return limits
 
 
-def _with_progress(bars: ExitStack, graph: str) -> BuildListener:
-    """A bar for a graph, in place of the bar before it."""
-    bars.close()
-    return BuildListener(on_progress=bars.enter_context(progress(f"building {graph}, percent")))
+def _build(graph: Path, config: BuildConfig) -> BuiltEngine:
+    with progress(f"building {graph.name}, percent") as advance:
+        return engine_from_onnx(graph, config, BuildListener(on_progress=advance))
 
 
-def _verbosely(graph: str) -> BuildListener:
+def _build_verbosely(graph: Path, config: BuildConfig) -> BuiltEngine:
     # TensorRT's log is the progress: a bar would be torn apart by it.
-    note(f"building {graph}")
-    return BuildListener(on_log=lambda severity, text: note(f"[{severity}] {text}"))
+    note(f"building {graph.name}")
+    return engine_from_onnx(graph, config, BuildListener(on_log=lambda severity, text: note(f"[{severity}] {text}")))
 
 
 def _shown(document: dict[str, Any], as_json: bool) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _engine_result(step: dict[str, Any]) -> str:
     if "not_run" in step:
         return f"not run: {step['not_run']}"
     convolutions = ", ".join(f"{count} {kind}" for kind, count in step["convolutions"].items())
-    return f"{step['flavour']} {step['version']}, convolutions: {convolutions}, {step['plan_bytes'] / 1e6:.1f} MB"
+    return f"{step['backend']} {step['version']}, convolutions: {convolutions}, {step['plan_bytes'] / 1e6:.1f} MB"
 
 
 def _run_result(step: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from engines.bundle.bundle import Bundle
+from engines.bundle.records import builtins_from_record
 from engines.bundle.staging import write_file
 from smp_deploy.cli.console import note, print_json
 from smp_deploy.cli.options import bundle_argument, json_option
@@ -30,12 +31,12 @@ def report_command(bundle: Path, output: Path | None, as_json: bool) -> int:
     opened = Bundle.open(bundle)
     target = output or opened.path / "reports" / "report.html"
     check_file_target(opened, target, ".html")
-    document, benches = stored(opened), list(rows_of(opened))
+    record, benches = stored(opened), list(rows_of(opened))
     if output is not None or not as_json:
-        write_file(target, page_of(opened, document).encode())
+        write_file(target, page_of(opened, record).encode())
         note(f"wrote {target}")
     if as_json:
-        print_json({**document, "benches": benches})
+        print_json({**builtins_from_record(record), "benches": benches})
     else:
-        click.echo("\n".join(filter(None, (text_of(document), bench_text(benches)))))
+        click.echo("\n".join(filter(None, (text_of(record), bench_text(benches)))))
     return 0

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from engines.backends import backend_named
-from engines.backends.base import Kind
+from engines.backends import BACKENDS
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import TuningRecord
-from engines.planning.choice import named_schedule
+from engines.schedules.schedule import Lowering, Precision
+from engines.bundle.records import builtins_from_record
 from engines.planning.planner import plan
-from engines.schedules.schedule import Lowering, Precision, Schedule
+from engines.schedules.schedule import Schedule, default_schedule
 from smp_deploy.cli.bench import frames_of, machine_of
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import (
-    BACKEND_CHOICE,
     FiniteRange,
     MemoryType,
     bundle_argument,
@@ -35,11 +34,7 @@ if TYPE_CHECKING:
 @click.command("tune", short_help="Measure the schedules and record the fastest.")
 @bundle_argument
 @click.option(
-    "--backend",
-    type=BACKEND_CHOICE,
-    default="onnxruntime",
-    show_default=True,
-    help="What runs the graphs.",
+    "--backend", type=click.Choice(BACKENDS), default="onnxruntime", show_default=True, help="What runs the graphs."
 )
 @precision_option
 @click.option(
@@ -102,7 +97,7 @@ def tune_command(bundle: Path, **options: Any) -> dict[str, Any]:
         "bundle": str(bundle),
         "tuning": msgspec.to_builtins(tuning),
         "missing": [{"levels": m.levels, "lowering": m.lowering.value} for m in missing],
-        "machine": machine_of(backend),
+        "machine": builtins_from_record(machine_of(backend)),
     }
     if options["as_json"]:
         print_json(document)
@@ -115,9 +110,9 @@ def _fits(bundle: Bundle, backend: str, precision: Precision, budget_bytes: int 
     """Whether a schedule may be tried: by its predicted peak, and within half of what is free without a budget."""
     from smp_deploy.machine import available_bytes
 
-    candidates = plan(bundle, backend, precision).candidates
+    candidates = plan(bundle.manifest, precision=precision, backend=backend).candidates
     peaks = {candidate.schedule: candidate.peak_bytes for candidate in candidates}
-    free = available_bytes() if backend_named(backend).kind is Kind.CPU else None
+    free = available_bytes() if backend == "onnxruntime" else None
     limit = budget_bytes if budget_bytes is not None else None if free is None else free // 2
     # A built engine may have a sub-batch that is no candidate of the planner; it is there to be tried.
     return lambda schedule: limit is None or peaks.get(schedule, 0) <= limit
@@ -126,9 +121,9 @@ def _fits(bundle: Bundle, backend: str, precision: Precision, budget_bytes: int 
 def _print(bundle: Bundle, tuning: TuningRecord, missing: list[Missing]) -> None:
     from smp_deploy.benchmarking.statistics import median
 
-    medians = {m.schedule: median(m.frame_ms) for m in tuning.measurements}
+    medians = {Schedule(m.levels, m.sub_batch, m.lowering): median(m.frame_ms) for m in tuning.measurements}
     winner = next(iter(medians))
-    default = named_schedule(bundle.manifest)
+    default = default_schedule(bundle.manifest)
     # An engine for the default may not have been built.
     default = default if default in medians else winner
     print_table(TUNING_COLUMNS, tuning_rows(tuning, medians[default]))
@@ -156,10 +151,10 @@ def tuning_rows(tuning: TuningRecord, default_ms: float) -> list[tuple[Any, ...]
     rounds = max(len(m.frame_ms) for m in tuning.measurements)
     rows = []
     for m in tuning.measurements:
-        value, runs, schedule = median(m.frame_ms), len(m.frame_ms), m.schedule
+        value, runs = median(m.frame_ms), len(m.frame_ms)
         shown = f"{runs}" if runs == rounds else f"{runs}, dropped"
         rows.append(
-            (schedule.levels, schedule.lowering.value, schedule.sub_batch, f"{value:.1f}", f"{spread(m.frame_ms):.0%}",
+            (m.levels, m.lowering.value, m.sub_batch, f"{value:.1f}", f"{spread(m.frame_ms):.0%}",
              f"{default_ms / value:.2f}", shown)
         )  # fmt: skip
     return rows

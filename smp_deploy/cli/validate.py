@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from engines.backends import BACKENDS
 from engines.bundle.bundle import Bundle
-from engines.errors import CheckFailed, InputError, MissingDependency, OutputError
-from engines.parity.checks import Check
 from engines.schedules.schedule import Lowering, Precision
+from engines.bundle.records import Check, Status, Validation, builtins_from_record, check_reports
+from engines.errors import CheckFailed, InputError, MachineError, MissingDependency, OutputError
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import BACKEND_CHOICE, FiniteRange, bundle_argument, images_option, json_option
+from smp_deploy.cli.options import FiniteRange, bundle_argument, images_option, json_option
 from smp_deploy.cli.summaries import shown
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from converters.verification import Findings, Frame
+    from converters.verification import Frame
 
 _LIMIT = 5
 
@@ -47,7 +46,7 @@ _LIMIT = 5
 @click.option("--min-label-agreement", type=FiniteRange(0, 1), help="Share of labels; else the table's.")
 @click.option(
     "--backend",
-    type=BACKEND_CHOICE,
+    type=click.Choice(BACKENDS),
     help="Compare this runtime with the stored outputs alone, without PyTorch and onnx.",
 )
 @click.option(
@@ -65,87 +64,68 @@ def validate_command(bundle: Path, as_json: bool, **options: Any) -> dict[str, A
     is listed as "not run", and the summary says what is therefore not proven. The record goes to the bundle's
     reports/ folder; `smp-deploy report` makes a page of it. Exit code 1 when a check fails.
     """
-    from smp_deploy.reports.documents import document_of, record_name, store
-
-    started, opened = time.monotonic(), Bundle.open(bundle)
-    overrides = {
-        name: options[option]
-        for name, option in (("logits", "rtol"), ("absolute", "atol"), ("label_agreement", "min_label_agreement"))
-        if options[option] is not None
-    }
-    plan = _backend_plan(opened, options, overrides) if options["backend"] else _bundle_plan(opened, options, overrides)
-    checks = []
-    for check in plan.checks:
-        note(f"{check.name}, {check.subject}: {check.status.value}")
-        checks.append(check)
-    document = document_of(
-        opened,
-        checks,
-        seconds=time.monotonic() - started,
-        overrides=overrides,
-        frames=plan.frames,
-        commands=[_command(bundle, options), *plan.commands],
-        findings=plan.findings,
-    )
-    try:
-        store(opened, document, plan.findings, name=record_name(options["backend"]))
-    except OutputError as error:
-        note(f"the record is not kept: {error}")
+    opened = Bundle.open(bundle)
+    command, keep = _command(bundle, options), _can_keep(opened)
+    making = _prove if options["backend"] else _validate
+    validation = making(opened, options, command=command, keep=keep, on_check=_noted)
+    document = builtins_from_record(validation)
     if as_json:
         print_json(document)
     else:
-        _print(checks, document)
-    failed = [check for check in checks if check.failed]
+        _print(validation)
+    failed = [check for check in validation.checks if check.failed]
     if failed:
         where = f"; the first: {failed[0].name}" + (f", in {failed[0].location}" if failed[0].location else "")
-        raise CheckFailed(f"{len(failed)} of {len(checks)} checks failed{where}")
+        raise CheckFailed(f"{len(failed)} of {len(validation.checks)} checks failed{where}")
+    if validation.verdict is Status.NOT_RUN:
+        raise MachineError(f"no check could run here: {validation.checks[0].detail}")
     return document
 
 
-@dataclass(frozen=True)
-class _Plan:
-    checks: Iterator[Check]
-    frames: list[str]
-    commands: list[str]
-    findings: Findings | None = field(default=None)
+def _can_keep(bundle: Bundle) -> bool:
+    try:
+        check_reports(bundle.path / "reports")
+    except OutputError as error:
+        note(f"the record is not kept: {error}")
+        return False
+    return True
 
 
-def _backend_plan(bundle: Bundle, options: Mapping[str, Any], overrides: Mapping[str, float]) -> _Plan:
+def _noted(check: Check) -> None:
+    note(f"{check.name}, {check.subject}: {check.status.value}")
+
+
+def _tolerances(options: Mapping[str, Any]) -> dict[str, float]:
+    names = (("logits", "rtol"), ("absolute", "atol"), ("label_agreement", "min_label_agreement"))
+    return {name: options[option] for name, option in names if options[option] is not None}
+
+
+def _prove(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Validation:
     """What needs neither PyTorch nor onnx: the target proves its own engine."""
-    from itertools import chain
-
-    from engines.planning.choice import choose_schedule
-    from engines.proof import backend_checks, provenance_checks
+    from engines.proof import prove
+    from engines.schedules.schedule import resolved_schedule
 
     for name in ("checkpoint", "labels", "dataset", "root", "split", "limit"):
         if options[name] is not None:
             raise InputError(f"--{name} is not for --backend, which compares with the stored outputs alone")
     if options["images"]:
         raise InputError("--images is not for --backend, which compares with the stored outputs alone")
-    precision = Precision(options["precision"] or "fp32")
-    named = {name: options[name] for name in ("levels", "lowering", "sub_batch")}
-    schedule = choose_schedule(bundle, options["backend"], precision, **named).schedule
-    checks = backend_checks(bundle, options["backend"], precision, schedule=schedule, overrides=overrides)
-    frames = [f"reference frame {index}" for index in range(len(bundle.manifest.reference))]
-    return _Plan(chain(provenance_checks(bundle), checks), frames, [])
+    lowering = Lowering(options["lowering"]) if options["lowering"] else None
+    schedule = resolved_schedule(bundle.manifest, options["levels"], options["sub_batch"], lowering)
+    precision, tolerances = Precision(options["precision"] or "fp32"), _tolerances(options)
+    return prove(bundle, options["backend"], precision, schedule=schedule, tolerances=tolerances, **recording)
 
 
-def _bundle_plan(bundle: Bundle, options: Mapping[str, Any], overrides: Mapping[str, float]) -> _Plan:
+def _validate(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Validation:
     for name in ("precision", "levels", "lowering", "sub_batch"):
         if options[name] is not None:
             raise InputError(f"--{name.replace('_', '-')} goes with --backend; without it every trunk is checked")
     try:
-        # The record is written in its formats: said before the work, not after it.
-        import polygraphy  # noqa: F401
-
-        from converters.verification import Subject, checks_of, reference_frames
-        from converters.verification.polygraphy_files import polygraphy_commands
+        from converters.verification.validate import validate
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
-    frames = reference_frames(bundle) + _images(bundle, options) + _dataset(bundle, options)
-    subject = Subject(bundle, frames, overrides, _network(bundle, options["checkpoint"]))
-    names = [frame.name for frame in subject.frames]
-    return _Plan(checks_of(subject), names, polygraphy_commands(bundle), subject.findings)
+    frames, network = _images(bundle, options) + _dataset(bundle, options), _network(bundle, options["checkpoint"])
+    return validate(bundle, network=network, frames=frames, tolerances=_tolerances(options), **recording)
 
 
 def _images(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
@@ -232,23 +212,23 @@ def _command(bundle: Path, options: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _print(checks: list[Check], document: Mapping[str, Any]) -> None:
+def _print(validation: Validation) -> None:
     print_table(
         ("check", "on", "measured", "tolerance", "result", ""),
         [
             (
                 check.name,
                 check.subject,
-                "" if check.measured is None else f"{check.measured:.6g}",
+                "" if check.value is None else f"{check.value:.6g}",
                 f"{check.tolerance:g}",
                 check.status.value,
-                f"in {check.location}; {check.detail}" if check.location else check.detail,
+                check.words,
             )
-            for check in checks
+            for check in validation.checks
         ],
     )
-    for command in document["commands"][1:]:
+    for command in validation.commands[1:]:
         click.echo(f"to dig deeper: {command}")
-    for missing in document["not_proven"]:
+    for missing in validation.not_proven:
         click.echo(f"not proven: {missing}")
-    click.echo(", ".join(f"{count} {status}" for status, count in document["counts"].items() if count))
+    click.echo(", ".join(f"{count} {status.value}" for status, count in validation.counts.items() if count))

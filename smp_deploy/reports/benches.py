@@ -2,57 +2,52 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from engines.bundle.bundle import Bundle
-from engines.bundle.staging import write_file
-from engines.errors import BackendError, InputError
+from engines.bundle.records import BenchRecord, json_from_record, record_from_json, write_report
+from engines.errors import BackendError, BundleError, InputError
 from engines.planning.planner import plan
-from smp_deploy.reports.documents import made_directory
-from smp_deploy.reports.records import BenchRun, bench_run_of
 
 BENCHES = "bench.json"
-RECORD_VERSION = 1
-"""Raised by every change that an older reader would misunderstand."""
-
-_USE = ("backend", "precision", "levels", "lowering", "sub_batch")
-_LEFT_OUT = ("bundle", "network", "size", "length")
+RECORD_VERSION = 2
+"""Raised by every change of :class:`BenchRecord`."""
 
 
-def keep(bundle: Bundle, document: Mapping[str, Any]) -> None:
+class _Benches(msgspec.Struct, frozen=True):
+    """The file."""
+
+    record_version: int
+    runs: list[msgspec.Raw]
+    """Of :class:`BenchRecord`; each is read by itself, so that one that is damaged costs no other."""
+
+
+def keep(bundle: Bundle, record: BenchRecord) -> None:
     """Add a measurement of ``bench``, in place of an older one of the same device and schedule.
 
     Raises :class:`OutputError` where the bundle cannot be written to.
     """
-    run = {key: value for key, value in document.items() if key not in _LEFT_OUT}
-    others = [held for held in kept(bundle) if _use_of(held) != _use_of(run)]
-    record = {"record_version": RECORD_VERSION, "runs": [*others, run]}
-    write_file(made_directory(bundle) / BENCHES, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+    runs = [*(held for held in kept(bundle) if held.use != record.use), record]
+    benches = _Benches(RECORD_VERSION, [msgspec.Raw(json_from_record(run)) for run in runs])
+    write_report(bundle.path / "reports", BENCHES, json_from_record(benches))
 
 
-def kept(bundle: Bundle) -> list[dict[str, Any]]:
+def kept(bundle: Bundle) -> list[BenchRecord]:
     """The measurements that a bundle holds, those that can be read; none where the whole record cannot."""
     try:
-        record = json.loads((bundle.path / "reports" / BENCHES).read_bytes())
-        runs = list(record["runs"]) if record["record_version"] == RECORD_VERSION else []
-    except (OSError, ValueError, KeyError, TypeError):
+        benches = record_from_json((bundle.path / "reports" / BENCHES).read_bytes(), _Benches, BENCHES)
+    except (OSError, BundleError):
         return []
-    readable = []
-    for run in runs:
-        with contextlib.suppress(msgspec.ValidationError):
-            bench_run_of(run)
-            readable.append(run)
-    return readable
+    runs = benches.runs if benches.record_version == RECORD_VERSION else []
+    return [record for record in map(_readable, runs) if record is not None]
 
 
 def rows_of(bundle: Bundle) -> Iterator[dict[str, Any]]:
     """A row for every measurement: what ran where, its latency and throughput, memory predicted and measured."""
-    for run in map(bench_run_of, kept(bundle)):
+    for run in kept(bundle):
         memory = run.memory.above_empty_process_bytes
         yield {
             "device": run.machine.device,
@@ -67,15 +62,17 @@ def rows_of(bundle: Bundle) -> Iterator[dict[str, Any]]:
         }
 
 
-def _predicted_mib(bundle: Bundle, run: BenchRun) -> float | None:
+def _readable(run: msgspec.Raw) -> BenchRecord | None:
+    try:
+        return record_from_json(bytes(run), BenchRecord, BENCHES)
+    except BundleError:
+        return None
+
+
+def _predicted_mib(bundle: Bundle, run: BenchRecord) -> float | None:
     try:
         planned = plan(bundle, run.backend, run.precision)
     except (InputError, BackendError):
         return None
     peaks = (candidate.peak_bytes for candidate in planned.candidates if candidate.schedule == run.schedule)
     return next((peak / 2**20 for peak in peaks), None)
-
-
-def _use_of(run: Mapping[str, Any]) -> tuple[Any, ...]:
-    flat = {**run, **run["schedule"]}
-    return (run["machine"]["device"], *(flat[key] for key in _USE))

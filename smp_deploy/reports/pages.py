@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from engines.bundle.bundle import Bundle
+from engines.schedules.schedule import Precision
+from engines.bundle.records import VALIDATION, Check, Kind, LabelFigures, Quantity, Status, Validation
 from engines.errors import MissingDependency
 from smp_deploy.reports.benches import BENCHES, rows_of
-from smp_deploy.reports.documents import VALIDATION, stored_overlays
-from smp_deploy.reports.pictures import chain_figure, layers_figure, overlay_png, phases_figure, png_uri
+from smp_deploy.reports.documents import stored_overlays
+from smp_deploy.reports.pictures import chain_figure, hop_words, layers_figure, overlay_png, phases_figure, png_uri
 
 _MOST_CHANGES = 12
 
 
-def page_of(bundle: Bundle, document: Mapping[str, Any]) -> str:
+def page_of(bundle: Bundle, record: Validation) -> str:
     """The page, as HTML. Raises :class:`MissingDependency`."""
     try:
         import jinja2
@@ -28,75 +31,76 @@ def page_of(bundle: Bundle, document: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["hop"] = hop_words
     template = environment.from_string((files("smp_deploy.reports") / "page.html.j2").read_text(encoding="utf-8"))
-    hops = worst_hops(document)
-    # Trunks of other schedules have names of their own: trunk-l3-reshape.onnx.
-    others = [hop for hop in hops if "trunk-" in hop["name"]]
-    hops = [hop for hop in hops if hop not in others]
+    hops, others = worst_hops(record)
     return template.render(
-        document=document,
+        record=record,
         name=bundle.path.resolve().name,
-        failures=[check for check in document["checks"] if check["status"] == "failed"],
-        groups=_groups(document["checks"]),
+        failures=[check for check in record.checks if check.failed],
+        groups=_groups(record.checks),
         hops=hops,
         chain=chain_figure(hops) if hops else "",
         others=others,
         other_chain=chain_figure(others) if others else "",
-        precisions=[_precision(document, name, found) for name, found in document.get("agreements", {}).items()],
-        overlays=_overlays(bundle, document),
-        largest=_largest(document),
+        precisions=[_precision(record, precision, found) for precision, found in record.agreements.items()],
+        overlays=_overlays(bundle, record),
+        largest=max(record.layers, key=lambda layer: layer.magnitude, default=None),
+        tolerances={
+            precision.value: msgspec.structs.asdict(tolerance) for precision, tolerance in record.tolerances.items()
+        },
         benches=list(rows_of(bundle)),
         records=_other_records(bundle),
-        headline=headline(document),
+        headline=headline(record),
     )
 
 
-def headline(document: Mapping[str, Any]) -> str:
+def headline(record: Validation) -> str:
     """The verdict in one sentence."""
-    counts, missing = document["counts"], len(document["not_proven"])
-    if document["verdict"] == "failed":
-        return f"{counts['failed']} of {len(document['checks'])} checks failed"
-    if document["verdict"] == "not run":
+    if record.verdict is Status.FAILED:
+        return f"{record.counts[Status.FAILED]} of {len(record.checks)} checks failed"
+    if record.verdict is Status.NOT_RUN:
         return "no check could run"
-    proven = f"all {counts['passed']} checks that ran passed"
+    missing = record.counts[Status.NOT_RUN]
+    proven = f"all {record.counts[Status.PASSED]} checks that ran passed"
     return proven + (f"; {missing} could not run" if missing else "")
 
 
-def text_of(document: Mapping[str, Any]) -> str:
+def text_of(record: Validation) -> str:
     """The report for a terminal: one screen."""
+    count = len(record.frames)
     lines = [
-        f"{document['verdict'].upper()}: {headline(document)}",
-        f"{document['bundle']}: {document['network']['source']}, {document['frame'][0]}x{document['frame'][1]}, "
-        f"{_count_of_frames(document)}, {document['created']}, {document['seconds']:.0f} s",
+        f"{record.verdict.value.upper()}: {headline(record)}",
+        f"{record.bundle}: {record.network.source}, {record.frame[0]}x{record.frame[1]}, "
+        f"{count} frame{'' if count == 1 else 's'}, {record.created}, {record.seconds:.0f} s",
     ]
-    for check in document["checks"]:
-        if check["status"] == "failed":
-            where = check["location"] or "a place that was not found"
-            lines.append(f"  failed: {check['name']}, {check['subject']}: {_figure(check)}; begins in {where}")
-    hops = worst_hops(document)
-    if hops:
-        lines.append("error of each hop, the worst of all frames:")
-        width = max(len(hop["name"]) for hop in hops if "trunk-" not in hop["name"])
-        shown = [hop for hop in hops if "trunk-" not in hop["name"]]
-        lines += [f"  {hop['name']:<{width}}  {_short(hop['measured'])} of {hop['tolerance']:g}" for hop in shown]
-        others = [hop for hop in hops if hop not in shown]
-        if others:
-            worst = max(others, key=lambda hop: float(hop["measured"]) / (hop["tolerance"] or 1))
-            lines.append(
-                f"  and {len(others)} hops of other schedules, of which {worst['name']} is nearest to its tolerance: "
-                f"{_short(worst['measured'])} of {worst['tolerance']:g}"
-            )
-    for precision, found in document.get("agreements", {}).items():
-        if found["pixels"]:
-            agreeing = 1 - found["differing"] / found["pixels"]
-            ties = (
-                f"{found['ties']} of the {found['differing']} that differ are ties"
-                if found["differing"]
-                else "none differs"
-            )
-            lines.append(f"labels in {precision}: {agreeing:.4%} as in fp32; {ties}")
-    lines += [f"not proven: {missing}" for missing in document["not_proven"]]
+    for check in record.checks:
+        if check.failed:
+            where = check.location or "a place that was not found"
+            figure = check.detail if check.value is None else f"{check.value:.3g}, tolerance {check.tolerance:g}"
+            lines.append(f"  failed: {check.name}, {check.subject}: {figure}; begins in {where}")
+    lines += _hop_lines(*worst_hops(record))
+    for precision, found in record.agreements.items():
+        if found.pixels:
+            agreeing = 1 - found.differing / found.pixels
+            ties = f"{found.ties} of the {found.differing} that differ are ties" if found.differing else "none differs"
+            lines.append(f"labels in {precision.value}: {agreeing:.4%} as in fp32; {ties}")
+    lines += [f"not proven: {missing}" for missing in record.not_proven]
     return "\n".join(lines)
+
+
+def _hop_lines(hops: list[Check], others: list[Check]) -> Iterator[str]:
+    if hops or others:
+        yield "error of each hop, the worst of all frames:"
+    width = max((len(hop_words(hop)) for hop in hops), default=0)
+    for hop in hops:
+        yield f"  {hop_words(hop):<{width}}  {hop.value:.3g} of {hop.tolerance:g}"
+    if others:
+        worst = max(others, key=lambda hop: (hop.value or 0.0) / (hop.tolerance or 1))
+        yield (
+            f"  and {len(others)} hops of other schedules, of which {hop_words(worst)} is nearest to its tolerance: "
+            f"{worst.value:.3g} of {worst.tolerance:g}"
+        )
 
 
 def bench_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -108,67 +112,66 @@ def bench_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def worst_hops(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each hop of the chain once, at its worst over the frames: those that measure logits."""
-    worst: dict[str, dict[str, Any]] = {}
-    for check in document["checks"]:
-        if check["kind"] != "hop" or check["measured"] is None or "relative error" not in check["detail"]:
+def worst_hops(record: Validation) -> tuple[list[Check], list[Check]]:
+    """Each hop that measures logits once, at its worst over the frames: those of the chain, those of other schedules.
+
+    The whole graph comes first.
+    """
+    worst: dict[tuple[str, str], Check] = {}
+    for check in record.checks:
+        if check.kind is not Kind.HOP or check.quantity is not Quantity.LOGIT_ERROR:
             continue
-        held = worst.get(check["name"])
-        if held is None or float(check["measured"]) > float(held["measured"]):
-            worst[check["name"]] = dict(check)
-    return sorted(worst.values(), key=lambda hop: "model.onnx" not in hop["name"])
+        if check.hop is None or check.value is None:
+            continue
+        held = worst.get(check.hop)
+        if held is None or held.value is None or check.value > held.value:
+            worst[check.hop] = check
+    chain = [hop for hop in worst.values() if hop.graph in record.chain]
+    others = [hop for hop in worst.values() if hop.graph not in record.chain]
+    return sorted(chain, key=lambda hop: hop.graph != record.chain[0]), others
 
 
-def _groups(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    kinds = dict.fromkeys(check["kind"] for check in checks)
-    return [(kind, [check for check in checks if check["kind"] == kind]) for kind in kinds]
+def _groups(checks: Sequence[Check]) -> list[tuple[str, list[Check]]]:
+    kinds = dict.fromkeys(check.kind for check in checks)
+    return [(kind.value, [check for check in checks if check.kind is kind]) for kind in kinds]
 
 
-def _precision(document: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def _precision(record: Validation, precision: Precision, found: LabelFigures) -> dict[str, Any]:
     """What the page shows of one precision."""
-    pixels, differing, near = found["pixels"], found["differing"], found["near"]
-    layers = document.get("layers", [])
-    has_layers = any(name in layer["error"] for layer in layers)
-    tolerance = document["tolerances"][name]
+    pixels, differing, near = found.pixels, found.differing, found.near
+    layers = [layer for layer in record.layers if precision in layer.error]
+    tolerance = record.tolerances[precision]
+    several = found.by_phase is not None and len(found.by_phase) * len(found.by_phase[0]) > 1
     return {
-        "name": name,
-        "tolerance": tolerance,
+        "name": precision.value,
         "agreement": 1 - differing / pixels if pixels else None,
         "pixels": pixels,
         "differing": differing,
-        "ties": found["ties"],
-        "near": found["near_differing"] / near if near else None,
-        "elsewhere": (differing - found["near_differing"]) / (pixels - near) if pixels > near else None,
-        "classes": [row for row in found["classes"] if row["pixels"]],
-        "changes": found["changes"][:_MOST_CHANGES],
-        "phases": phases_figure(found["error_by_phase"], found["by_phase"])
-        if found["by_phase"] and len(found["by_phase"]) * len(found["by_phase"][0]) > 1
-        else "",
-        "by_phase": found["by_phase"],
-        "layers": layers_figure(layers, name, tolerance["logits"]) if has_layers else "",
-        "worst_layers": sorted(
-            (layer for layer in layers if name in layer["error"]),
-            key=lambda layer: -float(layer["error"][name]),
-        )[:5],
+        "ties": found.ties,
+        "near": found.near_differing / near if near else None,
+        "elsewhere": (differing - found.near_differing) / (pixels - near) if pixels > near else None,
+        "classes": [row for row in found.classes if row.pixels],
+        "changes": found.changes[:_MOST_CHANGES],
+        "phases": phases_figure(found.error_by_phase or [], found.by_phase or []) if several else "",
+        "by_phase": found.by_phase,
+        "layers": layers_figure(layers, precision, tolerance.logits) if layers else "",
+        "worst_layers": [
+            (layer.name, layer.error[precision])
+            for layer in sorted(layers, key=lambda layer: -layer.error[precision])[:5]
+        ],
     }
 
 
-def _largest(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    layers = document.get("layers") or []
-    return dict(max(layers, key=lambda layer: float(layer["magnitude"]))) if layers else None
-
-
-def _overlays(bundle: Bundle, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    overlays = document.get("overlays", [])
+def _overlays(bundle: Bundle, record: Validation) -> list[dict[str, Any]]:
     shown = []
     # No overlays where their arrays are not kept.
-    for overlay, arrays in zip(overlays, stored_overlays(bundle, len(overlays)), strict=False):
+    for overlay, arrays in zip(record.overlays, stored_overlays(bundle, len(record.overlays)), strict=False):
         image, expected, actual, ties = arrays
         differing = int((actual != expected).sum())
         shown.append(
             {
-                **overlay,
+                "name": overlay.name,
+                "precision": overlay.precision.value,
                 "differing": differing,
                 "ties": int(((actual != expected) & ties).sum()),
                 "share": differing / actual.size,
@@ -217,16 +220,3 @@ def _plain_rows(record: Any, prefix: str = "", depth: int = 2) -> list[tuple[str
     elif isinstance(record, (str, int, float, bool)):
         rows.append((prefix.strip(), str(record)))
     return rows
-
-
-def _count_of_frames(document: Mapping[str, Any]) -> str:
-    count = len(document["frames"])
-    return f"{count} frame{'' if count == 1 else 's'}"
-
-
-def _figure(check: Mapping[str, Any]) -> str:
-    return f"{_short(check['measured'])}, tolerance {check['tolerance']:g}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

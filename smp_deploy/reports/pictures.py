@@ -11,7 +11,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from engines.schedules.schedule import Precision
+from engines.bundle.records import Check, LayerFigures
 from engines.errors import MissingDependency
 
 _INK, _MUTED, _GOOD, _BAD, _ACCENT, _FAINT = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -33,34 +35,39 @@ _WIDTH = 8.6
 _TIE, _WRONG = (245, 190, 40), (230, 40, 60)
 
 
-def chain_figure(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Measured error against tolerance, a row for each hop: ``{"name", "measured", "tolerance"}``."""
-    with _figure(_WIDTH * 0.8, 0.6 + 0.52 * len(rows)) as (figure, save):
+def hop_words(hop: Check) -> str:
+    """``PyTorch -> model.onnx``."""
+    return " -> ".join(hop.hop or ())
+
+
+def chain_figure(hops: Sequence[Check]) -> str:
+    """Measured error against tolerance, a row for each hop, all of which have a figure."""
+    with _figure(_WIDTH * 0.8, 0.6 + 0.52 * len(hops)) as (figure, save):
         axes = figure.subplots()
         bar: dict[str, Any] = {"linewidth": 9, "solid_capstyle": "butt"}
-        for place, row in enumerate(reversed(rows)):
-            measured, tolerance = _finite(row["measured"]), row["tolerance"]
+        for place, hop in enumerate(reversed(hops)):
+            measured, tolerance = _finite(hop.value), _finite(hop.tolerance)
             color = _GOOD if measured <= tolerance else _BAD
             axes.plot([_FLOOR, tolerance], [place, place], color=_FAINT, **bar)
             axes.plot([_FLOOR, max(measured, _FLOOR * 1.3)], [place, place], color=color, **bar)
             axes.plot([tolerance], [place], marker="|", markersize=15, markeredgewidth=2.2, color=_INK)
             # Above its bar, so that the figure stays readable on a narrow screen.
             figures = "exact" if measured == 0 else f"{measured:.2g} of {tolerance:g}"
-            words = f"{row['name']}: {figures}"
+            words = f"{hop_words(hop)}: {figures}"
             axes.annotate(words, (_FLOOR, place), (0, 9), textcoords="offset points", fontsize=9.5)
         axes.set_yticks([])
         axes.set_xscale("log")
-        largest = max([1e-1, *(2 * max(_finite(row["measured"]), row["tolerance"]) for row in rows)])
+        largest = max([1e-1, *(2 * max(_finite(hop.value), _finite(hop.tolerance)) for hop in hops)])
         axes.set_xlim(_FLOOR, min(largest, 1e6))
-        axes.set_ylim(-0.5, len(rows) - 0.3)
+        axes.set_ylim(-0.5, len(hops) - 0.3)
         axes.set_xlabel("error relative to the largest logit; the upright mark is the tolerance")
         _clean(axes)
         return str(save())
 
 
-def layers_figure(layers: Sequence[Mapping[str, Any]], precision: str, tolerance: float) -> str:
-    """The error of every layer in a precision, from the first to the last."""
-    shown = [(layer["name"], _finite(layer["error"][precision])) for layer in layers if precision in layer["error"]]
+def layers_figure(layers: Sequence[LayerFigures], precision: Precision, tolerance: float) -> str:
+    """The error of every layer in a precision, from the first to the last; all of them have one."""
+    shown = [(layer.name, _finite(layer.error[precision])) for layer in layers]
     with _figure(_WIDTH, 3.2) as (figure, save):
         axes = figure.subplots()
         places, values = range(len(shown)), [max(value, _FLOOR) for _, value in shown]
@@ -78,7 +85,7 @@ def layers_figure(layers: Sequence[Mapping[str, Any]], precision: str, tolerance
         return str(save())
 
 
-def phases_figure(errors: Sequence[Sequence[Any]], agreement: Sequence[Sequence[float]]) -> str:
+def phases_figure(errors: Sequence[Sequence[float]], agreement: Sequence[Sequence[float]]) -> str:
     """Mean error of the logits and share of differing labels at every phase of the loop's window."""
     left = np.array([[_finite(value) for value in row] for row in errors])
     right = np.array(agreement, np.float64)
@@ -190,6 +197,5 @@ def _clean(axes: Any) -> None:
     axes.minorticks_off()
 
 
-def _finite(value: Any) -> float:
-    number = float(value) if value is not None else 0.0
-    return number if math.isfinite(number) else 1e6
+def _finite(value: float | None) -> float:
+    return 0.0 if value is None else value if math.isfinite(value) else 1e6

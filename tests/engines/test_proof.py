@@ -1,21 +1,126 @@
 """A backend against the stored outputs, without PyTorch and onnx."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from engines import Bundle, Precision
-from engines.errors import BundleError, InputError
-from engines.parity.checks import TOLERANCES, Status, Tolerance, tolerance_of
-from engines.proof import backend_checks
+from engines import Bundle, OutputKind, Precision, Session
+from engines.bundle.records import Quantity, Status, Tolerance, Validation, record_from_json
+from engines.errors import BackendError, BundleError, InputError, OutputError
+from engines.parity.tolerances import TOLERANCES, tolerance_of
+from engines.proof import backend_checks, prove
 from engines.schedules.schedule import Schedule
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
-def test_onnxruntime_proves_itself(exported: Bundle, precision: Precision) -> None:
-    (check,) = backend_checks(exported, "onnxruntime", precision, schedule=Schedule(2, 4))
+def test_onnxruntime_proves_itself(exported: Bundle) -> None:
+    (check,) = backend_checks(exported, "onnxruntime", Precision.FP32, schedule=Schedule(2, 4))
     assert check.status is Status.PASSED
-    assert check.tolerance == TOLERANCES[precision].label_agreement
+    assert check.tolerance == TOLERANCES[Precision.FP32].label_agreement
+    assert check.hop == ("PyTorch", "onnxruntime, fp32")
+    assert check.graph == "trunk.onnx"
     assert "sub-batch 4" in check.subject
+
+
+def test_what_rounds_nothing_proves_nothing_of_fp16(exported: Bundle) -> None:
+    """ONNX Runtime computes fp16 graphs in fp32 on a CPU."""
+    validation = prove(exported, "onnxruntime", Precision.FP16, keep=False)
+    (check,) = validation.checks
+    assert (check.status, check.value, check.graph) == (Status.NOT_RUN, None, "trunk.fp16.onnx")
+    assert "rounds nothing" in check.detail
+    assert "validation without a backend" in check.detail
+    assert validation.verdict is Status.NOT_RUN
+    assert len(validation.not_proven) == 1
+
+
+@pytest.mark.parametrize("method", ["predict", "close"])
+def test_what_breaks_in_the_open_session_is_a_failure(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The session was there and its work began: an illegal memory access is no lack of a GPU."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise BackendError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(Session, method, broken)
+    checks = list(backend_checks(exported, "onnxruntime", Precision.FP32))
+    assert checks[-1].status is Status.FAILED
+    assert checks[-1].value is None
+    assert "an illegal memory access" in checks[-1].detail
+
+
+DEAD = {
+    "zeros": lambda shape: np.zeros(shape, np.float32),
+    "ones": lambda shape: np.ones(shape, np.float32),
+}
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+@pytest.mark.parametrize("kind", list(OutputKind))
+@pytest.mark.parametrize("dead", DEAD)
+def test_an_output_that_is_dead_fails(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, kind: OutputKind, dead: str
+) -> None:
+    """Whatever the bundle gives: also in int8, whose logits are hardly held to anything."""
+    from tests.converters.verification.faults import sealed
+
+    opened = sealed(bundle, outputs=kind)
+    open_session = Session.open
+    monkeypatch.setattr(Session, "open", lambda *arguments, **_: open_session(*arguments))
+
+    def predict(session: Session, image: NDArray[np.uint8]) -> NDArray[np.generic]:
+        classes = len(opened.manifest.classes)
+        shape = image.shape[:2] if kind is OutputKind.LABELS else (classes, *image.shape[:2])
+        return DEAD[dead](shape).astype(np.uint8 if kind is OutputKind.LABELS else np.float32)
+
+    monkeypatch.setattr(Session, "predict", predict)
+    checks = list(backend_checks(opened, "onnxruntime", precision))
+    wanted = {
+        OutputKind.LABELS: [],
+        OutputKind.LOGITS: [Quantity.LOGIT_ERROR],
+        OutputKind.PROBABILITIES: [Quantity.PROBABILITY_ERROR],
+    }
+    assert [check.quantity for check in checks] == [*wanted[kind], Quantity.LABEL_AGREEMENT]
+    assert all(check.failed for check in checks)
+
+
+def test_a_reference_of_one_class_proves_nothing_of_labels(bundle: Path) -> None:
+    """A dead output would agree with it everywhere."""
+    from tests.converters.verification.faults import sealed
+
+    (case,) = Bundle.open(bundle).manifest.reference
+    logits = np.load(bundle / case.logits)
+    opened = sealed(bundle, reference=[case])
+    labels = np.zeros(opened.manifest.input.size, np.uint8)
+    logits[:] = 0
+    logits[0] = 1
+    np.save(bundle / case.logits, logits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "predict", lambda session, image: labels)
+        (check,) = backend_checks(sealed(bundle), "onnxruntime", Precision.FP32)
+    assert check.status is Status.NOT_RUN
+    assert "one class has 100.000% of PyTorch's labels here" in check.detail
+
+
+def test_the_record_of_a_proof_is_kept_beside_the_bundles_own(bundle: Path) -> None:
+    told: list[object] = []
+    validation = prove(bundle, "onnxruntime", Precision.FP32, on_check=told.append, tolerances={"label_agreement": 0.5})
+    path = bundle / "reports" / "validation-onnxruntime.json"
+    assert record_from_json(path.read_bytes(), Validation, path) == validation
+    assert validation.verdict is Status.PASSED
+    assert validation.counts == {Status.PASSED: 1, Status.FAILED: 0, Status.NOT_RUN: 0}
+    assert told == validation.checks
+    assert [check.tolerance for check in validation.checks] == [0.5]
+    assert validation.overrides == {"label_agreement": 0.5}
+
+
+def test_a_record_that_cannot_be_kept_is_said_before_the_work(bundle: Path) -> None:
+    (bundle / "reports").write_text("in the way")
+    told: list[object] = []
+    with pytest.raises(OutputError, match="cannot write to"):
+        prove(bundle, "onnxruntime", Precision.FP32, on_check=told.append)
+    assert told == []
 
 
 def test_wrong_outputs_fail_and_are_located(bundle) -> None:  # type: ignore[no-untyped-def]
@@ -31,10 +136,10 @@ def test_wrong_outputs_fail_and_are_located(bundle) -> None:  # type: ignore[no-
 
 
 def test_tolerances_can_be_replaced_one_by_one(exported: Bundle) -> None:
-    (check,) = backend_checks(exported, "onnxruntime", Precision.FP16, overrides={"label_agreement": 0.5})
+    (check,) = backend_checks(exported, "onnxruntime", Precision.FP32, overrides={"label_agreement": 0.5})
     assert check.tolerance == 0.5
     assert tolerance_of(Precision.FP32, {"logits": 0.25}).label_agreement == TOLERANCES[Precision.FP32].label_agreement
-    assert Tolerance(1e-5, 1, 0, absolute=0.5).of_logits(10) == pytest.approx(0.05 + 1e-5)
+    assert Tolerance(logits=1e-5, label_agreement=1, ties=0, absolute=0.5).of_logits(10) == pytest.approx(0.05 + 1e-5)
 
 
 def test_what_cannot_be_compared_is_an_error(exported: Bundle, bundle) -> None:  # type: ignore[no-untyped-def]

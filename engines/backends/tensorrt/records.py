@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from engines.backends.tensorrt.settings import BuildConfig
 from engines.backends.tensorrt.targets import Target
 from engines.bundle.bundle import Bundle, record_of
 from engines.bundle.manifest import EngineRecord
+from engines.bundle.records import BuildRecord, builtins_from_record, record_from_json
+from engines.errors import BundleError
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,18 @@ def identity_of_build(
     }
 
 
-def held_engine(bundle: Bundle, identity: dict[str, Any]) -> tuple[EngineRecord, dict[str, Any]] | None:
+def held_engine(bundle: Bundle, identity: dict[str, Any]) -> tuple[EngineRecord, BuildRecord] | None:
     """The bundle's engine of the same build, with its record; ``None`` where there is none.
 
-    The bundle is to be an opened one: the hashes of its engines are then verified.
+    The bundle is to be an opened one: the hashes of its engines are then verified. A record of another version of
+    smp-deploy is none of the same build.
     """
     for engine in bundle.manifest.engines:
-        record = msgspec.json.decode(bundle.file(engine.record).read_bytes())
-        if isinstance(record, dict) and all(record.get(key) == value for key, value in identity.items()):
-            return engine, record
+        with suppress(BundleError):
+            record = record_from_json(bundle.file(engine.record).read_bytes(), BuildRecord, engine.record)
+            held = builtins_from_record(record)
+            if all(held[key] == value for key, value in identity.items()):
+                return engine, record
     return None
 
 
@@ -76,17 +82,20 @@ def record_of_build(
     identity: dict[str, Any],
     config: BuildConfig,
     target: Target,
-    trunk: BuiltEngine,
-    prepare: BuiltEngine,
+    built: tuple[BuiltEngine, BuiltEngine],
+    smp_deploy: str,
     *,
     timed: bool,
-) -> dict[str, Any]:
+) -> BuildRecord:
     """The build record: identity, versions, what was built and how long it took.
 
+    ``built`` are the engines of the trunk and of ``prepare.onnx``, ``smp_deploy`` is the version at work, and
     ``timed`` says whether this TensorRT measures its kernels, and so uses a timing cache.
     """
-    return {
+    trunk, prepare = built
+    record = {
         **identity,
+        "smp_deploy": smp_deploy,
         "python": platform.python_version(),
         "target": target.value,
         "strongly_typed": True,
@@ -100,3 +109,4 @@ def record_of_build(
         "prepare_plan_sha256": record_of(prepare.plan).sha256,
         "build_s": round(trunk.build_s + prepare.build_s, 3),
     }
+    return msgspec.convert(record, BuildRecord)

@@ -23,8 +23,8 @@ from engines import Bundle, Precision, Session
 from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
 from engines.backends.tensorrt.flavours import RTX
 from engines.bundle.manifest import TrunkRecord
+from engines.bundle.records import Status
 from engines.errors import BackendError, InputError, NetworkError
-from engines.parity.checks import Status
 from engines.schedules.schedule import Schedule
 from tests.networks import uneven_network
 
@@ -92,7 +92,7 @@ def test_what_the_manifest_promises_is_checked_layer_by_layer(reduced: Bundle) -
     manifest = msgspec.structs.replace(reduced.manifest, keep_fp32={})
     failed = [check for check in precision_checks(Subject(Bundle(reduced.path, manifest), [])) if check.failed]
     int8 = reduced.manifest.trunk().graphs[Precision.INT8]
-    wrong = {check.name: (check.measured, check.location) for check in failed}
+    wrong = {check.name: (check.value, check.location) for check in failed}
     assert len(wrong) == 2 * len(manifest.trunks)
     assert wrong[f"precision of {fp16}"] == (2, f"{fp16}: pointwise/Conv computes in fp32")
     assert wrong[f"precision of {int8}"] == (1, f"{int8}: head/Conv computes in fp32")

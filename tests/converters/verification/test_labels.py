@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.verification.labels import Lattice
+from converters.verification.agreements import Lattice
 from engines.schedules.phases import dispersed
 
 

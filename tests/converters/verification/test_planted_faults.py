@@ -17,10 +17,9 @@ from converters.exporting import export
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.reference import noise_frame
 from converters.verification import Subject, checks_of, reference_frames
-from engines import Bundle, Lowering, Schedule
+from engines import Bundle, Lowering, Precision, Schedule
 from engines.bundle.manifest import ClassRecord, EngineRecord
-from engines.parity.checks import Check, Status
-from engines.schedules.schedule import Precision
+from engines.bundle.records import Check, Status, json_from_record
 from tests.converters.verification.faults import (
     after,
     before_output,
@@ -33,6 +32,7 @@ from tests.converters.verification.faults import (
     set_parameter,
 )
 from tests.networks import with_statistics
+from tests.records import build_record
 
 SIZE = (48, 64)
 
@@ -94,7 +94,7 @@ def failures(bundle: Bundle, network: nn.Module | None = None) -> list[Check]:
 def assert_found(found: list[Check], name: str, location: str) -> None:
     """One of the failures is of this hop and names this place."""
     assert any(name in check.name and location in check.location for check in found), "\n".join(
-        f"{check.name}: {check.location} ({check.measured})" for check in found
+        f"{check.name}: {check.location} ({check.value})" for check in found
     )
 
 
@@ -211,7 +211,7 @@ def test_a_bias_lost_in_every_graph(spoilt: Path, network: nn.Module) -> None:
     bundle = edited(spoilt, *graphs, edit=without_bias)
     assert_found(failures(bundle, network), "PyTorch -> trunk.onnx", "trunk.onnx: convs.1 ")
     assert_found(failures(bundle, network), "PyTorch -> model.onnx", "model.onnx: convs.1 ")
-    assert_found(failures(bundle), "PyTorch -> trunk.onnx", "run validate with --checkpoint")
+    assert_found(failures(bundle), "PyTorch -> trunk.onnx", "give the network of the checkpoint")
 
 
 def test_a_batch_norm_not_folded_right(spoilt: Path, network: nn.Module) -> None:
@@ -290,14 +290,14 @@ def test_an_engine_built_from_other_weights(spoilt: Path, good: Bundle) -> None:
     from engines.bundle.bundle import record_of_file
 
     files |= {f"engines/{name}": record_of_file(spoilt / "engines" / name) for name in ("a.engine", "p.engine")}
-    record = {
-        "graph_sha256": files["trunk.fp16.onnx"].sha256,
-        "prepare_sha256": files["prepare.onnx"].sha256,
-        "plan_sha256": files["engines/a.engine"].sha256,
-        "prepare_plan_sha256": files["engines/p.engine"].sha256,
-        "weights_sha256": "0" * 64,
-    }
-    (spoilt / "engines" / "a.json").write_bytes(msgspec.json.encode(record))
+    record = build_record(
+        graph_sha256=files["trunk.fp16.onnx"].sha256,
+        prepare_sha256=files["prepare.onnx"].sha256,
+        plan_sha256=files["engines/a.engine"].sha256,
+        prepare_plan_sha256=files["engines/p.engine"].sha256,
+        weights_sha256="0" * 64,
+    )
+    (spoilt / "engines" / "a.json").write_bytes(json_from_record(record))
     files["engines/a.json"] = record_of_file(spoilt / "engines" / "a.json")
     engine = EngineRecord(
         engine="engines/a.engine",
@@ -343,7 +343,7 @@ def test_one_layer_of_an_fp16_graph_that_is_fp32(spoilt: Path) -> None:
     bundle = edited(spoilt, "trunk.fp16.onnx", edit=widen)
     names = [node.name for node in onnx.load(spoilt / "trunk.fp16.onnx").graph.node if node.op_type == "Conv"]
     found = failures(bundle)
-    assert [(check.name, check.measured) for check in found] == [("precision of trunk.fp16.onnx", 1)]
+    assert [(check.name, check.value) for check in found] == [("precision of trunk.fp16.onnx", 1)]
     assert found[0].location == f"trunk.fp16.onnx: {names[1]} computes in fp32"
 
 

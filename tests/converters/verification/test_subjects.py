@@ -10,15 +10,17 @@ from torch import nn
 
 from converters.exporting import export
 from converters.pooling import MergePool2d, SplitPool2d
-from converters.verification import Subject, checks_of, engine_hops, reference_frames
+from converters.verification import Findings, Subject, checks_of, engine_hops, reference_frames
 from converters.verification.layers import _sample
 from converters.verification.layouts import layout_checks
 from converters.verification.precision_search import searched_precision
-from engines import Bundle, OutputKind, Precision, Schedule
+from engines import Bundle, OutputKind, Precision, Schedule, Session
+from engines.bundle.records import Check, Kind, Status
 from engines.devices.gpus import Gpu
-from engines.parity.checks import Status
+from engines.errors import BackendError
 from engines.schedules.phases import PhaseGrid
 from tests.networks import with_statistics
+from tests.records import build_record
 
 SIZE = (16, 24)
 
@@ -41,6 +43,16 @@ def exported(path: Path, network: nn.Module, outputs: OutputKind = OutputKind.LA
     return export(network, path / "own", size=SIZE, outputs=outputs)
 
 
+def made(subject: Subject) -> tuple[list[Check], Findings]:
+    """All checks, and what they have seen."""
+    checks, making = [], checks_of(subject)
+    while True:
+        try:
+            checks.append(next(making))
+        except StopIteration as end:
+            return checks, end.value
+
+
 @pytest.mark.parametrize("first", [lambda: nn.BatchNorm2d(3), lambda: SplitPool2d(2)], ids=["norm", "split"])
 def test_what_a_network_does_to_its_input_is_no_fault(tmp_path: Path, first) -> None:  # type: ignore[no-untyped-def]
     bundle = exported(tmp_path, with_statistics(lambda: Begins(first(), 5), seed=0))
@@ -56,8 +68,9 @@ def test_more_classes_than_a_byte_counts(tmp_path: Path) -> None:
         network.conv.bias[280:] += 2
     bundle = exported(tmp_path, network, OutputKind.LOGITS)
     subject = Subject(bundle, reference_frames(bundle))
-    assert [check for check in checks_of(subject) if check.failed] == []
-    agreement = subject.findings.agreements["fp16"]
+    checks, findings = made(subject)
+    assert [check for check in checks if check.failed] == []
+    agreement = findings.agreements[Precision.FP16]
     assert agreement.confusion.sum() == agreement.pixels > 0
     assert agreement.confusion[280:].sum() > agreement.pixels / 2
     frames = [frame.image for frame in subject.frames]
@@ -68,13 +81,32 @@ def test_an_engine_for_another_machine_ends_no_validation(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = Bundle.open(bundle).with_engine(
-        "tensorrt", Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record={}
+        "tensorrt", Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record=build_record()
     )
     monkeypatch.setattr(engine_hops, "gpus", lambda: [Gpu("a GPU", "9.0")])
     checks = list(engine_hops.engine_checks(Subject(opened, reference_frames(opened))))
     (last,) = [check for check in checks if check.name == "fp16 graph -> engine"]
     assert last.status is Status.NOT_RUN
     assert "tensorrt" in last.detail
+
+
+def test_an_engine_that_loads_and_breaks_is_a_failure(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An illegal memory access in the middle of a comparison is no lack of a GPU."""
+    opened = Bundle.open(bundle).with_engine(
+        Flavour.TENSORRT, Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record=build_record()
+    )
+    monkeypatch.setattr(engine_hops, "gpus", lambda: [Gpu("a GPU", "9.0")])
+    running = Session.open(opened)
+
+    def predict(*_: object) -> None:
+        raise BackendError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(Session, "open", lambda *_, **__: running)
+    monkeypatch.setattr(Session, "predict", predict)
+    checks = list(engine_hops.engine_checks(Subject(opened, reference_frames(opened))))
+    (last,) = [check for check in checks if check.kind is Kind.HOP]
+    assert (last.status, last.value) == (Status.FAILED, None)
+    assert "an illegal memory access" in last.detail
 
 
 @pytest.mark.parametrize("broken", ["cut", "inner_offsets", "place"])

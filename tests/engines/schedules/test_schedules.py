@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engines import Bundle, Lowering, Precision, Schedule, Session
 from engines.errors import BundleError, LayoutError
-from engines.parity.checks import assembled_at, phases_at
+from engines.parity.comparison import assembled_at, phases_at
 from engines.planning.choice import named_schedule
 from engines.schedules.phases import PhaseGrid
 

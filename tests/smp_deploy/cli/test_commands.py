@@ -94,10 +94,10 @@ def test_validate_passes_on_a_good_bundle(cli: Cli, bundle: Path, checkpoint: Pa
     missing = {check["name"] for check in checks.values() if check["status"] == "not run"}
     assert missing == {"mean IoU of fp32 -> fp16", "fp16 graph -> engine"}
     assert {check["status"] for check in checks.values()} == {"passed", "not run"}
-    assert checks["PyTorch, run anew -> trunk.onnx", "road.png, phase (0, 0)"]["measured"] <= 1e-5
+    assert checks["PyTorch, run anew -> trunk.onnx", "road.png, phase (0, 0)"]["value"] <= 1e-5
     assert checks["PyTorch -> model.onnx", "reference frame 0, phase (0, 0)"]["tolerance"] == 1e-5
-    assert checks["trunk.onnx -> trunk.fp16.onnx", "road.png, 4 phases"]["measured"] <= 1e-2
-    assert checks["model.onnx -> merged phases of trunk.onnx", "reference frame 0"]["measured"] <= 1e-5
+    assert checks["trunk.onnx -> trunk.fp16.onnx", "road.png, 4 phases"]["value"] <= 1e-2
+    assert checks["model.onnx -> merged phases of trunk.onnx", "reference frame 0"]["value"] <= 1e-5
 
 
 def test_validate_fails_on_wrong_weights(cli: Cli, bundle: Path) -> None:

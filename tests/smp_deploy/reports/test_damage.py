@@ -14,25 +14,38 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines import Bundle
+from engines import Bundle, Precision, Schedule
 from engines.bundle.manifest import ClassRecord
+from engines.bundle.records import (
+    BenchLength,
+    BenchMachine,
+    BenchRecord,
+    Latency,
+    OverlayName,
+    PeakMemory,
+    Throughput,
+    builtins_from_record,
+)
 from engines.errors import BundleError, OutputError
-from engines.parity.checks import Check
+from engines.parity.checks import Question
+from engines.parity.validation import ValidationFigures, validation_from_checks
 from smp_deploy.reports.benches import keep, kept, rows_of
-from smp_deploy.reports.documents import document_of, stored
+from smp_deploy.reports.documents import stored
 from smp_deploy.reports.pages import page_of
 from smp_deploy.reports.targets import check_file_target
 from tests.conftest import SIZE, Cli
 
-OVERLAY = {"name": "road.png", "precision": "fp16"}
+CHECK = Question.of_hop("PyTorch", "model.onnx", "noise", 1e-5, graph="model.onnx").measured(1e-7)
 
 
 def with_record(path: Path, **changes: Any) -> Bundle:
     """The bundle with the record of a validation of one check and one overlay."""
     bundle = Bundle.open(path)
-    checks = [Check.at_most("PyTorch -> model.onnx", "noise", 1e-7, 1e-5, "relative error")]
-    made = document_of(bundle, checks, seconds=1, overrides={}, frames=["noise"], commands=[])
-    write(path, {**made, "overlays": [OVERLAY], **changes})
+    figures = ValidationFigures(overlays=[OverlayName(name="road.png", precision=Precision.FP16)])
+    made = validation_from_checks(
+        bundle, [CHECK], seconds=1, overrides={}, frames=["noise"], commands=[], figures=figures
+    )
+    write(path, {**builtins_from_record(made), **changes})
     save_arrays(path, np.zeros(SIZE, np.uint8))
     return bundle
 
@@ -51,10 +64,17 @@ def save_arrays(path: Path, labels: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("record", "part"),
     [
-        ({"record_version": 1}, "missing required field `bundle`"),
+        ({"record_version": 2}, "missing required field `bundle`"),
         ({"verdict": "perhaps"}, "`$.verdict`"),
         ({"checks": [{"name": "half"}]}, "`$.checks[0]`"),
-        ({"agreements": {"int4": {}}}, "`$.agreements[...]`"),
+        ({"agreements": {"int4": {}}}, "`$.agreements`"),
+        ({"agreements": {"fp16": {}}}, "`$.agreements[...]`"),
+        ({"checks": [{**builtins_from_record(CHECK), "value": "large"}]}, "`$.checks[0].value`"),
+        ({"checks": [{**builtins_from_record(CHECK), "value": 1.0}]}, "says passed of 1.0, tolerance 1e-05"),
+        ({"checks": [{**builtins_from_record(CHECK), "value": "nan"}]}, "says passed of nan"),
+        ({"verdict": "failed"}, "the verdict 'failed' or the counts are not those of the checks"),
+        ({"counts": {"passed": 2, "failed": 0, "not run": 0}}, "the counts are not those of the checks"),
+        ({"surprise": 1}, "unknown field `surprise`"),
         ({"checks": float("nan")}, "cannot be read: JSON is malformed"),
     ],
 )
@@ -73,9 +93,9 @@ def test_labels_of_a_precision_without_tolerances(bundle: Path) -> None:
     counts = dict.fromkeys(("pixels", "differing", "ties", "near", "near_differing"), 0)
     agreement: dict[str, Any] = {**counts, "by_phase": None, "error_by_phase": None, "classes": [], "changes": []}
     opened = with_record(bundle, agreements={"fp16": agreement})
-    assert stored(opened)["agreements"] == {"fp16": agreement}
-    with_record(bundle, agreements={"int4": agreement})
-    with pytest.raises(BundleError, match="there are no tolerances of int4"):
+    assert builtins_from_record(stored(opened))["agreements"] == {"fp16": agreement}
+    with_record(bundle, agreements={"int8": agreement})
+    with pytest.raises(BundleError, match="there are no tolerances of int8"):
         stored(opened)
 
 
@@ -113,27 +133,52 @@ def test_damage_is_one_message_of_the_command(cli: Cli, bundle: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def bench(**schedule: Any) -> dict[str, Any]:
-    return {
-        "backend": "onnxruntime",
-        "precision": "fp32",
-        "schedule": {"levels": 2, "lowering": "reshape", "sub_batch": 1, "reason": "asked for", **schedule},
-        "machine": {"device": "a CPU", "runtime": "onnxruntime 1.0"},
-        "latency_ms": {"median": 2.0, "percentiles": {"90": 3.0}},
-        "throughput": {"megapixels_per_s": 1.0},
-        "memory": {"not_measured": "there is no psutil"},
-    }
+def bench(**schedule: Any) -> BenchRecord:
+    return BenchRecord(
+        network="own",
+        size=SIZE,
+        backend="onnxruntime",
+        precision=Precision.FP32,
+        schedule=Schedule(**{"levels": 2, **schedule}),
+        reason="asked for",
+        length=BenchLength(warm_up_ms=0, duration_s=0, iterations=1),
+        iterations=1,
+        latency_ms=Latency(min=1.0, max=3.0, mean=2.0, median=2.0, percentiles={"90": 3.0}),
+        throughput=Throughput(frames_per_s=500.0, megapixels_per_s=1.0),
+        rearrangement=None,
+        memory=PeakMemory(not_measured="there is no psutil"),
+        machine=BenchMachine(
+            device="a CPU",
+            runtime="onnxruntime 1.0",
+            smp_deploy="0.1.0",
+            python="3.11",
+            system="Linux",
+            machine="x86_64, 2 cores",
+            memory="8 GiB",
+        ),
+    )
 
 
 def test_measurements_that_cannot_be_read_count_as_none(bundle: Path) -> None:
     opened, good = Bundle.open(bundle), bench(sub_batch=2)
-    wrong = [bench(lowering="folded"), bench(sub_batch=0), {**bench(), "latency_ms": {}}, "no run", None]
+    plain = builtins_from_record(good)
+    schedule = plain["schedule"]
+    wrong = [
+        {**plain, "schedule": {**schedule, "lowering": "folded"}},
+        {**plain, "schedule": {**schedule, "sub_batch": 0}},
+        {**plain, "latency_ms": {}},
+        "no run",
+        None,
+    ]
     (bundle / "reports").mkdir()
-    (bundle / "reports" / "bench.json").write_text(json.dumps({"record_version": 1, "runs": [*wrong, good]}))
+    (bundle / "reports" / "bench.json").write_text(json.dumps({"record_version": 2, "runs": [*wrong, plain]}))
     assert kept(opened) == [good]
     assert [row["schedule"] for row in rows_of(opened)] == ["levels 2, sub-batch 2, reshape"]
     keep(opened, bench())
     assert kept(opened) == [good, bench()]
+    # Of the same use: in place of the older one.
+    keep(opened, msgspec.structs.replace(good, iterations=7))
+    assert [record.iterations for record in kept(opened)] == [1, 7]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "weights.bin", "reference/frame-0.npy"])

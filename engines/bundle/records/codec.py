@@ -1,0 +1,57 @@
+"""Reading and writing of records: JSON, with infinities and NaN, which it lacks, as text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from engines.errors import BundleError
+
+
+class Figure(float):
+    """A measured number. In JSON, infinities and NaN are the texts ``inf``, ``-inf`` and ``nan``."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every record: immutable, and without fields that the schema does not name."""
+
+
+_Read = TypeVar("_Read")
+
+
+def json_from_record(record: msgspec.Struct) -> bytes:
+    """The record as a JSON document, indented."""
+    return msgspec.json.format(msgspec.json.encode(record, enc_hook=_encoded), indent=2) + b"\n"
+
+
+def builtins_from_record(record: msgspec.Struct) -> dict[str, Any]:
+    """The record as its JSON document is: dictionaries, lists, text and finite numbers."""
+    return dict(msgspec.to_builtins(record, enc_hook=_encoded))
+
+
+def record_from_json(document: bytes, kind: type[_Read], name: str | Path) -> _Read:
+    """Read a record; ``name`` is its file's. Raises :class:`BundleError` that says what is wrong, and where."""
+    try:
+        return msgspec.json.decode(document, type=kind, dec_hook=_decoded)
+    except msgspec.ValidationError as error:
+        raise BundleError(f"{name} is no record of its kind: {error}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BundleError(f"{name} cannot be read: {error}") from error
+
+
+def _encoded(value: object) -> object:
+    if isinstance(value, Figure):
+        return float(value) if math.isfinite(value) else str(float(value))
+    raise NotImplementedError
+
+
+def _decoded(kind: type[Any], value: object) -> Figure:
+    if kind is not Figure:
+        raise NotImplementedError
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number or value in ("inf", "-inf", "nan"):
+        return Figure(value)  # type: ignore[arg-type]
+    raise ValueError(f"expected a number, 'inf', '-inf' or 'nan', received {value!r}")

@@ -1,0 +1,185 @@
+"""The record of a validation."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from engines.bundle.manifest import OutputKind
+from engines.schedules.schedule import Precision
+from engines.bundle.records.checks import Check, Status, Tolerance
+from engines.bundle.records.codec import Figure, Record
+from engines.bundle.staging import write_file
+from engines.errors import OutputError
+
+VALIDATION = "validation.json"
+"""The record of the bundle's own validation; :func:`validation_name` gives that of a backend."""
+
+ARRAYS = "validation.npz"
+"""Frames and labels of :attr:`Validation.overlays`: a kind of :data:`OVERLAY_ARRAYS`, a dash, the overlay's place."""
+
+OVERLAY_ARRAYS = ("image", "expected", "actual", "ties")
+"""``(H, W, 3)`` uint8; ``(H, W)`` integers in fp32 and in the precision; ``(H, W)`` bool."""
+
+VALIDATION_VERSION = 2
+"""Of the record; raised by every change of its fields."""
+
+
+class LayerFigures(Record, frozen=True, kw_only=True):
+    """What is known of the output of one operator of the default trunk."""
+
+    name: str
+    magnitude: Figure
+    """Largest absolute value in fp32."""
+    largest: dict[Precision, Figure]
+    """The same in the other precisions; NaN or infinite where one is not finite."""
+    error: dict[Precision, Figure]
+    """Largest absolute error against fp32, relative to ``magnitude``."""
+
+
+class ClassFigures(Record, frozen=True, kw_only=True):
+    """Pixels of one class in fp32."""
+
+    name: str
+    pixels: int
+    agreeing: int
+    """With the same label in the precision."""
+
+
+class ClassChange(Record, frozen=True, kw_only=True):
+    """Pixels of one class in fp32 that are another one in the precision."""
+
+    before: str = msgspec.field(name="from")
+    to: str
+    pixels: int
+
+
+class LabelFigures(Record, frozen=True, kw_only=True):
+    """Labels of one precision against those of fp32, over all frames that count."""
+
+    pixels: int
+    differing: int
+    ties: int
+    near: int
+    """Pixels near a boundary of classes."""
+    near_differing: int
+    by_phase: list[list[float]] | None
+    """Share of differing labels at every phase of :attr:`Validation.window`; ``None`` where no frame is whole."""
+    error_by_phase: list[list[Figure]] | None
+    """Mean absolute error of the logits there, relative to the largest logit."""
+    classes: list[ClassFigures]
+    changes: list[ClassChange]
+    """The most frequent first."""
+
+
+class OverlayName(Record, frozen=True, kw_only=True):
+    """A frame whose labels are kept in :data:`ARRAYS`."""
+
+    name: str
+    precision: Precision
+
+
+class ValidatedNetwork(Record, frozen=True, kw_only=True):
+    """As the manifest names it."""
+
+    source: str
+    parameters: int
+
+
+class Platform(Record, frozen=True, kw_only=True):
+    """Where a record was made."""
+
+    system: str
+    python: str
+
+
+class ToolVersions(Record, frozen=True, kw_only=True):
+    """Versions of packages."""
+
+    at_export: dict[str, str] = msgspec.field(name="at export")
+    here: dict[str, str]
+
+
+class Validation(Record, frozen=True, kw_only=True):
+    """What a validation has shown, with the tolerances it was held to and what it ran on."""
+
+    record_version: int
+    bundle: str
+    verdict: Status
+    """As :func:`verdict_of` says of the checks."""
+    counts: dict[Status, int]
+    not_proven: list[str]
+    """A line for every check that did not run, with the reason."""
+    created: str
+    """ISO 8601, UTC."""
+    seconds: float
+    network: ValidatedNetwork
+    frame: tuple[int, int]
+    """Height and width."""
+    outputs: OutputKind
+    frames: list[str]
+    chain: list[str]
+    """The graphs of the chain: the whole one, then the default trunk in every precision. Others are other schedules."""
+    tolerances: dict[Precision, Tolerance]
+    overrides: dict[str, float]
+    """Figures of the table that were replaced, for every precision."""
+    checks: list[Check]
+    window: tuple[int, int]
+    """Of the default trunk's phases."""
+    layers: list[LayerFigures]
+    agreements: dict[Precision, LabelFigures]
+    overlays: list[OverlayName]
+    machine: Platform
+    tools: ToolVersions
+    files: dict[str, str]
+    """SHA-256 of every file that the manifest lists."""
+    commands: list[str]
+    """How to make this record again, and what to look at next."""
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError``, which msgspec passes on as its own, where the fields contradict each other."""
+        if missing := self.agreements.keys() - self.tolerances.keys():
+            raise ValueError(f"there are no tolerances of {', '.join(sorted(held.value for held in missing))}")
+        if self.verdict is not verdict_of(self.checks) or self.counts != counts_of(self.checks):
+            raise ValueError(f"the verdict {self.verdict.value!r} or the counts are not those of the checks")
+
+
+def verdict_of(checks: Iterable[Check]) -> Status:
+    """*Passed* says that all that ran passed, and that something ran."""
+    found = {check.status for check in checks}
+    return next((status for status in (Status.FAILED, Status.PASSED) if status in found), Status.NOT_RUN)
+
+
+def counts_of(checks: Iterable[Check]) -> dict[Status, int]:
+    """How many checks ended in which way; every way is named."""
+    counts = dict.fromkeys(Status, 0)
+    for check in checks:
+        counts[check.status] += 1
+    return counts
+
+
+def validation_name(backend: str | None) -> str:
+    """File name of a validation: a backend's own proof stands beside the bundle's."""
+    return VALIDATION if backend is None else f"validation-{backend}.json"
+
+
+def check_reports(reports: Path) -> None:
+    """Make a bundle's ``reports/`` where it is missing; raise :class:`OutputError` unless files can be put there."""
+    try:
+        reports.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=reports):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write to {reports}: {error.strerror}") from error
+
+
+def write_report(reports: Path, name: str, content: bytes) -> None:
+    """Replace a file of a bundle's ``reports/`` in one step. Raises :class:`OutputError`.
+
+    Reports are not among the files whose hashes the manifest holds: they may be replaced at any time.
+    """
+    check_reports(reports)
+    write_file(reports / name, content)
