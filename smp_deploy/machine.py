@@ -8,10 +8,12 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
+import psutil
+
 from engines.devices.gpus import gpus
+from engines.planning.tunings import device_of, runtime_of
 from smp_deploy import __version__
 
 _NEEDS_GPU = "needs an NVIDIA GPU"
@@ -43,18 +45,18 @@ def machine_facts() -> dict[str, str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "memory": _memory(),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
     }
 
 
-def available_bytes() -> int | None:
-    """Memory that can be had without swapping; ``None`` where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    sizes = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+def available_bytes() -> int:
+    """Memory that can be had without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def measured_with(backend: str) -> dict[str, str]:
+    """What a measurement was made with: :func:`machine_facts`, and device and runtime of the backend."""
+    return {**machine_facts(), "device": device_of(backend), "runtime": runtime_of(backend)}
 
 
 def capabilities() -> list[Capability]:
@@ -133,10 +135,3 @@ def _version(package: str) -> str | None:
 
 def _install(extra: str) -> str:
     return f"pip install 'smp-deploy[{extra}]'"
-
-
-def _memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-    except (AttributeError, ValueError, OSError):
-        return "unknown"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
 
 from engines.backends import flavour_of
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Lowering, Manifest, Precision, TrunkRecord, TuningMeasurement, TuningRecord
 from engines.errors import InputError
 from engines.executors.opening import engine_schedules
-from engines.planning.planner import sub_batch_bytes
+from engines.planning.planner import plan, sub_batch_bytes
 from engines.planning.tunings import device_of, runtime_of
 from engines.schedules.schedule import Schedule, default_schedule
 from engines.session import Session
-from smp_deploy.benchmarking.statistics import median
 from smp_deploy.benchmarking.timing import Frame, frame_ms
+from smp_deploy.machine import available_bytes
 
 NO_REPEATED_WORK = 1.01
 """Trunks whose frames take at most this much more operations than the least are compared."""
@@ -98,7 +100,83 @@ def _trunks(manifest: Manifest, config: TuningConfig) -> list[TrunkRecord]:
     return [t for t in manifest.trunks if manifest.frame_operations(t) <= NO_REPEATED_WORK * least]
 
 
+@dataclass(frozen=True)
+class TuningResult:
+    """What a tuning found."""
+
+    record: TuningRecord
+    """Every schedule with its times, the winner first."""
+    missing: tuple[Missing, ...]
+    """What could not be compared."""
+    bundle: Bundle
+    """The bundle, which holds the record now."""
+
+
 def tune(
+    bundle: Bundle | str | Path,
+    backend: str = "onnxruntime",
+    precision: Precision = Precision.FP32,
+    *,
+    frame: Frame | None = None,
+    levels: Sequence[int] = (),
+    lowerings: Sequence[Lowering] = (),
+    rounds: int = 5,
+    seconds: float = 2.0,
+    memory: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TuningResult:
+    """Measure the schedules of a bundle on this machine and record the fastest in the bundle.
+
+    Sessions on this device with this runtime use the winner from then on.
+
+    Args:
+        bundle: an open bundle, or the path of one.
+        backend: a name of :data:`engines.backends.BACKENDS`.
+        precision: arithmetic of the trunk.
+        frame: ``(H, W, 3)`` uint8 RGB in [0, 255], of the bundle's size; by default the first reference frame.
+        levels: levels to compare; by default those that repeat no work.
+        lowerings: lowerings to compare; by default all.
+        rounds: measurements of each schedule; hopeless ones are dropped early.
+        seconds: length of one measurement; a frame that takes longer is cut short, and its time extrapolated.
+        memory: bytes; only schedules with a predicted peak within them are compared. By default half of what is free.
+        on_progress: called with ``(measurements done, in all)``.
+
+    Raises:
+        BundleError: the bundle is absent or damaged.
+        OutputError: the bundle cannot be written to; said before the first measurement.
+        InputError: no schedule is left to compare.
+        MachineError: the runtime is missing or refuses the work.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened.check_writable()
+    config = TuningConfig(
+        backend=backend,
+        precision=precision,
+        rounds=rounds,
+        seconds=seconds,
+        levels=tuple(levels),
+        lowerings=tuple(lowerings),
+        fits=_fits(opened, backend, precision, memory),
+    )
+    if frame is None:
+        frame = opened.reference_arrays(opened.manifest.reference[0])[0]
+    record = measured(opened, frame, config, on_progress or (lambda done, total: None))
+    stored = opened.with_tuning(record)
+    return TuningResult(record, tuple(missing_trunks(opened.manifest, config)), stored)
+
+
+def _fits(bundle: Bundle, backend: str, precision: Precision, memory: int | None) -> Callable[[Schedule], bool]:
+    """Whether a schedule may be tried: by its predicted peak, and within half of what is free without a budget."""
+    candidates = plan(bundle.manifest, precision=precision, backend=backend).candidates
+    peaks = {candidate.schedule: candidate.peak_bytes for candidate in candidates}
+    limit = memory
+    if limit is None and backend == "onnxruntime":
+        limit = available_bytes() // 2
+    # A built engine may have a sub-batch that is no candidate of the planner; it is there to be tried.
+    return lambda schedule: limit is None or peaks.get(schedule, 0) <= limit
+
+
+def measured(
     bundle: Bundle,
     frame: Frame,
     config: TuningConfig,

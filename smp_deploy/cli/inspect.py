@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import click
 import msgspec
+import typer
 
 from engines.bundle.bundle import Bundle
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import bundle_argument, json_option
+from smp_deploy.cli.options import BundleArgument, JsonOption
 from smp_deploy.cli.summaries import TRUNK_COLUMNS, bundle_rows, trunk_rows, tuning_summaries
 
 
-@click.command("inspect", short_help="Show what a bundle holds.")
-@bundle_argument
-@click.option("--classes", "with_classes", is_flag=True, help="Also list the classes and their colours.")
-@json_option
-def inspect_command(bundle: Path, with_classes: bool, as_json: bool) -> None:
+def inspect_command(
+    bundle: BundleArgument,
+    with_classes: Annotated[bool, typer.Option("--classes", help="Also list the classes and their colours.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Show what BUNDLE holds, after verifying every file: network, sizes, phases, graphs, engines, files."""
     opened = Bundle.open(bundle)
     graphs = _graph_summaries(opened)

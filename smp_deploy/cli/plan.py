@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import click
+import typer
 
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Precision
 from engines.bundle.staging import write_file
 from engines.errors import MissingDependency
-from engines.planning.planner import CALIBRATIONS, Candidate, Plan, plan, shown_bytes
+from engines.planning.planner import Candidate, Plan, plan, shown_bytes
 from engines.planning.tunings import measured_seconds
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import bundle_argument, json_option, memory_option, precision_option
+from smp_deploy.cli.options import (
+    BACKEND_METAVAR,
+    DEFAULT_BACKEND,
+    BundleArgument,
+    JsonOption,
+    MemoryOption,
+    PrecisionOption,
+    backend_name,
+    backends_from,
+)
 from smp_deploy.reports.targets import check_file_target
 
 
-@click.command("plan", short_help="Show the schedules of a bundle, and what fits a memory budget.")
-@bundle_argument
-@memory_option
-@precision_option
-@click.option(
-    "--backend",
-    type=click.Choice(tuple(CALIBRATIONS)),
-    default="onnxruntime",
-    show_default=True,
-    help="Whose memory is predicted.",
-)
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    metavar="FILE.png",
-    help="Draw memory against compute; replaces a .png that stands there, and nothing else.",
-)
-@json_option
 def plan_command(
-    bundle: Path, memory: int | None, precision: str, backend: str, plot: Path | None, as_json: bool
+    bundle: BundleArgument,
+    memory: MemoryOption = None,
+    precision: PrecisionOption = Precision.FP32,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            parser=backend_name,
+            autocompletion=backends_from,
+            metavar=BACKEND_METAVAR,
+            help="Whose memory is predicted.",
+        ),
+    ] = DEFAULT_BACKEND,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.png",
+            help="Draw memory against compute; replaces a .png that stands there, and nothing else.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> dict[str, Any]:
     """Show every schedule of BUNDLE: predicted peak, relative compute, what fits, and the choice with its reason.
 
@@ -46,14 +58,14 @@ def plan_command(
     opened = Bundle.open(bundle)
     if plot is not None:
         check_file_target(opened, plot, ".png")
-    seconds = measured_seconds(opened.manifest, backend, Precision(precision))
-    planned = plan(opened.manifest, memory, precision=Precision(precision), backend=backend, seconds=seconds)
+    seconds = measured_seconds(opened.manifest, backend, precision)
+    planned = plan(opened.manifest, memory, precision=precision, backend=backend, seconds=seconds)
     entries = [_entry(candidate, planned) for candidate in planned.candidates]
     choice = _entry(planned.choice, planned) if planned.choice else None
     document = {
         "bundle": str(bundle),
         "backend": backend,
-        "precision": precision,
+        "precision": precision.value,
         "memory_bytes": memory,
         "calibration": "measured" if planned.measured else "not measured",
         "schedules": entries,
@@ -82,10 +94,10 @@ def plan_command(
         ],
     )
     if not planned.measured:
-        click.echo(f"The calibration of {backend} is an assumption: it was not measured.")
-    click.echo(planned.reason)
+        typer.echo(f"The calibration of {backend} is an assumption: it was not measured.")
+    typer.echo(planned.reason)
     if planned.choice is not None:
-        click.echo(_command(bundle, backend, precision, planned.choice))
+        typer.echo(_command(bundle, backend, precision.value, planned.choice))
     return document
 
 

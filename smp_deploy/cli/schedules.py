@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import click
 
 from engines.backends.onnxruntime import import_onnxruntime
 from engines.bundle.bundle import Bundle
@@ -28,13 +24,14 @@ class ScheduleOptions:
     memory_bytes: int | None = None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> ScheduleOptions:
-        """From the parameters of a command. Raises ``click.UsageError`` for a budget beside a named schedule."""
-        lowering = Lowering(options["lowering"]) if options["lowering"] else None
-        named = (options["levels"], lowering, options["sub_batch"])
-        if options["memory"] is not None and named != (None, None, None):
-            raise click.UsageError("--memory chooses the schedule; leave out --levels, --sub-batch and --lowering")
-        return cls(*named, options["memory"])
+    def of(
+        cls, levels: int | None, lowering: Lowering | None, sub_batch: int | None, memory_bytes: int | None
+    ) -> ScheduleOptions:
+        """From the options of a command. Raises :class:`InputError` for a budget beside a named schedule."""
+        named = (levels, lowering, sub_batch)
+        if memory_bytes is not None and named != (None, None, None):
+            raise InputError("--memory chooses the schedule; leave out --levels, --sub-batch and --lowering")
+        return cls(*named, memory_bytes)
 
 
 def asked_schedule(

@@ -3,56 +3,137 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import Precision
 from engines.bundle.staging import write_file
 from engines.errors import BackendError, InputError
 from engines.planning.planner import plan
+from engines.schedules.schedule import Schedule
 from smp_deploy.reports.documents import made_directory
-from smp_deploy.reports.records import BenchRun, bench_run_of
 
 BENCHES = "bench.json"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Raised by every change that an older reader would misunderstand."""
 
-_USE = ("backend", "precision", "levels", "lowering", "sub_batch")
-_LEFT_OUT = ("bundle", "network", "size", "length")
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every part of a record: immutable, and without fields that the schema does not name."""
 
 
-def keep(bundle: Bundle, document: Mapping[str, Any]) -> None:
+class Latency(_Record, frozen=True):
+    """Of a frame, in milliseconds."""
+
+    min: float
+    max: float
+    mean: float
+    median: float
+    percentiles: dict[str, float]
+    """By their names, ``"99"``."""
+
+
+class BenchLength(_Record, frozen=True):
+    """How long was measured, at least."""
+
+    warm_up_ms: float
+    duration_s: float
+    iterations: int
+
+
+class Throughput(_Record, frozen=True):
+    """Of frames one after the other."""
+
+    frames_per_s: float
+    megapixels_per_s: float
+
+
+class Rearrangement(_Record, frozen=True):
+    """Cutting windows and merging predictions, of one frame."""
+
+    ms: float
+    share: float
+    """Of the median latency."""
+
+
+class PeakMemory(_Record, frozen=True):
+    """The peak of a fresh process; either both figures or the reason why there are none."""
+
+    above_empty_process_bytes: int | None = None
+    process_bytes: int | None = None
+    not_measured: str = ""
+
+
+class BenchMachine(_Record, frozen=True):
+    """What a measurement was made with."""
+
+    device: str
+    runtime: str
+    smp_deploy: str = msgspec.field(name="smp-deploy")
+    python: str
+    system: str
+    machine: str
+    """The processor's architecture and cores."""
+    memory: str
+
+
+class BenchRecord(_Record, frozen=True):
+    """One measurement of ``bench``."""
+
+    network: str
+    size: tuple[int, int]
+    """Height and width of the frames."""
+    backend: str
+    precision: Precision
+    schedule: Schedule
+    reason: str
+    """Why this schedule."""
+    length: BenchLength
+    iterations: int
+    """Frames that were measured."""
+    latency_ms: Latency
+    throughput: Throughput
+    rearrangement: Rearrangement | None
+    """``None`` where it is part of the device's work."""
+    memory: PeakMemory
+    machine: BenchMachine
+
+    @property
+    def use(self) -> tuple[str, str, Precision, Schedule]:
+        """What the measurement is of; a bundle keeps one for each use."""
+        return self.machine.device, self.backend, self.precision, self.schedule
+
+
+def keep(bundle: Bundle, record: BenchRecord) -> None:
     """Add a measurement of ``bench``, in place of an older one of the same device and schedule.
 
     Raises :class:`OutputError` where the bundle cannot be written to.
     """
-    run = {key: value for key, value in document.items() if key not in _LEFT_OUT}
-    others = [held for held in kept(bundle) if _use_of(held) != _use_of(run)]
-    record = {"record_version": RECORD_VERSION, "runs": [*others, run]}
-    write_file(made_directory(bundle) / BENCHES, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+    runs = [*(held for held in kept(bundle) if held.use != record.use), record]
+    content = msgspec.json.encode({"record_version": RECORD_VERSION, "runs": runs})
+    write_file(made_directory(bundle) / BENCHES, msgspec.json.format(content, indent=2) + b"\n")
 
 
-def kept(bundle: Bundle) -> list[dict[str, Any]]:
+def kept(bundle: Bundle) -> list[BenchRecord]:
     """The measurements that a bundle holds, those that can be read; none where the whole record cannot."""
     try:
-        record = json.loads((bundle.path / "reports" / BENCHES).read_bytes())
+        record = msgspec.json.decode((bundle.path / "reports" / BENCHES).read_bytes())
         runs = list(record["runs"]) if record["record_version"] == RECORD_VERSION else []
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return []
     readable = []
     for run in runs:
         with contextlib.suppress(msgspec.ValidationError):
-            bench_run_of(run)
-            readable.append(run)
+            readable.append(msgspec.convert(run, BenchRecord))
     return readable
 
 
 def rows_of(bundle: Bundle) -> Iterator[dict[str, Any]]:
     """A row for every measurement: what ran where, its latency and throughput, memory predicted and measured."""
-    for run in map(bench_run_of, kept(bundle)):
+    for run in kept(bundle):
         memory = run.memory.above_empty_process_bytes
         yield {
             "device": run.machine.device,
@@ -67,15 +148,10 @@ def rows_of(bundle: Bundle) -> Iterator[dict[str, Any]]:
         }
 
 
-def _predicted_mib(bundle: Bundle, run: BenchRun) -> float | None:
+def _predicted_mib(bundle: Bundle, run: BenchRecord) -> float | None:
     try:
         planned = plan(bundle.manifest, precision=run.precision, backend=run.backend)
     except (InputError, BackendError):
         return None
     peaks = (candidate.peak_bytes for candidate in planned.candidates if candidate.schedule == run.schedule)
     return next((peak / 2**20 for peak in peaks), None)
-
-
-def _use_of(run: Mapping[str, Any]) -> tuple[Any, ...]:
-    flat = {**run, **run["schedule"]}
-    return (run["machine"]["device"], *(flat[key] for key in _USE))

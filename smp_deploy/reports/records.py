@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
-from engines.bundle.manifest import Precision
 from engines.parity.checks import Tolerance
-from engines.schedules.schedule import Schedule
 
 _Figure: TypeAlias = float | Literal["inf", "-inf", "nan"] | None
 """Infinities and NaN, which JSON lacks, are text."""
@@ -106,38 +104,3 @@ class Validation(msgspec.Struct, kw_only=True):
         """Raise ``ValueError``, which msgspec passes on as its own, for a precision without tolerances."""
         if missing := self.agreements.keys() - self.tolerances.keys():
             raise ValueError(f"there are no tolerances of {', '.join(sorted(missing))}")
-
-
-class _Device(msgspec.Struct):
-    device: str
-    runtime: str
-
-
-class _Latency(msgspec.Struct):
-    median: float
-    percentiles: dict[str, float]
-
-
-class _Throughput(msgspec.Struct):
-    megapixels_per_s: float
-
-
-class _Memory(msgspec.Struct):
-    above_empty_process_bytes: float | None = None
-
-
-class BenchRun(msgspec.Struct):
-    """One measurement of ``bench``."""
-
-    backend: str
-    precision: Precision
-    schedule: Schedule
-    machine: _Device
-    latency_ms: _Latency
-    throughput: _Throughput
-    memory: _Memory
-
-
-def bench_run_of(run: Any) -> BenchRun:
-    """Decode a measurement. Raises ``msgspec.ValidationError`` for what is none."""
-    return msgspec.convert(run, BenchRun)
