@@ -186,9 +186,9 @@ def prepare(directory: Path, size: tuple[int, int], width: int) -> Bundle:
 
 def contenders(bundle: Bundle, frame: np.ndarray, *, seconds: float) -> list[Measured]:
     """What a user would do instead, the tuned schedule, and the schedules that bound memory."""
-    from smp_deploy.benchmarking.tuner import TuningConfig, tune
+    from smp_deploy.benchmarking.tuner import tune
 
-    best = tune(bundle, frame, TuningConfig(levels=(2,), rounds=3, seconds=seconds)).measurements[0]
+    best = tune(bundle, frame=frame, levels=(2,), rounds=3, seconds=seconds).record.measurements[0]
     tuned = Schedule(best.levels, best.sub_batch, best.lowering)
     schedules = [Schedule(levels, 1, lowering) for levels in (2, 3) for lowering in Lowering]
     ours = [Measured(f"tuned: {tuned}", tuned), *(Measured(str(s), s) for s in schedules if s != tuned)]

@@ -9,34 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engines.bundle.bundle import Bundle
-    from engines.bundle.manifest import Lowering, OutputKind, Precision
-    from engines.planning.planner import plan
-    from engines.schedules.schedule import Schedule
-    from engines.session import Session
+    from engines import Bundle, Lowering, OutputKind, Precision, Schedule, Session
     from smp_deploy.benchmarking.bench import bench
     from smp_deploy.benchmarking.tuner import tune
     from smp_deploy.evaluation import evaluate
     from smp_deploy.reports import report
 
 _HOMES = {
-    "Bundle": "engines.bundle.bundle",
-    "Lowering": "engines.bundle.manifest",
-    "OutputKind": "engines.bundle.manifest",
-    "Precision": "engines.bundle.manifest",
-    "Schedule": "engines.schedules.schedule",
-    "Session": "engines.session",
+    "Bundle": "engines",
+    "Lowering": "engines",
+    "OutputKind": "engines",
+    "Precision": "engines",
+    "Schedule": "engines",
+    "Session": "engines",
     "bench": "smp_deploy.benchmarking.bench",
-    "build_engine": "engines.building",
-    "choose_schedule": "engines.planning.choice",
+    "build_engine": "engines",
+    "choose_schedule": "engines",
     "evaluate": "smp_deploy.evaluation",
-    "export": "converters.export",
-    "plan": "engines.planning.planner",
-    "prove": "engines.proof",
+    "export": "converters",
+    "plan": "engines",
+    "prove": "engines",
     "report": "smp_deploy.reports",
     "train": "smp_deploy.training",
     "tune": "smp_deploy.benchmarking.tuner",
-    "validate": "converters.verification",
+    "validate": "converters",
 }
 """The module that holds each public name."""
 

@@ -18,7 +18,7 @@ from engines import Bundle
 from engines.bundle.manifest import ClassRecord
 from engines.errors import BundleError, OutputError
 from engines.parity.checks import Check
-from smp_deploy.reports.benches import keep, kept, rows_of
+from smp_deploy.reports.benches import BenchRecord, keep, kept, rows_of
 from smp_deploy.reports.documents import document_of, stored
 from smp_deploy.reports.pages import page_of
 from smp_deploy.reports.targets import check_file_target
@@ -114,14 +114,22 @@ def test_damage_is_one_message_of_the_command(cli: Cli, bundle: Path) -> None:
 
 
 def bench(**schedule: Any) -> dict[str, Any]:
+    latency = {"min": 1.0, "max": 3.0, "mean": 2.0, "median": 2.0, "percentiles": {"90": 3.0}}
+    machine = {"device": "a CPU", "runtime": "onnxruntime 1.0", "smp-deploy": "0", "python": "3.11"}
     return {
+        "network": "smp-resnet18",
+        "size": [64, 96],
         "backend": "onnxruntime",
         "precision": "fp32",
-        "schedule": {"levels": 2, "lowering": "reshape", "sub_batch": 1, "reason": "asked for", **schedule},
-        "machine": {"device": "a CPU", "runtime": "onnxruntime 1.0"},
-        "latency_ms": {"median": 2.0, "percentiles": {"90": 3.0}},
-        "throughput": {"megapixels_per_s": 1.0},
-        "memory": {"not_measured": "there is no psutil"},
+        "schedule": {"levels": 2, "lowering": "reshape", "sub_batch": 1, **schedule},
+        "reason": "asked for",
+        "length": {"warm_up_ms": 0.0, "duration_s": 0.0, "iterations": 1},
+        "iterations": 1,
+        "latency_ms": latency,
+        "throughput": {"frames_per_s": 500.0, "megapixels_per_s": 1.0},
+        "rearrangement": None,
+        "memory": {"not_measured": "no /proc"},
+        "machine": {**machine, "system": "Linux", "machine": "x86_64", "memory": "1 GiB"},
     }
 
 
@@ -129,11 +137,13 @@ def test_measurements_that_cannot_be_read_count_as_none(bundle: Path) -> None:
     opened, good = Bundle.open(bundle), bench(sub_batch=2)
     wrong = [bench(lowering="folded"), bench(sub_batch=0), {**bench(), "latency_ms": {}}, "no run", None]
     (bundle / "reports").mkdir()
-    (bundle / "reports" / "bench.json").write_text(json.dumps({"record_version": 1, "runs": [*wrong, good]}))
-    assert kept(opened) == [good]
+    (bundle / "reports" / "bench.json").write_text(json.dumps({"record_version": 2, "runs": [*wrong, good]}))
+    held = msgspec.convert(good, BenchRecord)
+    assert kept(opened) == [held]
     assert [row["schedule"] for row in rows_of(opened)] == ["levels 2, sub-batch 2, reshape"]
-    keep(opened, bench())
-    assert kept(opened) == [good, bench()]
+    other = msgspec.convert(bench(), BenchRecord)
+    keep(opened, other)
+    assert kept(opened) == [held, other]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "weights.bin", "reference/frame-0.npy"])
