@@ -225,11 +225,12 @@ def rounds_of(all_measured: list[Measured], directory: Path, width: int, rounds:
 
 def result_of(all_measured: list[Measured], bundle: Bundle, gflops: list[float], rounds: int) -> dict[str, Any]:
     """The figures, and the ratios that the project promises."""
+    from statistics import median
+
     import onnxruntime
     import torch
 
     from engines.planning.tunings import device_of
-    from smp_deploy.benchmarking.statistics import median
     from smp_deploy.machine import machine_facts
 
     manifest = bundle.manifest

@@ -39,7 +39,7 @@ def test_run_bench_and_inspect_follow_the_tuning(cli: Cli, bundle: Path, image: 
     assert (before == after).mean() >= 0.9998
 
     benched = document(cli("bench", bundle, "--iterations", 3, "--duration", 0, "--percentile", "50,100", "--json"))
-    assert benched["schedule"]["reason"].startswith("tuned on this device")
+    assert benched["reason"].startswith("tuned on this device")
     assert best in cli("inspect", bundle).stdout
 
 
@@ -67,7 +67,8 @@ def test_bench_measures_latency_throughput_and_memory(cli: Cli, bundle: Path) ->
     frames_per_s = said["throughput"]["frames_per_s"]
     assert frames_per_s == pytest.approx(1000 / latency["mean"])
     assert said["throughput"]["megapixels_per_s"] == pytest.approx(frames_per_s * 64 * 96 / 1e6)
-    assert said["schedule"] == {"levels": 2, "lowering": "dilated", "sub_batch": 1, "reason": "asked for"}
+    assert said["schedule"] == {"levels": 2, "lowering": "dilated", "sub_batch": 1}
+    assert said["reason"] == "asked for"
     assert 0 < said["memory"]["above_empty_process_bytes"] < said["memory"]["process_bytes"] < 2**30
     assert 0 < said["rearrangement"]["share"] == said["rearrangement"]["ms"] / latency["median"]
     assert said["machine"]["runtime"] == runtime_of("onnxruntime")
