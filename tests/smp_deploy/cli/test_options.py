@@ -139,6 +139,15 @@ def test_the_script_of_the_completion_names_the_program(cli: Cli) -> None:
     assert "_SMP_DEPLOY_COMPLETE=complete_bash" in result.stdout
 
 
+def test_the_completion_is_installed_for_the_user(cli: Cli, tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    result = cli("--install-completion", "bash", env=environment)
+    assert result.returncode == 0, result.stderr
+    script = tmp_path / ".bash_completions" / "smp-deploy.sh"
+    assert "complete -o default -F _smp_deploy_completion smp-deploy" in script.read_text()
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+
+
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
