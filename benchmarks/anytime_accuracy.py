@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import click
 import torch
+import typer
 
 from smp_deploy.cli.console import print_table, progress
 from smp_deploy.datasets import open_dataset
@@ -23,20 +23,20 @@ from smp_deploy.training import network_from_weights
 COUNTS = (1, 2, 4, 8, 16)
 
 
-@click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--dataset", default="camvid", show_default=True)
-@click.option("--root", type=click.Path(path_type=Path))
-@click.option("--split", default="val", show_default=True)
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path))
-@click.option("--limit", type=int)
-@click.option("--threads", default=2, show_default=True)
-def main(**options: Any) -> None:
-    torch.set_num_threads(options["threads"])
-    network, _ = network_from_weights(options["checkpoint"])
+def main(
+    checkpoint: Path,
+    output: Annotated[Path, typer.Option("--output", "-o")],
+    dataset: str = "camvid",
+    root: Path | None = None,
+    split: str = "val",
+    limit: int | None = None,
+    threads: int = 2,
+) -> None:
+    torch.set_num_threads(threads)
+    network, _ = network_from_weights(checkpoint)
     predictor = NetworkPredictor(network)
-    frames = open_dataset(options["dataset"], options["root"], options["split"])
-    total = min(len(frames), options["limit"] or len(frames))
+    frames = open_dataset(dataset, root, split)
+    total = min(len(frames), limit or len(frames))
     matrices = {count: ConfusionMatrix(frames.info) for count in COUNTS}
     rims = {count: BoundaryCounts(frames.info) for count in COUNTS}
     seconds = 0.0
@@ -65,8 +65,8 @@ def main(**options: Any) -> None:
         for count in COUNTS
     ]
     document = {"frames": total, "seconds_per_frame": seconds / total, "results": results}
-    options["output"].parent.mkdir(parents=True, exist_ok=True)
-    options["output"].write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     rows = [
         (f"{count}/16", *(per_cent(value) for value in (m.mean_iou, m.thin_iou, rims[count].mean_iou)))
         for count, m in matrices.items()
@@ -75,4 +75,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -15,10 +15,10 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import click
 import torch
+import typer
 
 from smp_deploy.cli.console import note, print_table
 from smp_deploy.datasets import Dataset, Example, open_dataset
@@ -153,24 +153,28 @@ def _spread(results: list[dict[str, Any]], key: str) -> str:
     return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
 
 
-@click.command()
-@click.option("--dataset", default="camvid", show_default=True)
-@click.option("--root", type=click.Path(path_type=Path))
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path))
-@click.option("--backbone", default="resnet18", show_default=True)
-@click.option("--width", default=16, show_default=True)
-@click.option("--epochs", default=30, show_default=True)
-@click.option("--batch", default=8, show_default=True)
-@click.option("--crop", default=320, show_default=True)
-@click.option("--dense-levels", default=0, show_default=True, help="SMP: last splits that are not shrunk.")
-@click.option("--seeds", default=3, show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@click.option("--validate-every", type=int, help="Epochs between points of the learning curves; default: half of all.")
-@click.option("--phases", default=4, show_default=True)
-@click.option("--full", is_flag=True)
-@click.option("--workers", default=1, show_default=True)
-@click.option("--threads", default=2, show_default=True)
-def main(**options: Any) -> None:
+def main(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("--output", "-o")],
+    dataset: str = "camvid",
+    root: Path | None = None,
+    backbone: str = "resnet18",
+    width: int = 16,
+    epochs: int = 30,
+    batch: int = 8,
+    crop: int = 320,
+    dense_levels: Annotated[int, typer.Option(help="SMP: last splits that are not shrunk.")] = 0,
+    seeds: int = 3,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    validate_every: Annotated[
+        int | None, typer.Option(help="Epochs between points of the learning curves; default: half of all.")
+    ] = None,
+    phases: int = 4,
+    full: Annotated[bool, typer.Option("--full")] = False,
+    workers: int = 1,
+    threads: int = 2,
+) -> None:
+    options = {**context.params, "output": output, "root": root}
     torch.set_num_threads(options["threads"])
     parts = (open_dataset(options["dataset"], options["root"], split) for split in ("train", "val"))
     train, validation = (InMemory(part) for part in parts)
@@ -186,4 +190,4 @@ def main(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

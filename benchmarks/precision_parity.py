@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
-import click
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import torch
+import typer
 from numpy.typing import NDArray
 from torch import nn
 
@@ -192,14 +192,14 @@ def page(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@click.command()
-@click.option("--camvid", type=click.Path(path_type=Path), required=True)
-@click.option("--checkpoint", "checkpoints", type=click.Path(path_type=Path), multiple=True)
-@click.option("--calibration-frames", default=8, show_default=True)
-@click.option("--frames", default=6, show_default=True)
-@click.option("--phases", default=2, show_default=True)
-def main(camvid: Path, checkpoints: tuple[Path, ...], **amounts: int) -> None:
-    options = Options(**amounts)
+def main(
+    camvid: Annotated[Path, typer.Option()],
+    checkpoint: Annotated[list[Path] | None, typer.Option()] = None,
+    calibration_frames: int = 8,
+    frames: int = 6,
+    phases: int = 2,
+) -> None:
+    options = Options(calibration_frames=calibration_frames, frames=frames, phases=phases)
     document: dict[str, Any] = {
         "machine": f"{platform.machine()}, no GPU, Python {platform.python_version()}, torch {torch.__version__}, "
         f"ONNX Runtime {onnxruntime.__version__}",
@@ -208,8 +208,8 @@ def main(camvid: Path, checkpoints: tuple[Path, ...], **amounts: int) -> None:
     }
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        for checkpoint in (TRAINED, *checkpoints):
-            for row in measured(checkpoint, Path(folder), camvid, options):
+        for trained in (TRAINED, *(checkpoint or ())):
+            for row in measured(trained, Path(folder), camvid, options):
                 print(f"{time.monotonic() - started:.0f} s", row, flush=True)
                 document["rows"].append(row)
                 RESULTS.mkdir(parents=True, exist_ok=True)
@@ -218,4 +218,4 @@ def main(camvid: Path, checkpoints: tuple[Path, ...], **amounts: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

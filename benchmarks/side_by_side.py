@@ -190,9 +190,9 @@ def prepare(directory: Path, size: tuple[int, int], width: int) -> Bundle:
 
 def contenders(bundle: Bundle, frame: np.ndarray, *, seconds: float) -> list[Measured]:
     """What a user would do instead, the tuned schedule, and the schedules that bound memory."""
-    from smp_deploy.benchmarking.tuner import TuningConfig, tune
+    from smp_deploy.benchmarking.tuner import tune
 
-    best = tune(bundle, frame, TuningConfig(levels=(2,), rounds=3, seconds=seconds)).measurements[0]
+    best = tune(bundle, frame=frame, levels=(2,), rounds=3, seconds=seconds).record.measurements[0]
     tuned = Schedule(best.levels, best.sub_batch, best.lowering)
     schedules = [Schedule(levels, 1, lowering) for levels in (2, 3) for lowering in Lowering]
     ours = [Measured(f"tuned: {tuned}", tuned), *(Measured(str(s), s) for s in schedules if s != tuned)]
@@ -229,11 +229,12 @@ def rounds_of(all_measured: list[Measured], directory: Path, width: int, rounds:
 
 def result_of(all_measured: list[Measured], bundle: Bundle, gflops: list[float], rounds: int) -> dict[str, Any]:
     """The figures, and the ratios that the project promises."""
+    from statistics import median
+
     import onnxruntime
     import torch
 
-    from engines.planning.tunings import device_of
-    from smp_deploy.benchmarking.statistics import median
+    from engines.devices.processor import processor_title
     from smp_deploy.machine import machine_facts
 
     manifest = bundle.manifest
@@ -281,7 +282,7 @@ def result_of(all_measured: list[Measured], bundle: Bundle, gflops: list[float],
         for name in INSTEAD
     }
     return {
-        "machine": {**machine_facts(), "device": device_of("onnxruntime")},
+        "machine": {**machine_facts(), "device": processor_title()},
         "onnxruntime": onnxruntime.__version__,
         "torch": torch.__version__,
         "size": list(manifest.input.size),

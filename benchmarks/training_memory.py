@@ -13,10 +13,10 @@ import json
 import multiprocessing
 import resource
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import click
 import torch
+import typer
 from torch import Tensor
 
 from converters.networks import SMP, network_from_arch
@@ -64,29 +64,29 @@ def _step(network: torch.nn.Module, batch: int, crop: int) -> None:
     torch.nn.functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
 
 
-@click.command()
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path))
-@click.option("--backbone", default="resnet18", show_default=True)
-@click.option("--width", default=64, show_default=True)
-@click.option("--batch", default=2, show_default=True)
-@click.option("--crop", default=512, show_default=True)
-@click.option("--threads", default=1, show_default=True)
-def main(**options: Any) -> None:
+def main(
+    output: Annotated[Path, typer.Option("--output", "-o")],
+    backbone: str = "resnet18",
+    width: int = 64,
+    batch: int = 2,
+    crop: int = 512,
+    threads: int = 1,
+) -> None:
+    settings = {"backbone": backbone, "width": width, "batch": batch, "crop": crop, "threads": threads}
     results = {}
     for name, family in FAMILIES.items():
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            results[name] = pool.apply(measured, (family, options))
-    settings = {key: value for key, value in options.items() if key != "output"}
-    options["output"].parent.mkdir(parents=True, exist_ok=True)
-    options["output"].write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+            results[name] = pool.apply(measured, (family, settings))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
     base = results["FCN32s"]
     rows = [
         (name, *(f"{found[key]:.0f} ({found[key] / base[key]:.2f})" for key in ("kept_mib", "peak_mib")))
         for name, found in results.items()
     ]
-    title = f"{options['backbone']} of width {options['width']}, {options['batch']} crops of {options['crop']} pixels"
+    title = f"{backbone} of width {width}, {batch} crops of {crop} pixels"
     print_table(("network", "kept, MiB", "peak, MiB"), rows, title=title)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

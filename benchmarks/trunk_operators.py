@@ -24,7 +24,7 @@ import onnxruntime
 import torch
 
 from engines import Bundle, Precision, Schedule
-from engines.planning.tunings import device_of
+from engines.devices.processor import processor_title
 from smp_deploy.machine import machine_facts
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -145,7 +145,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     result = {
         "machine": machine_facts(),
-        "device": device_of("onnxruntime"),
+        "device": processor_title(),
         "onnxruntime": onnxruntime.__version__,
         "network": bundle.manifest.network.source,
         "size": list(bundle.manifest.input.size),

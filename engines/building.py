@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from engines.backends import BACKENDS, backend_named
 from engines.backends.base import Backend
@@ -18,6 +17,7 @@ from engines.backends.tensorrt.timing import check_timing_cache
 from engines.backends.tensorrt.trtexec import trtexec_lines
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import EngineRecord
+from engines.bundle.records import BuildRecord
 from engines.devices.names import DeviceName
 from engines.errors import InputError, MissingDependency
 from engines.planning.choice import choose_schedule
@@ -31,8 +31,7 @@ class EngineBuild:
     bundle: Bundle
     """The bundle with the engine."""
     engine: EngineRecord
-    record: dict[str, Any]
-    """Its build record."""
+    record: BuildRecord
     cached: bool
     """The bundle held it already: of the same graphs, TensorRT, device and flags."""
 
@@ -51,6 +50,7 @@ def build_engine(
     options: BuildOptions | None = None,
     force: bool = False,
     listener: Callable[[str], BuildListener] = lambda graph: BuildListener(),
+    smp_deploy: str = "",
 ) -> EngineBuild:
     """Build the engines of a bundle's trunk and of its ``prepare.onnx`` on this machine, and store them in the bundle.
 
@@ -71,6 +71,7 @@ def build_engine(
         options: in trtexec's terms.
         force: build even if the bundle holds this engine already.
         listener: for each graph, by its file name, who hears of its build.
+        smp_deploy: the version at work, for the build record.
 
     Raises:
         InputError: options that exclude each other or that this TensorRT would ignore, or no such schedule.
@@ -82,7 +83,7 @@ def build_engine(
     precision, target, options = named(Precision, precision), named(Target, target), options or BuildOptions()
     machine = this_machine()
     asked = _asked(backend, target)
-    build = _Build(bundle, precision, options, machine, target)
+    build = _Build(bundle, precision, options, machine, target, smp_deploy)
 
     def chosen(by: TensorRTBackend) -> Schedule:
         schedule = choose_schedule(
@@ -133,6 +134,7 @@ class _Build:
     options: BuildOptions
     machine: Machine
     target: Target
+    smp_deploy: str
 
     def trtexec(self, schedule: Schedule) -> list[str]:
         """The same engines by trtexec."""
@@ -174,7 +176,9 @@ class _Build:
 
         engine = built(inputs.graph, config)
         prepare = built(inputs.prepare, replace(config, precision=None, convolutions=None, sub_batch=1))
-        record = record_of_build(identity, config, self.target, engine, prepare, timed=not flavour.portable)
+        record = record_of_build(
+            identity, config, self.target, (engine, prepare), self.smp_deploy, timed=not flavour.portable
+        )
         stored = bundle.with_engine(
             backend.name, self.precision, schedule, plan=engine.plan, prepare=prepare.plan, record=record
         )

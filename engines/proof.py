@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.backends import unproven
+from engines.backends import backend_named
+from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import EngineRecord, OutputKind, ReferenceRecord
-from engines.schedules.schedule import Precision
 from engines.bundle.records import (
     BuildRecord,
     Check,
@@ -36,7 +36,7 @@ from engines.parity.comparison import label_agreement, relative_error, softmax
 from engines.parity.metrics import by_phase, shift_of_labels
 from engines.parity.tolerances import tolerance_of
 from engines.parity.validation import OnCheck, validation_from_checks
-from engines.schedules.schedule import Schedule
+from engines.schedules.schedule import Precision, Schedule, named
 from engines.session import Session
 
 _ERRORS = {OutputKind.LOGITS: Quantity.LOGIT_ERROR, OutputKind.PROBABILITIES: Quantity.PROBABILITY_ERROR}
@@ -44,10 +44,12 @@ _ERRORS = {OutputKind.LOGITS: Quantity.LOGIT_ERROR, OutputKind.PROBABILITIES: Qu
 
 def prove(
     bundle: Bundle | str | Path,
-    backend: str,
-    precision: Precision,
+    backend: str | Backend,
+    precision: Precision | str = Precision.FP32,
     *,
     schedule: Schedule | None = None,
+    memory: int | str | None = None,
+    device: str | None = None,
     tolerances: Mapping[str, float] | None = None,
     on_check: OnCheck = lambda check: None,
     command: str = "",
@@ -57,9 +59,11 @@ def prove(
 
     Args:
         bundle: an open bundle, or the path of one, whose files are then verified.
-        backend: its name.
+        backend: its name, or the backend.
         precision: of the trunk.
-        schedule: what is walked; by default what :meth:`Session.open` chooses.
+        schedule: what is walked; by default what :func:`engines.choose_schedule` chooses.
+        memory: a budget to choose it from, as for :meth:`Session.open`.
+        device: ``"cuda:1"`` say; the backend's first by default.
         tolerances: figures of :class:`Tolerance` by name, in place of the table's.
         on_check: called with every check as soon as it is made.
         command: how a person makes this record again, to be written into it.
@@ -72,13 +76,15 @@ def prove(
         OutputError: the record cannot be written.
     """
     started = time.monotonic()
+    on, arithmetic = backend_named(backend), named(Precision, precision)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if keep:
         # Said before the work, not after it.
         check_reports(opened.path / "reports")
     checks = []
+    opening: dict[str, Any] = {"schedule": schedule, "memory": memory, "device": device}
     for check in chain(
-        provenance_checks(opened), backend_checks(opened, backend, precision, schedule=schedule, overrides=tolerances)
+        provenance_checks(opened), backend_checks(opened, on, arithmetic, overrides=tolerances, **opening)
     ):
         on_check(check)
         checks.append(check)
@@ -91,7 +97,7 @@ def prove(
         commands=[command] if command else [],
     )
     if keep:
-        write_report(opened.path / "reports", validation_name(backend), json_from_record(validation))
+        write_report(opened.path / "reports", validation_name(on.name), json_from_record(validation))
     return validation
 
 
@@ -133,10 +139,12 @@ def _provenance_check(bundle: Bundle, engine: EngineRecord) -> Check:
 
 def backend_checks(
     bundle: Bundle,
-    backend: str,
+    backend: Backend,
     precision: Precision,
     *,
     schedule: Schedule | None = None,
+    memory: int | str | None = None,
+    device: str | None = None,
     overrides: Mapping[str, float] | None = None,
 ) -> Iterator[Check]:
     """A backend's predictions against PyTorch's outputs for the bundle's reference frames.
@@ -147,14 +155,14 @@ def backend_checks(
     if not bundle.manifest.reference:
         raise BundleError(f"{bundle.path} has no reference outputs to compare with; export it again")
     tolerance = tolerance_of(precision, overrides)
-    session = Session.open(bundle, backend, precision=precision, schedule=schedule)
-    if reason := unproven(backend, precision):
+    session = Session.open(bundle, backend, precision=precision, schedule=schedule, memory=memory, device=device)
+    if reason := backend.unproven(precision):
         session.close()
-        proof = _Proof(session, backend, precision, tolerance)
+        proof = _Proof(session, backend.name, precision, tolerance)
         for index, case in enumerate(bundle.manifest.reference):
             yield from (question.not_run(reason) for question in proof.questions(index, case))
         return
-    yield from session_checks(session, backend, precision, tolerance)
+    yield from session_checks(session, backend.name, precision, tolerance)
 
 
 def session_checks(session: Session, backend: str, precision: Precision, tolerance: Tolerance) -> Iterator[Check]:

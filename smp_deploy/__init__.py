@@ -1,7 +1,84 @@
-"""The command line and what only it needs. In Python use ``engines`` on a vehicle and ``converters`` at a desk."""
+"""The library: every operation of the command line as a function, loaded when it is first used.
 
-from importlib.metadata import version as _version
+On a vehicle import ``engines`` alone, which needs neither this package nor PyTorch.
+"""
 
-__version__ = _version("smp-deploy")
+from __future__ import annotations
 
-__all__ = ["__version__"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engines import Bundle, Lowering, OutputKind, Precision, Schedule, Session
+    from smp_deploy.benchmarking.bench import bench
+    from smp_deploy.benchmarking.tuner import tune
+    from smp_deploy.evaluation import evaluate
+    from smp_deploy.reports import report
+
+_HOMES = {
+    "Bundle": "engines",
+    "Lowering": "engines",
+    "OutputKind": "engines",
+    "Precision": "engines",
+    "Schedule": "engines",
+    "Session": "engines",
+    "bench": "smp_deploy.benchmarking.bench",
+    "build_engine": "engines",
+    "choose_schedule": "engines",
+    "evaluate": "smp_deploy.evaluation",
+    "export": "converters",
+    "plan": "engines",
+    "prove": "engines",
+    "report": "smp_deploy.reports",
+    "train": "smp_deploy.training",
+    "tune": "smp_deploy.benchmarking.tuner",
+    "validate": "converters",
+}
+"""The module that holds each public name."""
+
+__all__ = [
+    "Bundle",
+    "Lowering",
+    "OutputKind",
+    "Precision",
+    "Schedule",
+    "Session",
+    "__version__",
+    "bench",
+    "build_engine",
+    "choose_schedule",
+    "evaluate",
+    "export",
+    "plan",
+    "prove",
+    "report",
+    "train",
+    "tune",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for (PEP 562)."""
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("smp-deploy")
+    except PackageNotFoundError:
+        # A source tree that nobody installed.
+        return "0+unknown"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def resized_labels(labels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST), np.uint8)
 
 
-def image_files(arguments: tuple[str, ...]) -> list[Path]:
+def image_files(arguments: Sequence[str]) -> list[Path]:
     """The image files that arguments name: files, folders (their images, not their folders') and patterns.
 
     In the order of the arguments, sorted within each, every file once. Raises :class:`InputError` for an

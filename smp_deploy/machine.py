@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
+import psutil
+
+from engines.backends import BACKENDS
+from engines.backends.base import Backend
 from engines.devices.gpus import gpus
+from engines.errors import install_command
+from engines.planning.tunings import here
 from smp_deploy import __version__
-
-_NEEDS_GPU = "needs an NVIDIA GPU"
 
 _PACKAGES = (
     ("export and validate", "export", ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors", "polygraphy")),
@@ -43,28 +43,26 @@ def machine_facts() -> dict[str, str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "memory": _memory(),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
     }
 
 
-def available_bytes() -> int | None:
-    """Memory that can be had without swapping; ``None`` where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    sizes = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+def available_bytes() -> int:
+    """Memory that can be had without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def measured_with(backend: Backend, device: str | None = None) -> dict[str, str]:
+    """What a measurement was made with: :func:`machine_facts`, and device and runtime of the backend."""
+    title, runtime = here(backend, device)
+    return {**machine_facts(), "device": title, "runtime": runtime}
 
 
 def capabilities() -> list[Capability]:
     """Everything that can be looked up in a few seconds. Nothing is computed on a GPU."""
     return [
         *(_packages(*entry) for entry in _PACKAGES),
-        _onnxruntime_cpu(),
-        _onnxruntime_cuda(),
-        _tensorrt(),
-        _tensorrt_rtx(),
+        *(_backend(backend) for backend in BACKENDS),
         _gpu(),
     ]
 
@@ -73,39 +71,13 @@ def _packages(name: str, extra: str, packages: tuple[str, ...]) -> Capability:
     found = {package: _version(package) for package in packages}
     missing = [package for package, known in found.items() if known is None]
     shown = ", ".join(f"{package} {known}" for package, known in found.items() if known)
-    remedy = f"lacks {', '.join(missing)}: {_install(extra)}" if missing else ""
+    remedy = f"lacks {', '.join(missing)}: {install_command(extra)}" if missing else ""
     return Capability(name, not missing, shown or "none of its packages", remedy)
 
 
-def _onnxruntime_cpu() -> Capability:
-    name = "run and validate on the CPU (ONNX Runtime)"
-    return _probe(name, "onnxruntime", _install("ort"), lambda ort: (True, f"onnxruntime {ort.__version__}", ""))
-
-
-def _onnxruntime_cuda() -> Capability:
-    def look(ort: Any) -> tuple[bool, str, str]:
-        if "CUDAExecutionProvider" not in ort.get_available_providers():
-            return False, f"onnxruntime {ort.__version__} is built without CUDA", "install onnxruntime-gpu"
-        if not gpus():
-            return False, f"onnxruntime {ort.__version__} has the provider, but there is no GPU", _NEEDS_GPU
-        return True, f"onnxruntime {ort.__version__}, CUDAExecutionProvider", ""
-
-    return _probe("run on a GPU (ONNX Runtime)", "onnxruntime", _install("ort"), look)
-
-
-def _tensorrt() -> Capability:
-    def look(trt: Any) -> tuple[bool, str, str]:
-        if not gpus():
-            return False, f"tensorrt {trt.__version__}, but there is no GPU", _NEEDS_GPU
-        return True, f"tensorrt {trt.__version__}", ""
-
-    remedy = f"{_install('tensorrt')}; on Jetson and DRIVE it comes with the system"
-    return _probe("build TensorRT engines", "tensorrt", remedy, look)
-
-
-def _tensorrt_rtx() -> Capability:
-    name, remedy = "build TensorRT-RTX engines", _install("tensorrt-rtx")
-    return _probe(name, "tensorrt_rtx", remedy, lambda trt: (True, f"tensorrt_rtx {trt.__version__}", ""))
+def _backend(backend: Backend) -> Capability:
+    support = backend.support()
+    return Capability(backend.title, support.available, support.found, support.remedy)
 
 
 def _gpu() -> Capability:
@@ -113,30 +85,8 @@ def _gpu() -> Capability:
     return Capability("NVIDIA GPU", bool(found), ", ".join(found) or "the CUDA driver finds none")
 
 
-def _probe(name: str, module: str, remedy: str, look: Callable[[Any], tuple[bool, str, str]]) -> Capability:
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError:
-        return Capability(name, False, f"{module} is not installed", remedy)
-    except (ImportError, OSError) as error:
-        # Installed, but a library it links to is missing: the reason is worth more than the install command.
-        return Capability(name, False, f"{module} cannot be loaded: {error}", remedy)
-    return Capability(name, *look(loaded))
-
-
 def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _install(extra: str) -> str:
-    return f"pip install 'smp-deploy[{extra}]'"
-
-
-def _memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-    except (AttributeError, ValueError, OSError):
-        return "unknown"

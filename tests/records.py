@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from engines.schedules.schedule import Precision
 from engines.bundle.records import BuildDevice, BuildRecord
+from engines.schedules.schedule import Precision
 
 
 def build_record(**changes: Any) -> BuildRecord:

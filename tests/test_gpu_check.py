@@ -43,7 +43,7 @@ def test_without_a_gpu_everything_is_not_run(tmp_path: Path) -> None:
     """With numpy and msgspec alone: neither torch, onnx nor a runtime is imported."""
     blocker = (
         "import runpy, sys\n"
-        "for name in ('torch', 'onnx', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'click', 'rich', 'PIL'):\n"
+        "for name in ('torch', 'onnx', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'typer', 'rich', 'PIL'):\n"
         "    sys.modules[name] = None\n"
         f"sys.argv = ['gpu_check.py', '--output', {str(tmp_path / 'results')!r}]\n"
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"

@@ -14,10 +14,10 @@ from converters.verification.runs import Results, logits_of, merged
 from converters.verification.subject import IGNORED, Frame, Subject
 from converters.verification.walking import WalkedFrame
 from engines.bundle.manifest import OutputKind
-from engines.schedules.schedule import Precision
 from engines.parity.comparison import LabelAgreement, ties
 from engines.parity.metrics import by_phase, confusion_counts, near_boundaries
 from engines.schedules.phases import Phase, PhaseGrid, Size
+from engines.schedules.schedule import Precision
 
 _NOTHING_IGNORED = -1
 

@@ -22,7 +22,6 @@ from converters.verification.subject import Frame, Subject, runnable
 from converters.verification.walking import WalkedFrame
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.bundle.manifest import OutputKind, TrunkRecord
-from engines.schedules.schedule import Precision
 from engines.bundle.records import Check, Kind, Quantity
 from engines.parity.checks import Question
 from engines.parity.comparison import assembled_at, phases_at, relative_error, softmax
@@ -42,7 +41,9 @@ def unrunnable_checks(subject: Subject) -> Iterator[Check]:
     trunk = subject.bundle.manifest.trunk()
     for precision in trunk.graphs:
         if precision not in runnable(trunk):
-            yield _precision_question(subject, trunk, precision, "all frames").not_run(ONNXRUNTIME_CPU.refusal(Precision.BF16) or "")
+            yield _precision_question(subject, trunk, precision, "all frames").not_run(
+                ONNXRUNTIME_CPU.refusal(precision) or ""
+            )
 
 
 def frame_checks(subject: Subject, walked: WalkedFrame) -> Iterator[Check]:

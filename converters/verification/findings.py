@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from converters.verification.agreements import Agreement, ComparedLabels
 from converters.verification.magnitudes import Magnitudes
-from converters.verification.probes import layer_of
-from engines.schedules.schedule import Precision
 from engines.bundle.records import ClassChange, ClassFigures, Figure, LabelFigures, LayerFigures, OverlayName
 from engines.parity.validation import ValidationFigures
 from engines.schedules.phases import Size
+from engines.schedules.schedule import Precision
 
 _MOST_OVERLAYS = 5
 
@@ -55,14 +54,10 @@ class Findings:
         others = {precision: held for precision, held in self.magnitudes.items() if precision is not Precision.FP32}
         return [
             LayerFigures(
-                name=layer_of(name),
+                name=name,
                 magnitude=Figure(exact.get(name, 0.0)),
                 largest={precision: Figure(held[name]) for precision, held in others.items() if name in held},
-                error={
-                    precision: Figure(held[layer_of(name)])
-                    for precision, held in self.errors.items()
-                    if layer_of(name) in held
-                },
+                error={precision: Figure(held[name]) for precision, held in self.errors.items() if name in held},
             )
             for name in tensors
         ]

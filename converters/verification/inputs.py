@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from converters.verification.probes import ProbedGraph, planes_of, probed
 from converters.verification.subject import Frame, Subject
 from engines.bundle.manifest import InputRecord
-from engines.schedules.schedule import Precision
 from engines.bundle.records import Check, Kind, Quantity
 from engines.parity.checks import Question
 from engines.parity.comparison import relative_error

@@ -9,10 +9,10 @@ import numpy as np
 from converters.verification.agreements import Agreement, ComparedLabels
 from converters.verification.subject import Subject, runnable
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
-from engines.schedules.schedule import Precision
 from engines.bundle.records import Check, Kind, Quantity
 from engines.parity.checks import Question
 from engines.parity.metrics import ious, shift_of_labels
+from engines.schedules.schedule import Precision
 
 
 def label_checks(

@@ -10,7 +10,6 @@ from converters.verification.inputs import fault_before_first_layer
 from converters.verification.layers import first_that_differs, layers_of_model, layers_of_network, layers_of_trunk
 from converters.verification.subject import Frame, Subject, runnable
 from engines.bundle.manifest import TrunkRecord
-from engines.schedules.schedule import Precision
 from engines.parity.comparison import relative_error
 from engines.parity.metrics import exchanged_phases, shift_of_labels
 from engines.schedules.phases import Phase

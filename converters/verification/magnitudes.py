@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from converters.verification.probes import layer_of
 from converters.verification.runs import Results
 from converters.verification.subject import Subject, runnable
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
-from engines.schedules.schedule import Precision
 from engines.bundle.records import Check, Kind, Quantity
 from engines.parity.checks import Question
 from engines.parity.tolerances import LARGEST_FP16
+from engines.schedules.schedule import Precision
 
 Magnitudes = dict[Precision, dict[str, float]]
 """Largest absolute value of every tensor of the default trunk; NaN or infinite where one is not finite."""
@@ -68,7 +67,7 @@ def _overflow_check(graph: str, where: str, exact: Mapping[str, float]) -> Check
     largest = 0.0
     for magnitude in exact.values():
         largest = _larger(largest, magnitude)
-    check = question.measured(largest, f"in {layer_of(at)}")
+    check = question.measured(largest, f"in {at}")
     return check.located(at) if over else check
 
 

@@ -12,9 +12,9 @@ from converters.graphs.layers import layers_of, precision_of
 from converters.graphs.modules import modules_named
 from converters.verification.subject import Subject
 from engines.bundle.manifest import Manifest
-from engines.schedules.schedule import Precision
 from engines.bundle.records import Check, Kind, Quantity
 from engines.parity.checks import Question
+from engines.schedules.schedule import Precision
 
 
 def precision_checks(subject: Subject) -> Iterator[Check]:

@@ -12,9 +12,9 @@ from torch import nn
 from converters.reference import noise_frame
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import ReferenceRecord, TrunkRecord
-from engines.schedules.schedule import Precision
 from engines.bundle.records import Tolerance
 from engines.parity.tolerances import tolerance_of
+from engines.schedules.schedule import Precision
 
 IGNORED = 255
 """Label of pixels that no mean IoU counts."""

@@ -14,7 +14,6 @@ from torch import nn
 from converters.verification import Findings, Frame, Subject, checks_of, reference_frames
 from converters.verification.polygraphy_files import polygraphy_commands, write_polygraphy_files
 from engines.bundle.bundle import Bundle
-from engines.schedules.schedule import Precision
 from engines.bundle.records import (
     ARRAYS,
     OVERLAY_ARRAYS,
@@ -28,6 +27,7 @@ from engines.bundle.records import (
 from engines.errors import FrameError, MissingDependency
 from engines.parity.tolerances import tolerance_of
 from engines.parity.validation import OnCheck, validation_from_checks
+from engines.schedules.schedule import Precision
 
 
 def validate(

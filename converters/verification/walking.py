@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from converters.verification.probes import planes_of
 from converters.verification.runs import Results, TrunkRun
 from converters.verification.subject import Frame, Subject, runnable
-from engines.schedules.schedule import Precision
 from engines.parity.comparison import phases_at
 from engines.schedules.phases import Phase, PhaseGrid
+from engines.schedules.schedule import Precision
 
 _SHARE = 4
 """Of the phases of every frame but the first, one in so many."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from engines.schedules.schedule import Precision
 from engines.bundle.records import Check, Figure, Kind, Quantity, Status
+from engines.schedules.schedule import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from engines.schedules.schedule import Precision
 from engines.bundle.records import Tolerance
 from engines.errors import InputError
+from engines.schedules.schedule import Precision
 
 TOLERANCES = {
     Precision.FP32: Tolerance(logits=1e-5, label_agreement=0.9999, ties=0.01, sub_batch=1e-6, mean_iou=0.01),

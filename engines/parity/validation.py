@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypeAlias
 
 from engines.bundle.bundle import Bundle
-from engines.schedules.schedule import Precision
 from engines.bundle.records import (
     VALIDATION_VERSION,
     Check,
@@ -26,6 +25,7 @@ from engines.bundle.records import (
     verdict_of,
 )
 from engines.parity.tolerances import tolerance_of
+from engines.schedules.schedule import Precision
 
 OnCheck: TypeAlias = Callable[[Check], object]
 """Called with every check as soon as it is made."""

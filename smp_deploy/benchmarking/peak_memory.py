@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from engines.errors import BackendError, InputError, MachineError
 from engines.schedules.schedule import Precision, Schedule
@@ -96,20 +97,18 @@ def session_peak(
 
 def current_peak_bytes() -> int:
     """The peak of this process's resident set so far. Raises :class:`MachineError` where there is no /proc."""
-    return _status_bytes("VmHWM")
-
-
-def current_bytes() -> int:
-    """This process's resident set. Raises :class:`MachineError` where there is no /proc."""
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(field: str) -> int:
+    # psutil has no peak on Linux, and the one of getrusage outlives exec: a child would begin with its parent's.
+    field = "VmHWM"
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
     except (OSError, StopIteration) as error:
         raise MachineError(f"memory is measured from /proc/self/status ({field}), which this system has not") from error
+
+
+def current_bytes() -> int:
+    """This process's resident set."""
+    return int(psutil.Process().memory_info().rss)
 
 
 class _EnoughError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from engines.errors import InputError
 from engines.session import Session
-from smp_deploy.benchmarking.statistics import median
 
 Frame = NDArray[np.uint8]
 

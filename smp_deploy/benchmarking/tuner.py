@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
 
 from engines.backends import DEFAULT_BACKEND, backend_named
-from engines.backends.base import Backend
+from engines.backends.base import Backend, Kind
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest, TrunkRecord, TuningMeasurement, TuningRecord
 from engines.errors import InputError
 from engines.planning.choice import named_schedule
+from engines.planning.planner import plan
+from engines.planning.sizes import bytes_of_memory
 from engines.planning.tunings import here
-from engines.schedules.schedule import Lowering, Precision, Schedule
+from engines.schedules.schedule import Lowering, Precision, Schedule, named
 from engines.session import Session
-from smp_deploy.benchmarking.statistics import median
 from smp_deploy.benchmarking.timing import Frame, frame_ms
+from smp_deploy.machine import available_bytes
 
 NO_REPEATED_WORK = 1.01
 """Trunks whose frames take at most this much more operations than the least are compared."""
@@ -31,7 +35,7 @@ EQUALLY_FAST = 1.02
 class TuningConfig:
     """What to measure, and how long."""
 
-    backend: str | Backend = DEFAULT_BACKEND
+    backend: Backend = field(default_factory=lambda: backend_named(DEFAULT_BACKEND))
     precision: Precision = Precision.FP32
     rounds: int = 5
     seconds: float = 2.0
@@ -40,6 +44,8 @@ class TuningConfig:
     """By default those that repeat no work."""
     lowerings: tuple[Lowering, ...] = ()
     """By default all."""
+    device: str | None = None
+    """The backend's first by default."""
     fits: Callable[[Schedule], bool] = field(default=lambda schedule: True)
     """Which schedules may be tried: others take more memory than there is."""
 
@@ -58,7 +64,7 @@ def candidates(manifest: Manifest, config: TuningConfig) -> list[Schedule]:
     Those that the backend can open: on TensorRT the bundle's engines. Raises :class:`InputError` when nothing is left.
     """
     trunks = {(trunk.levels, trunk.lowering) for trunk in _trunks(manifest, config)}
-    held = backend_named(config.backend).schedules(manifest, config.precision)
+    held = config.backend.schedules(manifest, config.precision)
     found = [
         schedule
         for schedule in held
@@ -95,7 +101,89 @@ def _trunks(manifest: Manifest, config: TuningConfig) -> list[TrunkRecord]:
     return [t for t in manifest.trunks if manifest.frame_operations(t) <= NO_REPEATED_WORK * least]
 
 
+@dataclass(frozen=True)
+class TuningResult:
+    """What a tuning found."""
+
+    record: TuningRecord
+    """Every schedule with its times, the winner first."""
+    missing: tuple[Missing, ...]
+    """What could not be compared."""
+    bundle: Bundle
+    """The bundle, which holds the record now."""
+
+
 def tune(
+    bundle: Bundle | str | Path,
+    backend: str | Backend = DEFAULT_BACKEND,
+    precision: Precision | str = Precision.FP32,
+    *,
+    frame: Frame | None = None,
+    levels: Sequence[int] = (),
+    lowerings: Sequence[Lowering | str] = (),
+    rounds: int = 5,
+    seconds: float = 2.0,
+    memory: int | str | None = None,
+    device: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TuningResult:
+    """Measure the schedules of a bundle on this machine and record the fastest in the bundle.
+
+    Sessions on this device with this runtime use the winner from then on.
+
+    Args:
+        bundle: an open bundle, or the path of one.
+        backend: a name of :data:`engines.backends.BACKENDS`, or a backend.
+        precision: arithmetic of the trunk.
+        frame: ``(H, W, 3)`` uint8 RGB in [0, 255], of the bundle's size; by default the first reference frame.
+        levels: levels to compare; by default those that repeat no work.
+        lowerings: lowerings to compare; by default all.
+        rounds: measurements of each schedule; hopeless ones are dropped early.
+        seconds: length of one measurement; a frame that takes longer is cut short, and its time extrapolated.
+        memory: ``"1GiB"`` or bytes: only schedules with a predicted peak within it are compared. By default half of
+            what is free.
+        device: ``"cuda:1"`` say; the backend's first by default.
+        on_progress: called with ``(measurements done, in all)``.
+
+    Raises:
+        BundleError: the bundle is absent or damaged.
+        OutputError: the bundle cannot be written to; said before the first measurement.
+        InputError: no schedule is left to compare.
+        MachineError: the runtime is missing or refuses the work.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened.check_writable()
+    on, arithmetic = backend_named(backend), named(Precision, precision)
+    config = TuningConfig(
+        backend=on,
+        precision=arithmetic,
+        rounds=rounds,
+        seconds=seconds,
+        levels=tuple(levels),
+        lowerings=tuple(named(Lowering, lowering) for lowering in lowerings),
+        device=device,
+        fits=_fits(opened, on, arithmetic, memory),
+    )
+    if frame is None:
+        frame = opened.reference_arrays(opened.manifest.reference[0])[0]
+    record = measured(opened, frame, config, on_progress or (lambda done, total: None))
+    stored = opened.with_tuning(record)
+    return TuningResult(record, tuple(missing_trunks(opened.manifest, config)), stored)
+
+
+def _fits(
+    bundle: Bundle, backend: Backend, precision: Precision, memory: int | str | None
+) -> Callable[[Schedule], bool]:
+    """Whether a schedule may be tried: by its predicted peak, and within half of what is free without a budget."""
+    peaks = {candidate.schedule: candidate.peak_bytes for candidate in plan(bundle, backend, precision).candidates}
+    limit = None if memory is None else bytes_of_memory(memory)
+    if limit is None and backend.kind is Kind.CPU:
+        limit = available_bytes() // 2
+    # A built engine may have a sub-batch that is no candidate of the planner; it is there to be tried.
+    return lambda schedule: limit is None or peaks.get(schedule, 0) <= limit
+
+
+def measured(
     bundle: Bundle,
     frame: Frame,
     config: TuningConfig,
@@ -123,8 +211,8 @@ def tune(
     on_progress(total, total)
     best = winner(bundle.manifest, config, times)
     ordered = [best, *sorted((s for s in schedules if s != best), key=lambda s: median(times[s]))]
-    backend = backend_named(config.backend)
-    device, runtime = here(backend, None)
+    backend = config.backend
+    device, runtime = here(backend, config.device)
     return TuningRecord(
         device=device,
         backend=backend.name,
@@ -135,7 +223,9 @@ def tune(
 
 
 def _measured(bundle: Bundle, schedule: Schedule, frame: Frame, config: TuningConfig) -> float:
-    with Session.open(bundle, config.backend, precision=config.precision, schedule=schedule) as session:
+    with Session.open(
+        bundle, config.backend, precision=config.precision, schedule=schedule, device=config.device
+    ) as session:
         frame_ms(session, frame, 0)
         return frame_ms(session, frame, config.seconds)
 
@@ -155,9 +245,7 @@ def winner(manifest: Manifest, config: TuningConfig, times: dict[Schedule, list[
     medians = {schedule: median(values) for schedule, values in times.items() if len(values) == rounds}
     limit = EQUALLY_FAST * min(medians.values())
 
-    memory = backend_named(config.backend).memory
-
     def order(schedule: Schedule) -> tuple[int, float]:
-        return memory.sub_batch_bytes(manifest, schedule, config.precision), medians[schedule]
+        return config.backend.memory.sub_batch_bytes(manifest, schedule, config.precision), medians[schedule]
 
     return min((schedule for schedule, value in medians.items() if value <= limit), key=order)

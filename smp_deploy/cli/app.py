@@ -1,61 +1,121 @@
-"""``smp-deploy``: the commands."""
+"""``smp-deploy``: the list of commands, each loaded when it is run or completed."""
 
 from __future__ import annotations
 
-import click
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
 
-from smp_deploy import __version__
-from smp_deploy.cli.bench import bench_command
-from smp_deploy.cli.build_engine import build_engine_command
-from smp_deploy.cli.debug_precision import debug_precision_command
-from smp_deploy.cli.demo import demo_command
-from smp_deploy.cli.doctor import doctor_command
-from smp_deploy.cli.evaluate import evaluate_command
-from smp_deploy.cli.export import export_command
-from smp_deploy.cli.flops import flops_command
-from smp_deploy.cli.inspect import inspect_command
-from smp_deploy.cli.plan import plan_command
-from smp_deploy.cli.report import report_command
-from smp_deploy.cli.run import run_command
-from smp_deploy.cli.train import train_command
-from smp_deploy.cli.tune import tune_command
-from smp_deploy.cli.validate import validate_command
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-COMMANDS = (
-    export_command,
-    validate_command,
-    debug_precision_command,
-    report_command,
-    plan_command,
-    build_engine_command,
-    tune_command,
-    run_command,
-    bench_command,
-    evaluate_command,
-    train_command,
-    inspect_command,
-    flops_command,
-    doctor_command,
-    demo_command,
-)
+PROGRAM = "smp-deploy"
+
+_INTERRUPTED = 130
+"""What typer makes of an interruption; no command of ours returns it."""
 
 
-class _OrderedGroup(click.Group):
-    """Lists the commands in the order of the workflow, not of the alphabet."""
+@dataclass(frozen=True)
+class Entry:
+    """Where a command is, and what the list says of it."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+    module: str
+    function: str
+    short_help: str
 
 
-@click.group(
-    cls=_OrderedGroup,
+COMMANDS = {
+    name: Entry(f"smp_deploy.cli.{module}", f"{module}_command", short_help)
+    for name, module, short_help in (
+        ("export", "export", "Write the bundle of a network."),
+        ("validate", "validate", "Prove numeric parity, hop by hop."),
+        ("debug-precision", "debug_precision", "Find the modules that a lower precision hurts."),
+        ("report", "report", "Make a page of the last validation."),
+        ("plan", "plan", "Show the schedules of a bundle, and what fits a memory budget."),
+        ("build-engine", "build_engine", "Build a TensorRT engine on this machine."),
+        ("tune", "tune", "Measure the schedules and record the fastest."),
+        ("run", "run", "Label images with a bundle."),
+        ("bench", "bench", "Measure latency, throughput and memory."),
+        ("evaluate", "evaluate", "Judge SOURCE, a checkpoint of `train` or a bundle, by labelled frames at full size."),
+        ("train", "train", "Train SMP-X, FCN32s or FCN8s by shrink-expand steps."),
+        ("inspect", "inspect", "Show what a bundle holds."),
+        ("flops", "flops", "Count the operations of networks."),
+        ("doctor", "doctor", "Say what this machine can do."),
+        ("demo", "demo", "Do it all once, on a real road frame."),
+    )
+}
+"""The commands in the order of the workflow."""
+
+
+class Command(TyperCommand):
+    """A command whose usage names arguments as its text does."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words after the command's name: ``[OPTIONS] BUNDLE``."""
+        # typer puts braces around an argument that is required.
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+
+class LazyGroup(TyperGroup):
+    """A group of :data:`COMMANDS` that lists their names and short helps without importing them."""
+
+    def __init__(self, **settings: Any) -> None:
+        listed = {name: TyperCommand(name, short_help=entry.short_help) for name, entry in COMMANDS.items()}
+        super().__init__(**{**settings, "commands": listed})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is to be run or completed: here it is imported."""
+        if args and args[0] in COMMANDS:
+            self.commands[args[0]] = command_named(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def command_named(name: str) -> TyperCommand:
+    """Import a command of :data:`COMMANDS`."""
+    entry = COMMANDS[name]
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, cls=Command, short_help=entry.short_help)(getattr(import_module(entry.module), entry.function))
+    command = get_command(alone)
+    assert isinstance(command, TyperCommand)
+    return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    # Plain text: what is on a terminal can be searched, and rich need not be imported.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 good, 1 a check failed, 2 bad input or usage, 3 the environment lacks something.",
 )
-@click.version_option(__version__, "-V", "--version", prog_name="smp-deploy")
-def app() -> None:
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from smp_deploy import __version__
+
+        typer.echo(f"{PROGRAM}, version {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_say_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
     """Take a Split-Merge Pooling network from PyTorch to an embedded GPU, and prove that nothing changed."""
 
 
-for _command in COMMANDS:
-    app.add_command(_command)
+def invoke(words: Sequence[str] | None = None) -> Any:
+    """Run the command that the words name, by default those of this process, and give what it returns.
+
+    Raises ``typer.TyperException`` for words that name none, ``KeyboardInterrupt``, and what the command raises.
+    """
+    outcome = get_command(app)(words, prog_name=PROGRAM, standalone_mode=False)
+    if outcome == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return outcome

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import click
+import typer
 
 _LINE_EVERY_S = 5.0
 
@@ -22,12 +22,12 @@ Advance = Callable[[int, int], None]
 
 def print_json(document: object) -> None:
     """The one JSON document of a command with ``--json``."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def note(message: str) -> None:
     """A line for the person at the terminal, on stderr."""
-    click.echo(message, err=True)
+    typer.echo(message, err=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:

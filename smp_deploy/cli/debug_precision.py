@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import shlex
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
+import typer
 
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import OutputKind
 from engines.errors import CheckFailed, MissingDependency
 from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
-from smp_deploy.cli.options import bundle_argument, images_option, json_option
+from smp_deploy.cli.options import BundleArgument, ImagesOption, JsonOption, frames_of
 from smp_deploy.cli.summaries import shown
 
 if TYPE_CHECKING:
@@ -22,21 +21,15 @@ if TYPE_CHECKING:
     from engines.bundle.manifest import Manifest
 
 
-@click.command("debug-precision", short_help="Find the modules that a lower precision hurts.")
-@bundle_argument
-@click.option(
-    "--precision",
-    # ONNX Runtime computes no bf16 on a CPU, so nothing could be said of it.
-    type=click.Choice([Precision.FP16.value, Precision.INT8.value]),
-    default=Precision.FP16.value,
-    show_default=True,
-    help="What is compared with fp32.",
-)
-@images_option
-@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Modules to show; --json has all.")
-@json_option
 def debug_precision_command(
-    bundle: Path, precision: str, images: tuple[str, ...], top: int, as_json: bool
+    bundle: BundleArgument,
+    # ONNX Runtime computes no bf16 on a CPU, so nothing could be said of it.
+    precision: Annotated[
+        Literal["fp16", "int8"], typer.Option("--precision", help="What is compared with fp32.")
+    ] = "fp16",
+    images: ImagesOption = None,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Modules to show; --json has all.")] = 10,
+    as_json: JsonOption = False,
 ) -> dict[str, Any]:
     """Rank the modules of BUNDLE by the error they introduce in a lower precision, and propose what to keep in fp32.
 
@@ -45,18 +38,12 @@ def debug_precision_command(
     keeps these modules in fp32 was made and run. Frames are those of --images, else the bundle's reference frames.
     Exit code 1 where no list of modules suffices.
     """
-    from smp_deploy.images import check_size, frame_from_file, image_files
-
     opened, wanted = Bundle.open(bundle), Precision(precision)
     try:
         from converters.verification.precision_search import searched_precision
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
-    frames = []
-    for path in image_files(images):
-        frames.append(frame_from_file(path))
-        check_size(path, frames[-1], opened.manifest.input.size)
-    frames = frames or [opened.reference_arrays(case)[0] for case in opened.manifest.reference]
+    frames = frames_of(opened, images) or [opened.reference_arrays(case)[0] for case in opened.manifest.reference]
     with progress(f"{precision}, module by module") as advance:
         search = searched_precision(opened, wanted, frames, advance)
     command = _command(opened.manifest, wanted, search)
@@ -138,14 +125,14 @@ def _print(search: Search, precision: Precision, command: str | None, top: int) 
     ]
     title = f"each module alone in {precision.value}, worst first"
     print_table(("module", "error of logits", "equal labels", "largest value"), rows, title=title)
-    click.echo(f"all together: {_shown(search.before)}")
+    typer.echo(f"all together: {_shown(search.before)}")
     if search.overflow:
-        click.echo(f"not finite from {search.overflow} on: a value there is too large for {precision.value}")
+        typer.echo(f"not finite from {search.overflow} on: a value there is too large for {precision.value}")
     if search.proposal:
         assert search.after is not None
-        click.echo(f"keep in fp32: {', '.join(search.proposal)}")
-        click.echo(f"with these, verified by a graph that was run: {_shown(search.after)}")
-        click.echo(command)
+        typer.echo(f"keep in fp32: {', '.join(search.proposal)}")
+        typer.echo(f"with these, verified by a graph that was run: {_shown(search.after)}")
+        typer.echo(command)
     elif search.before.passed:
         note("within tolerance: nothing needs to stay in fp32")
 

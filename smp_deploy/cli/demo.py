@@ -6,27 +6,29 @@ import shlex
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import click
+import typer
 
 from engines.errors import MachineError
-from smp_deploy.cli.build_engine import build_engine_command
+from smp_deploy.cli.app import invoke
 from smp_deploy.cli.console import note, print_table
-from smp_deploy.cli.export import export_command
-from smp_deploy.cli.run import run_command
-from smp_deploy.cli.validate import validate_command
 
 _ARCH = "smp-resnet18"
 _SIZE = "360x480"
 
 
-@click.command("demo", short_help="Do it all once, on a real road frame.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("smp-deploy-demo"), show_default=True,
-    help="Folder for the bundle and the pictures; an earlier demo in it is replaced.",
-)  # fmt: skip
-def demo_command(output: Path) -> dict[str, Any]:
+def demo_command(
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="Folder for the bundle and the pictures; an earlier demo in it is replaced.",
+        ),
+    ] = Path("smp-deploy-demo"),
+) -> dict[str, Any]:
     """Export, validate, build an engine and label a real road frame, with the network that comes along.
 
     Every step is a command of smp-deploy; it is printed before it runs.
@@ -37,11 +39,11 @@ def demo_command(output: Path) -> dict[str, Any]:
         as_file(files("smp_deploy") / "data" / "camvid-frame.png") as frame,
     ):
         steps = [
-            _step(export_command, checkpoint, "--arch", _ARCH, "--size", _SIZE, "--reference-images", frame,
+            _step("export", checkpoint, "--arch", _ARCH, "--size", _SIZE, "--reference-images", frame,
                   "--levels", 2, "-o", bundle, "--force"),
-            _step(validate_command, bundle),
-            _step(build_engine_command, bundle, "--fp16", "--sub-batch", 4),
-            _step(run_command, bundle, frame, "-o", pictures, "--side-by-side"),
+            _step("validate", bundle),
+            _step("build-engine", bundle, "--fp16", "--sub-batch", 4),
+            _step("run", bundle, frame, "-o", pictures, "--side-by-side"),
         ]  # fmt: skip
     summary = [
         ("export", _export_result(steps[0]), _seconds(steps[0])),
@@ -53,18 +55,18 @@ def demo_command(output: Path) -> dict[str, Any]:
     print_table(columns, summary, title="summary")
     lines = [f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *summary)]
     (output / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    click.echo(f"Look at {output / 'summary.md'} and the pictures in {pictures}.")
+    typer.echo(f"Look at {output / 'summary.md'} and the pictures in {pictures}.")
     return {"summary": [dict(zip(columns, row, strict=True)) for row in summary]}
 
 
-def _step(command: click.Command, *arguments: object) -> dict[str, Any]:
-    words = [str(argument) for argument in arguments]
-    note(f"\n$ smp-deploy {command.name} {shlex.join(words)}")
+def _step(command: str, *arguments: object) -> dict[str, Any]:
+    words = [command, *map(str, arguments)]
+    note(f"\n$ smp-deploy {shlex.join(words)}")
     started = time.monotonic()
     try:
-        document: dict[str, Any] = command.main(words, prog_name=f"smp-deploy {command.name}", standalone_mode=False)
+        document: dict[str, Any] = invoke(words)
     except MachineError as error:
-        if command is not build_engine_command:
+        if command != "build-engine":
             raise
         # The only step that a machine may lack the means for; the summary says so.
         note(f"not run: {error}")

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import click
-
 from smp_deploy.cli.console import print_json, print_table
-from smp_deploy.cli.options import json_option
+from smp_deploy.cli.options import JsonOption
 
 
-@click.command("doctor", short_help="Say what this machine can do.")
-@json_option
-def doctor_command(as_json: bool) -> None:
+def doctor_command(as_json: JsonOption = False) -> None:
     """Say what this machine can do: runtimes, GPUs, versions, what is missing and how to install it."""
     from smp_deploy.machine import capabilities, machine_facts
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import NoReturn
-
-import click
+from typing import Any, NoReturn, cast
 
 from smp_deploy.cli.errors import BAD_INPUT, exit_code_of
 
@@ -19,12 +17,15 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    # Importing the commands takes a part of a second, in which Ctrl-C may come.
-    from smp_deploy.cli.app import app
+    # Importing typer takes a tenth of a second, in which Ctrl-C may come.
+    import typer
+
+    from smp_deploy.cli.app import invoke
 
     try:
-        outcome = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
+        invoke()
+    except typer.TyperException as error:
+        # Words that no command understands: typer's message, with the usage of the command that they were meant for.
+        cast(Any, error).show()
         return BAD_INPUT
-    return outcome if isinstance(outcome, int) else 0
+    return 0

@@ -1,4 +1,4 @@
-"""The one table from exceptions to exit codes and one-line messages.
+"""The one table from exceptions to exit codes and one-line messages, in the words of the command line.
 
 0 good, 1 a check failed, 2 bad input or usage, 3 the environment lacks something.
 """
@@ -6,28 +6,14 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Callable
 from typing import TypeAlias
 
-import click
-
-from engines.errors import CheckFailed, InputError, MachineError
-
 CHECK_FAILED = 1
 BAD_INPUT = 2
 MACHINE_LACKS = 3
-
-_TABLE: tuple[tuple[type[BaseException], int], ...] = (
-    (CheckFailed, CHECK_FAILED),
-    (InputError, BAD_INPUT),
-    (MachineError, MACHINE_LACKS),
-    (OSError, BAD_INPUT),
-    (MemoryError, MACHINE_LACKS),
-    (KeyboardInterrupt, BAD_INPUT),
-    (click.Abort, BAD_INPUT),
-)
-
 
 Command: TypeAlias = Callable[[], int]
 
@@ -39,18 +25,89 @@ def exit_code_of(command: Command) -> int:
     """
     try:
         return command()
-    except tuple(kind for kind, _ in _TABLE) as error:
-        print(f"smp-deploy: {_message(error)}", file=sys.stderr)
-        return next(code for kind, code in _TABLE if isinstance(error, kind))
+    except KeyboardInterrupt:
+        code, message = BAD_INPUT, "interrupted; nothing was left half-written"
+    except Exception as error:
+        code = _code_of(error)
+        if not code:
+            raise
+        message = _message(error)
+    print(f"smp-deploy: {message}", file=sys.stderr)
+    return code
 
 
-def _message(error: BaseException) -> str:
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return "interrupted; nothing was left half-written"
+def _code_of(error: Exception) -> int:
+    """The exit code of an exception, 0 for what is no user's mistake."""
+    # Imported where something went wrong: a session's needs would double the time of `--help`.
+    from engines.errors import CheckFailed, InputError, MachineError
+
+    table: tuple[tuple[type[Exception], int], ...] = (
+        (CheckFailed, CHECK_FAILED),
+        (InputError, BAD_INPUT),
+        (MachineError, MACHINE_LACKS),
+        (OSError, BAD_INPUT),
+        (MemoryError, MACHINE_LACKS),
+    )
+    return next((code for kind, code in table if isinstance(error, kind)), 0)
+
+
+def _message(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"this machine's memory does not suffice{f': {error}' if str(error) else ''}"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         hint = "; free some space or choose another place" if error.errno == errno.ENOSPC else ""
         return f"{where}{error.strerror or error}{hint}"
-    return str(error)
+    return in_options(str(error))
+
+
+_OPTIONS = {
+    **{
+        name: name.replace("_", "-")
+        for name in (
+            "allow_smaller",
+            "backend",
+            "calibration",
+            "calibration_percentile",
+            "device",
+            "keep_fp32",
+            "levels",
+            "lowering",
+            "max_aux_streams",
+            "memory",
+            "opset",
+            "outputs",
+            "phases",
+            "precision",
+            "size",
+            "sub_batch",
+            "target",
+            "timing_cache",
+            "version_compatible",
+            "width",
+        )
+    },
+    "calibration_frames": "calibration-images",
+    "hardware_compatibility": "hardware-compatibility-level",
+    "lowerings": "lowering",
+    "optimization_level": "builder-optimization-level",
+    "pool_limits": "pool-limit",
+    "precisions": "precision",
+    "reference_frames": "reference-images",
+    "replace": "force",
+}
+"""Arguments of the Python functions, and the options that stand for them."""
+
+_ARGUMENT = re.compile(r"""(?<![\w-])([a-z]\w*)=(?:True\b|"([^"]*)"|'([^']*)'|\(["']([^"']*)["'],\)|(\w[\w.:]*))?""")
+
+
+def in_options(message: str) -> str:
+    """A message that speaks of Python arguments, in options: ``memory="2GiB"`` -> ``--memory 2GiB``."""
+
+    def option(found: re.Match[str]) -> str:
+        if found[1] not in _OPTIONS:
+            return found[0]
+        value = next((text for text in found.groups()[1:] if text), "")
+        return f"--{_OPTIONS[found[1]]} {value}".rstrip()
+
+    return _ARGUMENT.sub(option, message)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
+import typer
 
 from engines.bundle.manifest import MANIFEST_NAME, OutputKind
 from engines.bundle.staging import check_target
-from engines.errors import FrameError, MissingDependency
+from engines.errors import FrameError, InputError, MissingDependency
 from engines.schedules.phases import Size
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import FiniteRange, SizeType, force_option, json_option
+from smp_deploy.cli.options import FrameSize, JsonOption, above_zero, frame_size
 from smp_deploy.cli.summaries import bundle_rows
 
 if TYPE_CHECKING:
@@ -29,111 +29,128 @@ if TYPE_CHECKING:
 _Triple = tuple[float, float, float]
 
 
-@click.command("export", short_help="Write the bundle of a network.")
-@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
-@click.option("--arch", metavar="NAME", help="A known network, smp-resnet18 for example.")
-@click.option("--model", metavar="PACKAGE.MODULE:FACTORY", help="A network of your own that uses the pooling layers.")
-@click.option("--size", type=SizeType(), metavar="HxW", required=True, help="Frames, height x width in pixels.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Where the bundle goes.")
-@click.option(
-    "--outputs",
-    type=click.Choice([kind.value for kind in OutputKind]),
-    default=OutputKind.LABELS.value,
-    show_default=True,
-    help="What the bundle gives for a frame.",
-)
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice([precision.value for precision in Precision]),
-    multiple=True,
-    default=[Precision.FP16.value],
-    show_default=True,
-    help="Trunks to write beside the fp32 one, which the checks need; may be given several times. fp32 writes that "
-    "one alone, bf16 needs --opset 22, int8 needs --calibration-images.",
-)
-@click.option(
-    "--keep-fp32",
-    multiple=True,
-    metavar="[PRECISION:]PATTERN",
-    help="Modules that stay in fp32 in the other trunks, 'layer4.*' for example; with 'int8:' in front in those of "
-    "int8 alone. May be given several times.",
-)
-@click.option(
-    "--calibration-images",
-    multiple=True,
-    metavar="PATH",
-    help="Frames of --size that int8 measures its activations on: files, folders or patterns.",
-)
-@click.option(
-    "--calibration",
-    type=click.Choice(["entropy", "percentile", "minmax"]),
-    help="How int8 chooses the range of an activation.  [default: percentile]",
-)
-@click.option(
-    "--calibration-percentile",
-    type=FiniteRange(0, 100, min_open=True),
-    metavar="PERCENT",
-    help="Values that --calibration percentile does not cut off.  [default: 99.99]",
-)
-@click.option(
-    "--levels",
-    type=click.IntRange(0),
-    multiple=True,
-    help="Write only trunks for a loop over this many levels; may be given several times.  [default: all levels, "
-    "and the lowerings strided and dilated for the level that repeats no work]",
-)
-@click.option(
-    "--lowering",
-    "lowerings",
-    type=click.Choice([lowering.value for lowering in Lowering]),
-    multiple=True,
-    help="Write only trunks of this lowering; may be given several times.",
-)
-@click.option("--classes", type=click.IntRange(1), help="Channels of the logits.  [default: the checkpoint's]")
-@click.option("--width", type=click.IntRange(1), help="Channels of the stem.  [default: the checkpoint's]")
-@click.option("--backbone-only", is_flag=True, help="Accept a checkpoint without classifiers; they start at random.")
-@click.option(
-    "--class-names",
-    type=click.Path(path_type=Path),
-    help="A file with a class a line, 'name R G B'.  [default: Cityscapes for 19 classes, CamVid for 11]",
-)
-@click.option("--mean", type=(float, float, float), help="Of R, G and B in [0, 1].  [default: ImageNet's]")
-@click.option("--std", type=(float, float, float), help="Of R, G and B in [0, 1].  [default: ImageNet's]")
-@click.option("--opset", type=click.IntRange(18, 23), default=18, show_default=True, help="ONNX opset.")
-@click.option(
-    "--reference-images",
-    multiple=True,
-    metavar="PATH",
-    help="Frames of --size to keep with PyTorch's outputs for later checks: files, folders or patterns.  "
-    "[default: one of noise]",
-)
-@force_option
-@json_option
+def _share(value: float | None) -> float | None:
+    """Refuse what is no percentage above 0."""
+    above_zero(value)
+    if value is not None and value > 100:
+        raise typer.BadParameter(f"{value} is not in the range 0<x<=100.")
+    return value
+
+
 def export_command(
-    checkpoint: Path | None,
-    arch: str | None,
-    model: str | None,
-    size: Size,
-    output: Path,
-    outputs: str,
-    precisions: tuple[str, ...],
-    keep_fp32: tuple[str, ...],
-    calibration_images: tuple[str, ...],
-    calibration: str | None,
-    calibration_percentile: float | None,
-    levels: tuple[int, ...],
-    lowerings: tuple[str, ...],
-    classes: int | None,
-    width: int | None,
-    backbone_only: bool,
-    class_names: Path | None,
-    mean: _Triple | None,
-    std: _Triple | None,
-    opset: int,
-    reference_images: tuple[str, ...],
-    force: bool,
-    as_json: bool,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(metavar="[CHECKPOINT]", help="Weights; with --model it may be left out.")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="NAME", help="A known network, smp-resnet18 for example.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="PACKAGE.MODULE:FACTORY", help="A network of your own that uses the pooling layers."
+        ),
+    ] = None,
+    *,
+    size: Annotated[
+        FrameSize,
+        typer.Option("--size", parser=frame_size, metavar="HxW", help="Frames, height x width in pixels."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Where the bundle goes.")],
+    outputs: Annotated[
+        OutputKind, typer.Option("--outputs", help="What the bundle gives for a frame.")
+    ] = OutputKind.LABELS,
+    precisions: Annotated[
+        list[Precision] | None,
+        typer.Option(
+            "--precision",
+            help="Trunks to write beside the fp32 one, which the checks need; may be given several times. fp32 writes "
+            "that one alone, bf16 needs --opset 22, int8 needs --calibration-images.  [default: fp16]",
+        ),
+    ] = None,
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-fp32",
+            metavar="[PRECISION:]PATTERN",
+            help="Modules that stay in fp32 in the other trunks, 'layer4.*' for example; with 'int8:' in front in "
+            "those of int8 alone. May be given several times.",
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--calibration-images",
+            metavar="PATH",
+            help="Frames of --size that int8 measures its activations on: files, folders or patterns.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Literal["entropy", "percentile", "minmax"] | None,
+        typer.Option("--calibration", help="How int8 chooses the range of an activation.  [default: percentile]"),
+    ] = None,
+    calibration_percentile: Annotated[
+        float | None,
+        typer.Option(
+            "--calibration-percentile",
+            callback=_share,
+            metavar="PERCENT",
+            help="Values that --calibration percentile does not cut off.  [default: 99.99]  [0<x<=100]",
+        ),
+    ] = None,
+    levels: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--levels",
+            min=0,
+            metavar="N",
+            help="Write only trunks for a loop over this many levels; may be given several times.  [default: all "
+            "levels, and the lowerings strided and dilated for the level that repeats no work]",
+        ),
+    ] = None,
+    lowerings: Annotated[
+        list[Lowering] | None,
+        typer.Option("--lowering", help="Write only trunks of this lowering; may be given several times."),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option("--classes", min=1, metavar="N", help="Channels of the logits.  [default: the checkpoint's]"),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option("--width", min=1, metavar="N", help="Channels of the stem.  [default: the checkpoint's]"),
+    ] = None,
+    backbone_only: Annotated[
+        bool,
+        typer.Option("--backbone-only", help="Accept a checkpoint without classifiers; they start at random."),
+    ] = False,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-names",
+            metavar="PATH",
+            help="A file with a class a line, 'name R G B'.  [default: Cityscapes for 19 classes, CamVid for 11]",
+        ),
+    ] = None,
+    mean: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option("--mean", metavar="R G B", help="Of R, G and B in [0, 1].  [default: ImageNet's]"),
+    ] = None,
+    std: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option("--std", metavar="R G B", help="Of R, G and B in [0, 1].  [default: ImageNet's]"),
+    ] = None,
+    opset: Annotated[int, typer.Option("--opset", min=18, max=23, metavar="N", help="ONNX opset.")] = 18,
+    reference_images: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference-images",
+            metavar="PATH",
+            help="Frames of --size to keep with PyTorch's outputs for later checks: files, folders or patterns.  "
+            "[default: one of noise]",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the bundle that stands at the output.")] = False,
+    as_json: JsonOption = False,
 ) -> dict[str, Any]:
     """Write the bundle of a network: its ONNX graphs, weights, manifest and reference outputs.
 
@@ -141,13 +158,13 @@ def export_command(
     when the factory loads its own weights.
     """
     if (arch is None) == (model is None):
-        raise click.UsageError("name the network, either with --arch or with --model")
+        raise InputError("name the network, either with --arch or with --model")
     if model is not None and (classes or width):
-        raise click.UsageError("--classes and --width are for --arch; the factory of --model decides them itself")
+        raise InputError("--classes and --width are for --arch; the factory of --model decides them itself")
     if checkpoint is None and model is None:
-        raise click.UsageError("a known network needs a CHECKPOINT")
-    wanted = tuple(Precision(precision) for precision in precisions)
-    kept = _kept(keep_fp32, wanted)
+        raise InputError("a known network needs a CHECKPOINT")
+    wanted = tuple(precisions or (Precision.FP16,))
+    kept = _kept(keep_fp32 or (), wanted)
     method = _calibration_method(wanted, calibration_images, calibration, calibration_percentile)
     # Said before the minutes of work, not after them.
     check_target(output, MANIFEST_NAME if force else None)
@@ -173,7 +190,7 @@ def export_command(
         outputs=outputs,
         precisions=wanted,
         keep_fp32=kept,
-        calibration_frames=_calibration_frames(calibration_images, size),
+        calibration_frames=_calibration_frames(calibration_images or (), size),
         calibration=method or "percentile",
         calibration_percentile=calibration_percentile or 99.99,
         levels=levels or None,
@@ -182,7 +199,7 @@ def export_command(
         mean=normalization.mean,
         std=normalization.std,
         opset=opset,
-        reference_frames=[frame for _, frame in _frames(reference_images, size, "reference")],
+        reference_frames=[frame for _, frame in _frames(reference_images or (), size, "reference")],
         source=arch or model,
         width=width if arch else None,
         checkpoint_sha256=loaded.sha256 if loaded else None,
@@ -200,41 +217,41 @@ def export_command(
     return document
 
 
-def _kept(patterns: tuple[str, ...], precisions: tuple[Precision, ...]) -> Mapping[Precision | str, tuple[str, ...]]:
+def _kept(patterns: Sequence[str], precisions: Sequence[Precision]) -> Mapping[Precision | str, tuple[str, ...]]:
     """The patterns of each precision's trunks: ``int8:head`` is for int8 alone, ``head`` for all but fp32."""
     reduced = [precision for precision in precisions if precision is not Precision.FP32]
     kept: dict[Precision | str, tuple[str, ...]] = {}
     for text in patterns:
         prefix, colon, pattern = text.rpartition(":")
         if colon and prefix not in [precision.value for precision in reduced]:
-            raise click.UsageError(f"--keep-fp32 {text!r} is for {prefix!r} trunks, and none are to be written")
+            raise InputError(f"--keep-fp32 {text!r} is for {prefix!r} trunks, and none are to be written")
         if not reduced:
-            raise click.UsageError("--keep-fp32 is for the trunks of another --precision than fp32")
+            raise InputError("--keep-fp32 is for the trunks of another --precision than fp32")
         for precision in [Precision(prefix)] if colon else reduced:
             kept[precision] = (*kept.get(precision, ()), pattern)
     return kept
 
 
 def _calibration_method(
-    precisions: tuple[Precision, ...], images: tuple[str, ...], method: str | None, percentile: float | None
+    precisions: Sequence[Precision], images: Sequence[str] | None, method: str | None, percentile: float | None
 ) -> str | None:
     """The name of the calibration, ``None`` without int8; options that would mean nothing are errors."""
     if Precision.INT8 not in precisions:
         for name, given in (("images", images), ("percentile", percentile)):
             if given:
-                raise click.UsageError(f"--calibration-{name} is for --precision int8")
+                raise InputError(f"--calibration-{name} is for --precision int8")
         if method:
-            raise click.UsageError("--calibration is for --precision int8")
+            raise InputError("--calibration is for --precision int8")
         return None
     if not images:
-        raise click.UsageError("--precision int8 needs --calibration-images: frames such as the network is meant for")
+        raise InputError("--precision int8 needs --calibration-images: frames such as the network is meant for")
     method = method or "percentile"
     if percentile is not None and method != "percentile":
-        raise click.UsageError("--calibration-percentile is for --calibration percentile")
+        raise InputError("--calibration-percentile is for --calibration percentile")
     return method
 
 
-def _calibration_frames(images: tuple[str, ...], size: Size) -> list[NDArray[np.uint8]]:
+def _calibration_frames(images: Sequence[str], size: Size) -> list[NDArray[np.uint8]]:
     """Read the calibration frames; each that cannot be used is named."""
     frames = []
     for path, frame in _frames(images, size, "calibration"):
@@ -246,7 +263,7 @@ def _calibration_frames(images: tuple[str, ...], size: Size) -> list[NDArray[np.
     return frames
 
 
-def _frames(images: tuple[str, ...], size: Size, kind: str) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+def _frames(images: Sequence[str], size: Size, kind: str) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
     """Read the frames of an option; one that is not of ``--size`` is named."""
     from smp_deploy.images import frame_from_file, image_files
 
@@ -281,5 +298,5 @@ def _normalization(mean: _Triple | None, std: _Triple | None) -> Normalization:
 
     normalization = Normalization(mean or Normalization.mean, std or Normalization.std)
     if not all(math.isfinite(x) for x in normalization.mean) or not all(0 < x < math.inf for x in normalization.std):
-        raise click.UsageError(f"--mean is finite and --std above zero for every channel; received {normalization}")
+        raise InputError(f"--mean is finite and --std above zero for every channel; received {normalization}")
     return normalization

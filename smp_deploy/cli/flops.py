@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-import click
+from typing import Annotated
 
-from engines.errors import MissingDependency
-from engines.schedules.phases import Size, padded_size
+import typer
+
+from engines.errors import InputError, MissingDependency
+from engines.schedules.phases import padded_size
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import SizeType, json_option
+from smp_deploy.cli.options import FrameSize, JsonOption, frame_size
 from smp_deploy.cli.summaries import shown
 
+_FRAME = FrameSize(1024, 2048)
 
-@click.command("flops", short_help="Count the operations of networks.")
-@click.option("--arch", "archs", multiple=True, metavar="NAME", help="A known network; may be given several times.")
-@click.option(
-    "--size", type=SizeType(), metavar="HxW", default="1024x2048", show_default=True, help="Frame, height x width."
-)
-@click.option("--classes", type=click.IntRange(1), default=19, show_default=True, help="Channels of the logits.")
-@click.option("--width", type=click.IntRange(1), default=64, show_default=True, help="Channels of the stem.")
-@click.option("--table5", is_flag=True, help="The paper's Table 5: the networks of Figure 7 at 256x256.")
-@json_option
-def flops_command(archs: tuple[str, ...], size: Size, classes: int, width: int, table5: bool, as_json: bool) -> None:
+
+def flops_command(
+    archs: Annotated[
+        list[str] | None,
+        typer.Option("--arch", metavar="NAME", help="A known network; may be given several times."),
+    ] = None,
+    size: Annotated[
+        FrameSize,
+        typer.Option(
+            "--size",
+            parser=frame_size,
+            metavar="HxW",
+            show_default=False,
+            help="Frame, height x width.  [default: 1024x2048]",
+        ),
+    ] = _FRAME,
+    classes: Annotated[int, typer.Option("--classes", min=1, metavar="N", help="Channels of the logits.")] = 19,
+    width: Annotated[int, typer.Option("--width", min=1, metavar="N", help="Channels of the stem.")] = 64,
+    table5: Annotated[
+        bool, typer.Option("--table5", help="The paper's Table 5: the networks of Figure 7 at 256x256.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Count the operations of networks, component by component.
 
     A multiply-accumulate counts as two, a bias or a ReLU as one; batch norms are part of the convolutions. With
     --table5 the figures are those of the paper's run-time analysis.
     """
     if bool(archs) == table5:
-        raise click.UsageError("name networks with --arch, or ask for --table5")
+        raise InputError("name networks with --arch, or ask for --table5")
     try:
         import torch
 
@@ -39,7 +55,7 @@ def flops_command(archs: tuple[str, ...], size: Size, classes: int, width: int, 
         counts = {name: flops_by_component(factory(), (256, 256)) for name, factory in FIGURE7.items()}
     else:
         counts = {}
-        for arch in archs:
+        for arch in archs or ():
             with torch.device("meta"):
                 network = network_from_arch(arch, classes=classes, width=width)
             # As an export pads a frame.

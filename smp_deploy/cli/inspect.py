@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+from dataclasses import asdict
+from typing import Annotated
 
-import click
 import msgspec
+import typer
 
 from engines.bundle.bundle import Bundle
+from engines.errors import MissingDependency
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import bundle_argument, json_option
+from smp_deploy.cli.options import BundleArgument, JsonOption
 from smp_deploy.cli.summaries import TRUNK_COLUMNS, bundle_rows, trunk_rows, tuning_summaries
 
 
-@click.command("inspect", short_help="Show what a bundle holds.")
-@bundle_argument
-@click.option("--classes", "with_classes", is_flag=True, help="Also list the classes and their colours.")
-@json_option
-def inspect_command(bundle: Path, with_classes: bool, as_json: bool) -> None:
+def inspect_command(
+    bundle: BundleArgument,
+    with_classes: Annotated[bool, typer.Option("--classes", help="Also list the classes and their colours.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Show what BUNDLE holds, after verifying every file: network, sizes, phases, graphs, engines, files."""
+    from smp_deploy.inspection import graph_summaries
+
     opened = Bundle.open(bundle)
-    graphs = _graph_summaries(opened)
+    try:
+        graphs = graph_summaries(opened)
+    except MissingDependency as error:
+        note(f"without graph summaries: {error}")
+        graphs = None
     if as_json:
-        print_json({"manifest": msgspec.to_builtins(opened.manifest), "graphs": graphs})
+        shown = None if graphs is None else {name: asdict(graph) for name, graph in graphs.items()}
+        print_json({"manifest": msgspec.to_builtins(opened.manifest), "graphs": shown})
         return
     manifest = opened.manifest
     print_table(("bundle", str(bundle)), bundle_rows(opened))
     print_table(TRUNK_COLUMNS, trunk_rows(opened))
     if graphs:
-        rows = [(name, graph["inputs"], graph["outputs"], graph["operators"]) for name, graph in graphs.items()]
+        rows = [(name, graph.inputs, graph.outputs, graph.operators) for name, graph in graphs.items()]
         print_table(("graph", "inputs", "outputs", "operators"), rows)
     if manifest.engines:
         engines = [
@@ -43,13 +51,3 @@ def inspect_command(bundle: Path, with_classes: bool, as_json: bool) -> None:
     if with_classes:
         print_table(("label", "class", "colour (RGB)"), [(i, c.name, c.color) for i, c in enumerate(manifest.classes)])
     print_table(("written by", "version"), list(manifest.tools.items()))
-
-
-def _graph_summaries(bundle: Bundle) -> dict[str, dict[str, str]] | None:
-    """Inputs, outputs and operators of every graph; ``None`` where the onnx package is absent, as on a vehicle."""
-    try:
-        from converters.graphs.summary import summaries_from_bundle
-    except ImportError:
-        note("graph summaries need the onnx package: pip install 'smp-deploy[export]'")
-        return None
-    return {name: dataclasses.asdict(summary) for name, summary in summaries_from_bundle(bundle).items()}

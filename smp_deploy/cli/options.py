@@ -1,140 +1,182 @@
-"""Option types and options that several commands share."""
+"""Arguments and options that several commands share, and what turns their text into values."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
 
-import click
+import typer
 
 from engines.backends import BACKENDS
-from engines.schedules.phases import Size
+from engines.devices.names import DeviceName
+from engines.errors import InputError
+from engines.planning.sizes import bytes_of_memory
 from engines.schedules.schedule import Lowering, Precision
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engines.bundle.bundle import Bundle
 
 
-BACKEND_CHOICE = click.Choice([backend.name for backend in BACKENDS])
-"""For ``--backend``."""
+class FrameSize(NamedTuple):
+    """Height and width of a frame in pixels."""
+
+    height: int
+    width: int
 
 
-class SizeType(click.ParamType[Size]):
-    """``HEIGHTxWIDTH`` in pixels."""
-
-    name = "HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
-        """``"1024x2048"`` -> ``(1024, 2048)``."""
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", str(value).strip())
-        if match is None:
-            self.fail(f"a size is HEIGHTxWIDTH in pixels, 1024x2048 for example; received {value!r}", param, ctx)
-        return int(match[1]), int(match[2])
+def frame_size(text: str | FrameSize) -> FrameSize:
+    """``"1024x2048"`` -> ``(1024, 2048)``. Raises ``typer.BadParameter``."""
+    if isinstance(text, FrameSize):
+        # typer hands over defaults, too.
+        return text
+    match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"a size is HEIGHTxWIDTH in pixels, 1024x2048 for example; received {text!r}")
+    return FrameSize(int(match[1]), int(match[2]))
 
 
-class MemoryType(click.ParamType[int]):
-    """Bytes, with a unit of KiB, MiB or GiB."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """``"512MiB"`` -> ``536870912``."""
-        if isinstance(value, int):
-            return value
-        text = str(value).strip()
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            self.fail(
-                f"a size carries its unit, {text}MiB for example; a bare number is MiB to trtexec and bytes to other "
-                f"tools; received {text!r}",
-                param,
-                ctx,
-            )
-        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([KMG]iB)", text)
-        size = float(match[1]) * _UNITS[match[2]] if match else 0.0
-        if not size or size % 1:
-            self.fail(f"a size is a number with KiB, MiB or GiB, 512MiB for example; received {text!r}", param, ctx)
-        return int(size)
+def memory_bytes(text: str) -> int:
+    """``"512MiB"`` -> ``536870912``. Raises ``typer.BadParameter``."""
+    try:
+        return bytes_of_memory(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
-class FiniteRange(click.FloatRange):
-    """A range of numbers; NaN and the infinities are in none."""
+def device_name(text: str) -> str:
+    """``"cuda:1"``. Raises ``typer.BadParameter`` for what names no device."""
+    try:
+        return str(DeviceName.parse(text))
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """``"0.5"`` -> ``0.5``."""
-        number = super().convert(value, param, ctx)
+
+def finite(value: float | tuple[float, ...] | None) -> float | tuple[float, ...] | None:
+    """Refuse NaN and the infinities, which no range of typer's refuses, for a callback of an option."""
+    for number in value if isinstance(value, tuple) else () if value is None else (value,):
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no finite number", param, ctx)
-        return number
+            raise typer.BadParameter(f"{number} is no finite number")
+    return value
 
 
-_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+def above_zero(value: float | None) -> float | None:
+    """Refuse 0 and less, and what is not finite: typer's ranges hold their ends."""
+    finite(value)
+    if value is not None and value <= 0:
+        raise typer.BadParameter(f"{value} is not in the range x>0.")
+    return value
 
 
-def bundle_argument(function: _Function) -> _Function:
-    """The bundle directory, as the first argument."""
-    return click.argument("bundle", type=click.Path(path_type=Path))(function)
+def backend_names() -> tuple[str, ...]:
+    """What ``--backend`` takes."""
+    return tuple(backend.name for backend in BACKENDS)
 
 
-def json_option(function: _Function) -> _Function:
-    """``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
+def backend_name(text: str) -> str:
+    """A name of :func:`backend_names`. Raises ``typer.BadParameter`` for another."""
+    if text not in backend_names():
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, backend_names()))}.")
+    return text
 
 
-def images_option(function: _Function) -> _Function:
-    """``--images``, several times."""
-    return click.option(
-        "--images",
-        multiple=True,
-        metavar="PATH",
-        help="An image file, a folder of images or a pattern; may be given several times.",
-    )(function)
+def backends_from(incomplete: str) -> list[str]:
+    """For the completion of a shell."""
+    return [name for name in backend_names() if name.startswith(incomplete)]
 
 
-def force_option(function: _Function) -> _Function:
-    """``--force``."""
-    return click.option("--force", is_flag=True, help="Replace the bundle that stands at the output.")(function)
+BACKEND_METAVAR = f"<{'|'.join(backend_names())}>"
 
+BundleArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")]
 
-def precision_option(function: _Function) -> _Function:
-    """``--precision``, one."""
-    return click.option(
-        "--precision",
-        type=click.Choice([precision.value for precision in Precision]),
-        default=Precision.FP32.value,
-        show_default=True,
-        help="Which of the bundle's trunks.",
-    )(function)
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
+ImagesOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--images", metavar="PATH", help="An image file, a folder of images or a pattern; may be given several times."
+    ),
+]
 
-def schedule_options(function: _Function) -> _Function:
-    """``--levels``, ``--lowering`` and ``--sub-batch``: which of the bundle's schedules."""
-    levels = click.option(
+BackendOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        parser=backend_name,
+        autocompletion=backends_from,
+        metavar=BACKEND_METAVAR,
+        help="What runs the graphs.",
+    ),
+]
+
+PrecisionOption: TypeAlias = Annotated[Precision, typer.Option("--precision", help="Which of the bundle's trunks.")]
+
+LevelsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
         "--levels",
-        type=click.IntRange(0),
+        min=0,
+        metavar="N",
         help="Splits that a loop over their phases stands for; more take less memory.  [default: the bundle's, "
         "which repeats no work]",
-    )
-    lowering = click.option(
-        "--lowering",
-        type=click.Choice([lowering.value for lowering in Lowering]),
-        help="How the splits inside the trunk are computed.  [default: the bundle's]",
-    )
-    sub_batch = click.option(
-        "--sub-batch",
-        type=click.IntRange(1),
-        help="Phases at a time; more take more memory.  [default: 1]",
-    )
-    return levels(lowering(sub_batch(memory_option(function))))
+    ),
+]
 
+LoweringOption: TypeAlias = Annotated[
+    Lowering | None,
+    typer.Option("--lowering", help="How the splits inside the trunk are computed.  [default: the bundle's]"),
+]
 
-def memory_option(function: _Function) -> _Function:
-    """``--memory``."""
-    return click.option(
+SubBatchOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--sub-batch", min=1, metavar="N", help="Phases at a time; more take more memory.  [default: 1]"),
+]
+
+MemoryOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
         "--memory",
-        type=MemoryType(),
+        parser=memory_bytes,
+        metavar="SIZE",
         help="Choose the schedule: the least compute that fits; sizes carry KiB, MiB or GiB.",
-    )(function)
+    ),
+]
+
+DeviceOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        parser=device_name,
+        metavar="NAME",
+        help="Which device of the backend: cpu, cuda, cuda:1.  [default: its first]",
+    ),
+]
+
+DatasetOption: TypeAlias = Annotated[
+    str,
+    typer.Option("--dataset", metavar="NAME", help="camvid, cityscapes, gta5, folder, or scenes (generated)."),
+]
+
+RootOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--root", metavar="PATH", help="The dataset's directory; scenes need none.")
+]
+
+
+def frames_of(bundle: Bundle, images: Sequence[str] | None) -> list[NDArray[np.uint8]]:
+    """The frames of ``--images``, ``(H, W, 3)`` uint8 RGB; none without it.
+
+    Raises :class:`engines.errors.FrameError` for an image that is not of the bundle's size.
+    """
+    from smp_deploy.images import check_size, frame_from_file, image_files
+
+    frames = []
+    for path in image_files(images or ()):
+        frame = frame_from_file(path)
+        check_size(path, frame, bundle.manifest.input.size)
+        frames.append(frame)
+    return frames

@@ -3,44 +3,57 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import click
+import typer
 
+from engines.backends import DEFAULT_BACKEND
 from engines.bundle.bundle import Bundle
 from engines.bundle.staging import write_file
 from engines.errors import MissingDependency
 from engines.planning.planner import Candidate, Plan, plan
 from engines.planning.sizes import shown_bytes
+from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import BACKEND_CHOICE, bundle_argument, json_option, memory_option, precision_option
+from smp_deploy.cli.options import (
+    BACKEND_METAVAR,
+    BundleArgument,
+    JsonOption,
+    MemoryOption,
+    PrecisionOption,
+    backend_name,
+    backends_from,
+)
 from smp_deploy.reports.targets import check_file_target
 
 
-@click.command("plan", short_help="Show the schedules of a bundle, and what fits a memory budget.")
-@bundle_argument
-@memory_option
-@precision_option
-@click.option(
-    "--backend",
-    type=BACKEND_CHOICE,
-    default="onnxruntime",
-    show_default=True,
-    help="Whose memory is predicted.",
-)
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    metavar="FILE.png",
-    help="Draw memory against compute; replaces a .png that stands there, and nothing else.",
-)
-@json_option
 def plan_command(
-    bundle: Path, memory: int | None, precision: str, backend: str, plot: Path | None, as_json: bool
+    bundle: BundleArgument,
+    memory: MemoryOption = None,
+    precision: PrecisionOption = Precision.FP32,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            parser=backend_name,
+            autocompletion=backends_from,
+            metavar=BACKEND_METAVAR,
+            help="Whose memory is predicted.",
+        ),
+    ] = DEFAULT_BACKEND,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE.png",
+            help="Draw memory against compute; replaces a .png that stands there, and nothing else.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> dict[str, Any]:
     """Show every schedule of BUNDLE: predicted peak, relative compute, what fits, and the choice with its reason.
 
-    The peak is above the empty process (Python with numpy and onnxruntime) on a CPU, device memory on a GPU.
+    The peak is that of a process that does nothing else on a CPU, and of device memory on a GPU.
     """
     opened = Bundle.open(bundle)
     if plot is not None:
@@ -51,9 +64,10 @@ def plan_command(
     document = {
         "bundle": str(bundle),
         "backend": backend,
-        "precision": precision,
+        "precision": precision.value,
         "memory_bytes": memory,
-        "calibration": "measured" if planned.measured else "not measured",
+        "process_bytes": planned.process_bytes,
+        "memory_model": "measured" if planned.measured else "not measured",
         "schedules": entries,
         "choice": choice,
         "reason": planned.reason,
@@ -71,7 +85,7 @@ def plan_command(
                 e["levels"],
                 e["lowering"],
                 e["sub_batch"],
-                shown_bytes(e["peak_bytes"]),
+                shown_bytes(planned.process_bytes + e["peak_bytes"]),
                 f"x{e['compute']:.2f}",
                 ("yes" if e["fits"] else "no") + (", a tensor is too large" if e["too_large"] else ""),
                 "<- choice" if e == choice else "",
@@ -80,10 +94,10 @@ def plan_command(
         ],
     )
     if not planned.measured:
-        click.echo(f"The calibration of {backend} is an assumption: it was not measured.")
-    click.echo(planned.reason)
+        typer.echo(f"How much {backend} takes is an assumption: it was not measured.")
+    typer.echo(planned.reason)
     if planned.choice is not None:
-        click.echo(_command(bundle, planned, planned.choice))
+        typer.echo(_command(bundle, planned, planned.choice))
     return document
 
 
@@ -102,9 +116,8 @@ def _entry(candidate: Candidate, planned: Plan) -> dict[str, Any]:
 
 def _command(bundle: Path, planned: Plan, choice: Candidate) -> str:
     """What to type next."""
-    schedule = choice.schedule
+    schedule, backend, precision = choice.schedule, planned.backend, planned.precision.value
     options = f"--levels {schedule.levels} --lowering {schedule.lowering.value} --sub-batch {schedule.sub_batch}"
-    backend, precision = planned.backend, planned.precision.value
     if backend.needs_engines:
         return f"smp-deploy build-engine {bundle} --{precision} --flavour {backend} {options}"
     return f"smp-deploy run {bundle} IMAGES -o DIR --backend {backend} --precision {precision} {options}"

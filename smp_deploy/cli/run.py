@@ -9,18 +9,30 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
+import typer
 
+from engines.backends import DEFAULT_BACKEND
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import OutputKind
 from engines.bundle.staging import write_file
 from engines.errors import InputError, OutputError
+from engines.planning.choice import choose_schedule
 from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import Advance, note, print_json, print_table, progress
-from smp_deploy.cli.options import BACKEND_CHOICE, bundle_argument, json_option, precision_option, schedule_options
-from smp_deploy.cli.schedules import session_schedule
+from smp_deploy.cli.options import (
+    BackendOption,
+    BundleArgument,
+    DeviceOption,
+    JsonOption,
+    LevelsOption,
+    LoweringOption,
+    MemoryOption,
+    PrecisionOption,
+    SubBatchOption,
+    above_zero,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,54 +56,49 @@ class _Options:
     deadline_ms: float | None
 
 
-@click.command("run", short_help="Label images with a bundle.")
-@bundle_argument
-@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder for the results; replaces those of an earlier run, except in the folder of an image.",
-)
-@click.option(
-    "--backend",
-    type=BACKEND_CHOICE,
-    default="onnxruntime",
-    show_default=True,
-    help="What runs the graphs.",
-)
-@precision_option
-@schedule_options
-@click.option(
-    "--deadline-ms",
-    type=click.FloatRange(0, min_open=True),
-    metavar="MS",
-    help="For each image, what is there by then: pixels not yet computed take the nearest one that is.",
-)
-@click.option(
-    "--allow-smaller",
-    is_flag=True,
-    help="When memory runs out, go on with the next smaller schedule of the bundle, and say so.",
-)
-@click.option("--resize", is_flag=True, help="Resize images to the bundle's size, and labels back.")
-@click.option("--side-by-side", is_flag=True, help="Also write frame, overlay and labels in one picture with a legend.")
-@json_option
 def run_command(
-    bundle: Path,
-    images: tuple[str, ...],
-    output: Path,
-    backend: str,
-    precision: str,
-    levels: int | None,
-    lowering: str | None,
-    sub_batch: int | None,
-    memory: int | None,
-    deadline_ms: float | None,
-    allow_smaller: bool,
-    resize: bool,
-    side_by_side: bool,
-    as_json: bool,
+    bundle: BundleArgument,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Files, folders or patterns.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="Folder for the results; replaces those of an earlier run, except in the folder of an image.",
+        ),
+    ],
+    backend: BackendOption = DEFAULT_BACKEND,
+    precision: PrecisionOption = Precision.FP32,
+    levels: LevelsOption = None,
+    lowering: LoweringOption = None,
+    sub_batch: SubBatchOption = None,
+    memory: MemoryOption = None,
+    device: DeviceOption = None,
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline-ms",
+            callback=above_zero,
+            metavar="MS",
+            help="For each image, what is there by then: pixels not yet computed take the nearest one that is.  [x>0]",
+        ),
+    ] = None,
+    allow_smaller: Annotated[
+        bool,
+        typer.Option(
+            "--allow-smaller",
+            help="When memory runs out, go on with the next smaller schedule of the bundle, and say so.",
+        ),
+    ] = False,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Resize images to the bundle's size, and labels back.")
+    ] = False,
+    side_by_side: Annotated[
+        bool,
+        typer.Option("--side-by-side", help="Also write frame, overlay and labels in one picture with a legend."),
+    ] = False,
+    as_json: JsonOption = False,
 ) -> dict[str, Any]:
     """Label IMAGES (files, folders or patterns) with BUNDLE and write pictures.
 
@@ -109,8 +116,9 @@ def run_command(
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
     _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
-    asked = {"levels": levels, "lowering": lowering, "sub_batch": sub_batch, "memory": memory}
-    choice = session_schedule(opened, backend, Precision(precision), asked)
+    choice = choose_schedule(
+        opened, backend, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device
+    )
     note(f"schedule: {choice.schedule} ({choice.reason})")
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -120,7 +128,12 @@ def run_command(
         check_header(path, None if resize else opened.manifest.input.size, _RESIZE_HINT)
     results: list[dict[str, Any]] = []
     with Session.open(
-        opened, backend, precision=Precision(precision), schedule=choice.schedule, allow_smaller=allow_smaller
+        opened,
+        backend,
+        precision=precision,
+        schedule=choice.schedule,
+        device=device,
+        allow_smaller=allow_smaller,
     ) as session:
         try:
             with progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from engines.bundle.bundle import Bundle
 from engines.schedules.phases import Size
-from smp_deploy.benchmarking.statistics import median
 
 
 def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:

@@ -3,89 +3,108 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
+import typer
 
 from smp_deploy.cli.console import note, print_json, progress
-from smp_deploy.cli.options import FiniteRange, SizeType, json_option
+from smp_deploy.cli.options import DatasetOption, FrameSize, JsonOption, RootOption, finite, frame_size
 
 if TYPE_CHECKING:
     from smp_deploy.training import Measurement, Run, TrainingConfig
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-_RANGE = FiniteRange(min=0)
-
-_DATA = (
-    click.option("--dataset", required=True, help="camvid, cityscapes, gta5, folder, or scenes (generated)."),
-    click.option("--root", type=click.Path(path_type=Path), help="The dataset's directory; scenes need none."),
-    click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="Weights (.safetensors)."),
-    click.option("--init-from", type=click.Path(path_type=Path), help="Checkpoint to start from; heads may differ."),
-    click.option("--resume", is_flag=True, help="Continue the run of this output, if there is one."),
-)
-_NETWORK = (
-    click.option("--arch", default="smp-resnet18", show_default=True, help="smp-, fcn32s- or fcn8s-resnet18 to 101."),
-    click.option("--width", default=64, show_default=True, help="Channels of the stem; fewer for slim networks."),
-)
-_OPTIMISATION = (
-    click.option("--epochs", default=100, show_default=True),
-    click.option("--batch", default=10, show_default=True),
-    click.option("--accumulate", default=1, show_default=True, help="Batches added up for one optimizer step."),
-    click.option("--optimizer", type=click.Choice(["adam", "adamw"]), default="adam", show_default=True),
-    click.option("--learning-rate", type=_RANGE, default=1e-5, show_default=True),
-    click.option("--weight-decay", type=_RANGE, default=5e-4, show_default=True),
-    click.option("--schedule", type=click.Choice(["constant", "cosine"]), default="constant", show_default=True),
-    click.option("--clip-norm", type=_RANGE, help="Largest gradient norm."),
-    click.option("--averaging", type=_RANGE, default=0.0, show_default=True, help="Decay of averaged weights; 0: off."),
-    click.option("--class-weighting", type=_RANGE, default=0.0, show_default=True, help="0: alike, 1: by frequency."),
-    click.option("--lovasz", type=_RANGE, default=0.0, show_default=True, help="Weight of the Lovász-softmax loss."),
-    click.option("--dense-levels", default=0, show_default=True, help="SMP: last splits that are not shrunk, 0 to 3."),
-    click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True),
-    click.option("--seed", default=0, show_default=True),
-)
-_AUGMENTATION = (
-    click.option("--crop", type=SizeType(), default="512x512", show_default=True, help="Multiples of 32."),
-    click.option("--flip", type=_RANGE, default=0.5, show_default=True, help="Probability of a horizontal flip."),
-    click.option(
-        "--scale",
-        type=(_RANGE, _RANGE),
-        metavar="LOW HIGH",
-        default=(1.0, 1.0),
-        show_default=True,
-        help="Smallest and largest factor, 0.01 to 100.",
-    ),
-    click.option("--aspect", type=_RANGE, default=0.0, show_default=True, help="Largest log change of the aspect."),
-    click.option("--jitter", type=_RANGE, default=0.0, show_default=True, help="Strength of colour changes."),
-)
-_MACHINE = (
-    click.option("--validate-every", default=5, show_default=True, help="Epochs between validations."),
-    click.option("--patience", type=click.IntRange(min=1), help="Stop after so many validations without progress."),
-    click.option("--save-every", type=click.IntRange(min=1), help="Steps between saved states; default: an epoch."),
-    click.option(
-        "--workers",
-        type=click.IntRange(0, 256),
-        default=0,
-        show_default=True,
-        help="Processes that prepare batches ahead.",
-    ),
-    click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads of PyTorch; default: all cores."),
-    click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
-    json_option,
-)
+_CROP = FrameSize(512, 512)
 
 
-def _options(function: _Function) -> _Function:
-    for option in reversed((*_DATA, *_NETWORK, *_OPTIMISATION, *_AUGMENTATION, *_MACHINE)):
-        function = option(function)
-    return function
-
-
-@click.command("train")
-@_options
-def train_command(**options: Any) -> int:
+def train_command(
+    context: typer.Context,
+    dataset: DatasetOption,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Weights (.safetensors).")],
+    root: RootOption = None,
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", metavar="PATH", help="Checkpoint to start from; heads may differ.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of this output, if there is one.")] = False,
+    arch: Annotated[
+        str, typer.Option("--arch", metavar="NAME", help="smp-, fcn32s- or fcn8s-resnet18 to 101.")
+    ] = "smp-resnet18",
+    width: Annotated[
+        int, typer.Option("--width", metavar="N", help="Channels of the stem; fewer for slim networks.")
+    ] = 64,
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N")] = 100,
+    batch: Annotated[int, typer.Option("--batch", metavar="N")] = 10,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", metavar="N", help="Batches added up for one optimizer step.")
+    ] = 1,
+    optimizer: Annotated[Literal["adam", "adamw"], typer.Option("--optimizer")] = "adam",
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0, callback=finite, metavar="RATE")] = 1e-5,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", min=0, callback=finite, metavar="RATE")] = 5e-4,
+    schedule: Annotated[Literal["constant", "cosine"], typer.Option("--schedule")] = "constant",
+    clip_norm: Annotated[
+        float | None, typer.Option("--clip-norm", min=0, callback=finite, metavar="NORM", help="Largest gradient norm.")
+    ] = None,
+    averaging: Annotated[
+        float,
+        typer.Option("--averaging", min=0, callback=finite, metavar="DECAY", help="Decay of averaged weights; 0: off."),
+    ] = 0.0,
+    class_weighting: Annotated[
+        float,
+        typer.Option("--class-weighting", min=0, callback=finite, metavar="SHARE", help="0: alike, 1: by frequency."),
+    ] = 0.0,
+    lovasz: Annotated[
+        float,
+        typer.Option("--lovasz", min=0, callback=finite, metavar="WEIGHT", help="Weight of the Lovász-softmax loss."),
+    ] = 0.0,
+    dense_levels: Annotated[
+        int, typer.Option("--dense-levels", metavar="N", help="SMP: last splits that are not shrunk, 0 to 3.")
+    ] = 0,
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option("--precision")] = "fp32",
+    seed: Annotated[int, typer.Option("--seed", metavar="N")] = 0,
+    crop: Annotated[
+        FrameSize,
+        typer.Option(
+            "--crop", parser=frame_size, show_default=False, metavar="HxW", help="Multiples of 32.  [default: 512x512]"
+        ),
+    ] = _CROP,
+    flip: Annotated[
+        float, typer.Option("--flip", min=0, callback=finite, metavar="SHARE", help="Probability of a horizontal flip.")
+    ] = 0.5,
+    scale: Annotated[
+        tuple[float, float],
+        typer.Option(
+            "--scale", min=0, callback=finite, metavar="LOW HIGH", help="Smallest and largest factor, 0.01 to 100."
+        ),
+    ] = (1.0, 1.0),
+    aspect: Annotated[
+        float,
+        typer.Option("--aspect", min=0, callback=finite, metavar="CHANGE", help="Largest log change of the aspect."),
+    ] = 0.0,
+    jitter: Annotated[
+        float, typer.Option("--jitter", min=0, callback=finite, metavar="STRENGTH", help="Strength of colour changes.")
+    ] = 0.0,
+    validate_every: Annotated[
+        int, typer.Option("--validate-every", metavar="N", help="Epochs between validations.")
+    ] = 5,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", min=1, metavar="N", help="Stop after so many validations without progress."),
+    ] = None,
+    save_every: Annotated[
+        int | None,
+        typer.Option("--save-every", min=1, metavar="N", help="Steps between saved states; default: an epoch."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, max=256, metavar="N", help="Processes that prepare batches ahead.")
+    ] = 0,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, max=1024, metavar="N", help="CPU threads of PyTorch; default: all cores."),
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option("--device")] = "cpu",
+    as_json: JsonOption = False,
+) -> None:
     """Train SMP-X, FCN32s or FCN8s by shrink-expand steps.
 
     The defaults are the paper's protocol. State, learning curves (CSV, PNG) and TensorBoard events go to a
@@ -101,24 +120,23 @@ def train_command(**options: Any) -> int:
         raise MissingDependency(error.name or "torch", "train") from error
     from smp_deploy.datasets import open_dataset
 
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
-    config, run = config_from_options(options), run_from_options(options)
-    train, validation = (open_dataset(options["dataset"], options["root"], split) for split in ("train", "val"))
+    if threads:
+        torch.set_num_threads(threads)
+    config, run = config_from_options(context.params), _run(output, device, workers, save_every, init_from)
+    train, validation = (open_dataset(dataset, root, split) for split in ("train", "val"))
     note(f"{config.arch} of width {config.width} on {len(train)} frames of {train.info.name}, {config.epochs} epochs")
     trainer = Trainer(config, train, validation, run)
     with progress("train") as advance:
-        last = trainer.fit(Observer(advance, _say, note), resume=options["resume"])
-    if options["as_json"]:
+        last = trainer.fit(Observer(advance, _say, note), resume=resume)
+    if as_json:
         row = last.as_row()
         print_json({"output": str(run.output), **{name: row[name] for name in ("mean_iou", "thin_iou", "step")}})
     else:
         note(f"wrote {run.output}; learning curves are in {run.directory}")
-    return 0
 
 
 def config_from_options(options: Mapping[str, Any]) -> TrainingConfig:
-    """The configuration that the command's options name."""
+    """The configuration that the command's options name, each by the name of its parameter."""
     from smp_deploy.training import Augmentation, Loss, Optimizer, Precision, Schedule, TrainingConfig, Validation
 
     return TrainingConfig(
@@ -153,15 +171,14 @@ _SAME_NAME = (
 )
 
 
-def run_from_options(options: Mapping[str, Any]) -> Run:
-    """Where and on what the command's options say to run."""
+def _run(output: Path, device: str, workers: int, save_every: int | None, init_from: Path | None) -> Run:
+    """Where and on what to run."""
     from engines.errors import OutputError
     from smp_deploy.training import Run
 
-    output: Path = options["output"]
     if output.suffix != ".safetensors":
         raise OutputError(f"weights are written as .safetensors; received --output {output}")
-    return Run(output, options["device"], options["workers"], options["save_every"], options["init_from"])
+    return Run(output, device, workers, save_every, init_from)
 
 
 def _say(measurement: Measurement) -> None:

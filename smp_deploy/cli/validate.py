@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
+import typer
 
-from engines.backends import BACKENDS
 from engines.bundle.bundle import Bundle
-from engines.schedules.schedule import Lowering, Precision
 from engines.bundle.records import Check, Status, Validation, builtins_from_record, check_reports
 from engines.errors import CheckFailed, InputError, MachineError, MissingDependency, OutputError
+from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import FiniteRange, bundle_argument, images_option, json_option
+from smp_deploy.cli.options import (
+    BACKEND_METAVAR,
+    BundleArgument,
+    ImagesOption,
+    JsonOption,
+    backend_name,
+    backends_from,
+    device_name,
+    finite,
+    memory_bytes,
+)
 from smp_deploy.cli.summaries import shown
 
 if TYPE_CHECKING:
@@ -28,35 +38,100 @@ if TYPE_CHECKING:
 _LIMIT = 5
 
 
-@click.command("validate", short_help="Prove numeric parity, hop by hop.")
-@bundle_argument
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="The checkpoint the bundle was exported from: run PyTorch anew, and name the layer of a fault.",
-)
-@images_option
-@click.option("--labels", type=click.Path(path_type=Path), help="Folder of label PNGs, named like --images.")
-@click.option("--dataset", help="Labelled frames: camvid, cityscapes, gta5, folder, or scenes (generated).")
-@click.option("--root", type=click.Path(path_type=Path), help="The dataset's directory.")
-@click.option("--split", help="Part of the dataset; default val.")
-@click.option("--limit", type=click.IntRange(min=1), help=f"Frames of the dataset; default {_LIMIT}.")
-@click.option("--rtol", type=FiniteRange(min=0), help="Error of logits relative to the largest; else the table's.")
-@click.option("--atol", type=FiniteRange(min=0), help="Absolute error of logits allowed on top; default 0.")
-@click.option("--min-label-agreement", type=FiniteRange(0, 1), help="Share of labels; else the table's.")
-@click.option(
-    "--backend",
-    type=click.Choice(BACKENDS),
-    help="Compare this runtime with the stored outputs alone, without PyTorch and onnx.",
-)
-@click.option(
-    "--precision", type=click.Choice([p.value for p in Precision]), help="With --backend: which trunk; default fp32."
-)
-@click.option("--levels", type=click.IntRange(min=0), help="With --backend: levels that the loop walks.")
-@click.option("--lowering", type=click.Choice([form.value for form in Lowering]), help="With --backend.")
-@click.option("--sub-batch", type=click.IntRange(min=1), help="With --backend: phases at a time.")
-@json_option
-def validate_command(bundle: Path, as_json: bool, **options: Any) -> dict[str, Any]:
+def validate_command(
+    bundle: BundleArgument,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="PATH",
+            help="The checkpoint the bundle was exported from: run PyTorch anew, and name the layer of a fault.",
+        ),
+    ] = None,
+    images: ImagesOption = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", metavar="PATH", help="Folder of label PNGs, named like --images.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            help="Labelled frames: camvid, cityscapes, gta5, folder, or scenes (generated).",
+        ),
+    ] = None,
+    root: Annotated[Path | None, typer.Option("--root", metavar="PATH", help="The dataset's directory.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Part of the dataset; default val.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help=f"Frames of the dataset; default {_LIMIT}."),
+    ] = None,
+    rtol: Annotated[
+        float | None,
+        typer.Option(
+            "--rtol",
+            min=0,
+            callback=finite,
+            metavar="ERROR",
+            help="Error of logits relative to the largest; else the table's.",
+        ),
+    ] = None,
+    atol: Annotated[
+        float | None,
+        typer.Option(
+            "--atol",
+            min=0,
+            callback=finite,
+            metavar="ERROR",
+            help="Absolute error of logits allowed on top; default 0.",
+        ),
+    ] = None,
+    min_label_agreement: Annotated[
+        float | None,
+        typer.Option(
+            "--min-label-agreement",
+            min=0,
+            max=1,
+            callback=finite,
+            metavar="SHARE",
+            help="Share of labels; else the table's.",
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            parser=backend_name,
+            autocompletion=backends_from,
+            metavar=BACKEND_METAVAR,
+            help="Compare this runtime with the stored outputs alone, without PyTorch and onnx.",
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option("--precision", help="With --backend: which trunk; default fp32.")
+    ] = None,
+    levels: Annotated[
+        int | None,
+        typer.Option("--levels", min=0, metavar="N", help="With --backend: levels that the loop walks."),
+    ] = None,
+    lowering: Annotated[Lowering | None, typer.Option("--lowering", help="With --backend.")] = None,
+    sub_batch: Annotated[
+        int | None, typer.Option("--sub-batch", min=1, metavar="N", help="With --backend: phases at a time.")
+    ] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            "--memory", parser=memory_bytes, metavar="SIZE", help="With --backend: choose the schedule that fits."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", parser=device_name, metavar="NAME", help="With --backend: cpu, cuda, cuda:1."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> dict[str, Any]:
     """Prove numeric parity of BUNDLE: PyTorch against its graphs in ONNX Runtime, hop by hop, and its engines.
 
     PyTorch's outputs for the reference frames are in the bundle, so neither the checkpoint nor the network's code
@@ -64,6 +139,25 @@ def validate_command(bundle: Path, as_json: bool, **options: Any) -> dict[str, A
     is listed as "not run", and the summary says what is therefore not proven. The record goes to the bundle's
     reports/ folder; `smp-deploy report` makes a page of it. Exit code 1 when a check fails.
     """
+    options: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "images": images or (),
+        "labels": labels,
+        "dataset": dataset,
+        "root": root,
+        "split": split,
+        "limit": limit,
+        "rtol": rtol,
+        "atol": atol,
+        "min_label_agreement": min_label_agreement,
+        "backend": backend,
+        "precision": precision,
+        "levels": levels,
+        "lowering": lowering,
+        "sub_batch": sub_batch,
+        "memory": memory,
+        "device": device,
+    }
     opened = Bundle.open(bundle)
     command, keep = _command(bundle, options), _can_keep(opened)
     making = _prove if options["backend"] else _validate
@@ -102,22 +196,23 @@ def _tolerances(options: Mapping[str, Any]) -> dict[str, float]:
 
 def _prove(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Validation:
     """What needs neither PyTorch nor onnx: the target proves its own engine."""
+    from engines.planning.choice import choose_schedule
     from engines.proof import prove
-    from engines.schedules.schedule import resolved_schedule
 
     for name in ("checkpoint", "labels", "dataset", "root", "split", "limit"):
         if options[name] is not None:
             raise InputError(f"--{name} is not for --backend, which compares with the stored outputs alone")
     if options["images"]:
         raise InputError("--images is not for --backend, which compares with the stored outputs alone")
-    lowering = Lowering(options["lowering"]) if options["lowering"] else None
-    schedule = resolved_schedule(bundle.manifest, options["levels"], options["sub_batch"], lowering)
-    precision, tolerances = Precision(options["precision"] or "fp32"), _tolerances(options)
-    return prove(bundle, options["backend"], precision, schedule=schedule, tolerances=tolerances, **recording)
+    backend, precision, device = options["backend"], options["precision"] or Precision.FP32, options["device"]
+    named = {name: options[name] for name in ("levels", "lowering", "sub_batch", "memory")}
+    schedule = choose_schedule(bundle, backend, precision, device=device, **named).schedule
+    tolerances = _tolerances(options)
+    return prove(bundle, backend, precision, schedule=schedule, device=device, tolerances=tolerances, **recording)
 
 
 def _validate(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Validation:
-    for name in ("precision", "levels", "lowering", "sub_batch"):
+    for name in ("precision", "levels", "lowering", "sub_batch", "memory", "device"):
         if options[name] is not None:
             raise InputError(f"--{name.replace('_', '-')} goes with --backend; without it every trunk is checked")
     try:
@@ -207,8 +302,9 @@ def _command(bundle: Path, options: Mapping[str, Any]) -> str:
     """The command line that makes this record again."""
     words = ["smp-deploy", "validate", str(bundle)]
     for name, value in options.items():
-        for single in value if isinstance(value, tuple) else [] if value is None else [value]:
-            words += [f"--{name.replace('_', '-')}", str(single)]
+        for single in value if isinstance(value, (tuple, list)) else [] if value is None else [value]:
+            shown_value = single.value if isinstance(single, Enum) else single
+            words += [f"--{name.replace('_', '-')}", str(shown_value)]
     return shlex.join(words)
 
 
@@ -228,7 +324,7 @@ def _print(validation: Validation) -> None:
         ],
     )
     for command in validation.commands[1:]:
-        click.echo(f"to dig deeper: {command}")
+        typer.echo(f"to dig deeper: {command}")
     for missing in validation.not_proven:
-        click.echo(f"not proven: {missing}")
-    click.echo(", ".join(f"{count} {status.value}" for status, count in validation.counts.items() if count))
+        typer.echo(f"not proven: {missing}")
+    typer.echo(", ".join(f"{count} {status.value}" for status, count in validation.counts.items() if count))

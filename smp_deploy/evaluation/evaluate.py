@@ -45,13 +45,13 @@ class Evaluation:
     """Wall-clock time of the predictions alone."""
 
 
-def evaluate(
+def evaluation_of(
     predictor: Predictor,
     dataset: Dataset,
     *,
     extremes: int = 3,
     limit: int | None = None,
-    advance: Advance = lambda done, total: None,
+    on_progress: Advance | None = None,
 ) -> Evaluation:
     """Judge a predictor by the frames of a dataset, neither resized nor cropped.
 
@@ -60,7 +60,7 @@ def evaluate(
         dataset: whose classes the predictor's labels mean.
         extremes: how many of the best and of the worst frames to name.
         limit: only the first so many frames.
-        advance: told ``(done, total)`` after every frame.
+        on_progress: called with ``(done, total)`` after every frame.
 
     Raises:
         InputError: the dataset has no frame, or ``limit`` is below 1.
@@ -86,7 +86,8 @@ def evaluate(
         if not math.isnan(score.mean_iou):
             _keep(worst, (-score.mean_iou, -index, score), extremes)
             _keep(best, (score.mean_iou, -index, score), extremes)
-        advance(index + 1, total)
+        if on_progress is not None:
+            on_progress(index + 1, total)
     return Evaluation(
         dataset.info,
         total,

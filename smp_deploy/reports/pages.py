@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from engines.bundle.bundle import Bundle
-from engines.schedules.schedule import Precision
 from engines.bundle.records import VALIDATION, Check, Kind, LabelFigures, Quantity, Status, Validation
 from engines.errors import MissingDependency
+from engines.schedules.schedule import Precision
 from smp_deploy.reports.benches import BENCHES, rows_of
 from smp_deploy.reports.documents import stored_overlays
 from smp_deploy.reports.pictures import chain_figure, hop_words, layers_figure, overlay_png, phases_figure, png_uri

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engines.schedules.schedule import Precision
 from engines.bundle.records import Check, LayerFigures
 from engines.errors import MissingDependency
+from engines.schedules.schedule import Precision
 
 _INK, _MUTED, _GOOD, _BAD, _ACCENT, _FAINT = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 _VARIABLES = {_INK: "ink", _MUTED: "muted", _GOOD: "good", _BAD: "bad", _ACCENT: "accent", _FAINT: "line"}

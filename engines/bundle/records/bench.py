@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from engines.schedules.schedule import Precision
 from engines.bundle.records.codec import Record
-from engines.schedules.schedule import Schedule
+from engines.schedules.schedule import Precision, Schedule
 
 
 class Latency(Record, frozen=True, kw_only=True):

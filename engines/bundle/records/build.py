@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from engines.schedules.schedule import Precision
 from engines.bundle.records.codec import Record
+from engines.schedules.schedule import Precision
 
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 

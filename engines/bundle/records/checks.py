@@ -6,8 +6,8 @@ import enum
 
 import msgspec
 
-from engines.schedules.schedule import Precision
 from engines.bundle.records.codec import Figure, Record
+from engines.schedules.schedule import Precision
 
 
 class Status(enum.Enum):

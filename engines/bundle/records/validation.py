@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 
 from engines.bundle.manifest import OutputKind
-from engines.schedules.schedule import Precision
 from engines.bundle.records.checks import Check, Status, Tolerance
 from engines.bundle.records.codec import Figure, Record
 from engines.bundle.staging import write_file
 from engines.errors import OutputError
+from engines.schedules.schedule import Precision
 
 VALIDATION = "validation.json"
 """The record of the bundle's own validation; :func:`validation_name` gives that of a backend."""

@@ -93,7 +93,7 @@ def test_an_engine_for_another_machine_ends_no_validation(
 def test_an_engine_that_loads_and_breaks_is_a_failure(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An illegal memory access in the middle of a comparison is no lack of a GPU."""
     opened = Bundle.open(bundle).with_engine(
-        Flavour.TENSORRT, Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record=build_record()
+        "tensorrt", Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record=build_record()
     )
     monkeypatch.setattr(engine_hops, "gpus", lambda: [Gpu("a GPU", "9.0")])
     running = Session.open(opened)

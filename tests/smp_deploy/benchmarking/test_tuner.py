@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from engines import Bundle, Lowering, Precision, Schedule
-from engines.errors import InputError
+from engines import Bundle, Lowering, Precision, Schedule, Session, plan
+from engines.errors import InputError, OutputError
 from smp_deploy.benchmarking.tuner import (
     EQUALLY_FAST,
     TuningConfig,
@@ -72,16 +71,57 @@ def test_of_equally_fast_ones_the_smallest_wins(exported: Bundle) -> None:
     assert winner(manifest, config, dropped) == large
 
 
-def test_a_tuning_holds_every_measurement_the_winner_first(exported: Bundle, frame: np.ndarray) -> None:
-    config = TuningConfig(levels=(2,), lowerings=(Lowering.DILATED,), rounds=2, seconds=0.01)
+def test_a_tuning_is_recorded_with_every_measurement_the_winner_first(bundle: Path) -> None:
     seen: list[tuple[int, int]] = []
-    tuning = tune(exported, frame, config, lambda done, total: seen.append((done, total)))
+    result = tune(
+        bundle,
+        levels=(2,),
+        lowerings=(Lowering.DILATED,),
+        rounds=2,
+        seconds=0.01,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    # The default, and five sub-batches of the lowering, twice each.
     assert seen[-1] == (12, 12)
-    measured = {m.schedule: m.frame_ms for m in tuning.measurements}
-    assert set(measured) == set(candidates(exported.manifest, config))
-    assert all(len(times) == 2 and min(times) > 0 for times in measured.values())
-    # The record's order is that of the medians, computed here by numpy, but for those that are about as fast.
-    medians = {schedule: float(np.median(times)) for schedule, times in measured.items()}
-    first, *others = medians
+    tuning = result.record
+    times = {m.schedule: m.frame_ms for m in tuning.measurements}
+    assert set(times) == {DEFAULT, *(Schedule(2, size, Lowering.DILATED) for size in (1, 2, 4, 8, 16))}
+    assert all(len(values) == 2 and min(values) > 0 for values in times.values())
+    medians = {schedule: sum(values) / 2 for schedule, values in times.items()}
+    first, *others = times
     assert medians[first] <= EQUALLY_FAST * min(medians.values())
-    assert [medians[schedule] for schedule in others] == sorted(medians[schedule] for schedule in others)
+    # Of the equally fast ones it is the one of the fewest phases at a time.
+    near = [s for s in others if medians[s] <= EQUALLY_FAST * min(medians.values())]
+    assert all(first.sub_batch <= schedule.sub_batch for schedule in near if schedule.lowering is first.lowering)
+    assert not result.missing
+    # It is in the bundle that is returned and in the one on the disk, and a session follows it.
+    assert result.bundle.manifest.tunings == [tuning] == Bundle.open(bundle).manifest.tunings
+    with Session.open(bundle) as session:
+        assert session.schedule == first
+
+
+def test_a_budget_leaves_out_what_does_not_fit(bundle: Path) -> None:
+    peaks = {c.schedule: c.peak_bytes for c in plan(Bundle.open(bundle)).candidates}
+    budget = peaks[Schedule(2, 2, Lowering.DILATED)]
+    result = tune(bundle, levels=(2,), lowerings=(Lowering.DILATED,), rounds=1, seconds=0.01, memory=budget)
+    found = {m.schedule for m in result.record.measurements}
+    assert found == {DEFAULT} | {
+        schedule
+        for schedule in (Schedule(2, size, Lowering.DILATED) for size in (1, 2, 4, 8, 16))
+        if peaks[schedule] <= budget
+    }
+    with pytest.raises(InputError, match="no schedule is left"):
+        tune(bundle, memory=1024)
+
+
+def test_a_bundle_that_cannot_be_written_is_refused_before_the_first_measurement(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Bundle) -> None:
+        raise OutputError("read-only")
+
+    monkeypatch.setattr(Bundle, "check_writable", refuse)
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(OutputError, match="read-only"):
+        tune(bundle, on_progress=lambda done, total: seen.append((done, total)))
+    assert not seen

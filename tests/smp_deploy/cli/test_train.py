@@ -8,24 +8,24 @@ import resource
 import shutil
 import warnings
 
-import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
+import typer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from engines.errors import BackendError, CheckpointError, DatasetError, InputError, OutputError
-from smp_deploy.cli.evaluate import evaluate_command
-from smp_deploy.cli.train import config_from_options, train_command
+from smp_deploy.cli.app import app, command_named
+from smp_deploy.cli.train import config_from_options
 from smp_deploy.training import TrainingConfig, network_from_weights
 
 FAST = ("--dataset", "scenes", "--width", "2", "--epochs", "1", "--batch", "50", "--crop", "32x32", "--threads", "1")
 
 
 def _run(command, *arguments):
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments], standalone_mode=False)
+    result = CliRunner().invoke(app, [command, *map(str, arguments)], standalone_mode=False)
     if result.exception is not None:
         raise result.exception
     return result
@@ -34,13 +34,13 @@ def _run(command, *arguments):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     output = tmp_path_factory.mktemp("trained") / "a.safetensors"
-    result = _run(train_command, *FAST, "-o", output, "--json")
+    result = _run("train", *FAST, "-o", output, "--json")
     assert json.loads(result.stdout)["step"] == 4
     return output
 
 
 def test_defaults_are_the_papers_protocol():
-    context = train_command.make_context("train", ["--dataset", "camvid", "-o", "a.safetensors"])
+    context = command_named("train").make_context("train", ["--dataset", "camvid", "-o", "a.safetensors"])
     config = config_from_options(context.params)
     assert config == TrainingConfig()
     assert (config.learning_rate, config.weight_decay, config.batch) == (1e-5, 5e-4, 10)
@@ -74,7 +74,9 @@ def test_every_option_reaches_the_configuration():
         "--patience": "8",
     }
     flat = [part for pair in arguments.items() for part in pair]
-    parsed = train_command.make_context("train", ["--dataset", "x", "-o", "y", "--scale", "0.5", "2", *flat]).params
+    parsed = (
+        command_named("train").make_context("train", ["--dataset", "x", "-o", "y", "--scale", "0.5", "2", *flat]).params
+    )
     config, default = config_from_options(parsed), TrainingConfig()
     for name in ("arch", "width", "epochs", "batch", "accumulate", "optimizer", "learning_rate", "weight_decay"):
         assert getattr(config, name) != getattr(default, name), name
@@ -98,11 +100,11 @@ def test_weights_say_what_they_are(checkpoint):
 
 def test_a_checkpoint_is_evaluated(checkpoint, tmp_path):
     common = ("--dataset", "scenes", "--limit", "2", "--threads", "1")
-    result = _run(evaluate_command, checkpoint, *common, "-o", tmp_path / "found", "--pictures", "1", "--json")
+    result = _run("evaluate", checkpoint, *common, "-o", tmp_path / "found", "--pictures", "1", "--json")
     document = json.loads(result.stdout)
     assert document["frames"] == 2
     assert sorted(path.suffix for path in (tmp_path / "found").iterdir()) == [".csv", ".csv", ".json", ".png", ".png"]
-    table = _run(evaluate_command, checkpoint, *common, "--phases", "1").stdout
+    table = _run("evaluate", checkpoint, *common, "--phases", "1").stdout
     assert "thin objects (*)" in table
 
 
@@ -110,7 +112,7 @@ def test_fcn32s_starts_from_smp_and_the_other_way_round(checkpoint, tmp_path):
     output = tmp_path / "b.safetensors"
     # A learning rate too small to move anything shows where the run started from.
     tiny = ("--learning-rate", "1e-30", "--arch", "fcn32s-resnet18", "--init-from", checkpoint)
-    result = _run(train_command, *FAST, *tiny, "-o", output)
+    result = _run("train", *FAST, *tiny, "-o", output)
     assert "started from" in result.stderr
     have, want = load_file(output), load_file(checkpoint)
     assert all((have[key] == want[key]).all() for key in want if "running" not in key and "num_batches" not in key)
@@ -125,7 +127,7 @@ def test_another_number_of_classes_leaves_the_head_fresh(checkpoint, tmp_path):
     state["fc.weight"] = torch.zeros(1000, 16)
     save_file(state, tmp_path / "other.safetensors")
     arguments = (*FAST, "-o", tmp_path / "c.safetensors", "--init-from", tmp_path / "other.safetensors")
-    assert "fresh: head.weight, head.bias" in _run(train_command, *arguments).stderr
+    assert "fresh: head.weight, head.bias" in _run("train", *arguments).stderr
 
 
 @pytest.mark.parametrize(
@@ -142,9 +144,9 @@ def test_another_number_of_classes_leaves_the_head_fresh(checkpoint, tmp_path):
         (("--validate-every", "0"), InputError, "--validate-every must be 1 to 1000000; received 0"),
         (("--seed", "4294967296"), InputError, "--seed must be 0 to 4294967295; received 4294967296"),
         (("--batch", "1"), InputError, "--batch 1 with --crop 32x32 leaves the last batch norms one element"),
-        (("--scale", "1", "inf"), click.BadParameter, "'inf' is no finite number"),
-        (("--threads", "99999"), click.BadParameter, "99999 is not in the range 1<=x<=1024"),
-        (("--workers", "99999"), click.BadParameter, "99999 is not in the range 0<=x<=256"),
+        (("--scale", "1", "inf"), typer.BadParameter, "inf is no finite number"),
+        (("--threads", "99999"), typer.BadParameter, "99999 is not in the range 1<=x<=1024"),
+        (("--workers", "99999"), typer.BadParameter, "99999 is not in the range 0<=x<=256"),
         (("--output", "CHECKPOINT", "--resume", "--width", "4"), CheckpointError, "width: 2, now 4"),
         (("--output", "weights.pt"), OutputError, "written as .safetensors"),
     ],
@@ -152,10 +154,10 @@ def test_another_number_of_classes_leaves_the_head_fresh(checkpoint, tmp_path):
 def test_mistakes_are_answered(checkpoint, tmp_path, arguments, error, message):
     named = [str(checkpoint) if argument == "CHECKPOINT" else argument for argument in arguments]
     with pytest.raises(error, match=message):
-        _run(train_command, *FAST, "-o", tmp_path / "d.safetensors", *named)
+        _run("train", *FAST, "-o", tmp_path / "d.safetensors", *named)
 
 
-FLOATS = [option.opts[0] for option in train_command.params if isinstance(option.type, click.types.FloatParamType)]
+FLOATS = [option.opts[0] for option in command_named("train").params if option.type.name in ("float", "float range")]
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
@@ -163,8 +165,8 @@ FLOATS = [option.opts[0] for option in train_command.params if isinstance(option
 def test_every_figure_is_finite(tmp_path, option, number):
     assert len(FLOATS) == 9
     values = ("1", number) if option == "--scale" else (number,)
-    with pytest.raises(click.BadParameter) as caught:
-        _run(train_command, *FAST, "-o", tmp_path / "d.safetensors", option, *values)
+    with pytest.raises(typer.BadParameter) as caught:
+        _run("train", *FAST, "-o", tmp_path / "d.safetensors", option, *values)
     assert caught.value.param.opts[0] == option
 
 
@@ -174,7 +176,7 @@ def test_existing_weights_are_not_overwritten(checkpoint, tmp_path):
     before = mine.read_bytes()
     for more in ((), ("--init-from", mine), ("--resume",)):
         with pytest.raises(OutputError, match="exists already, and is not of this run; choose another output"):
-            _run(train_command, *FAST, "-o", mine, *more)
+            _run("train", *FAST, "-o", mine, *more)
     assert mine.read_bytes() == before
 
 
@@ -189,7 +191,7 @@ def test_a_dataset_without_thin_classes(tmp_path):
     folder = ("--dataset", "folder", "--root", tmp_path, "--batch", "2", "-o", tmp_path / "a.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = _run(train_command, *FAST, *folder, "--json")
+        result = _run("train", *FAST, *folder, "--json")
     document = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert document["thin_iou"] is None
     assert 0 <= document["mean_iou"] <= 1
@@ -201,7 +203,7 @@ def test_a_dataset_without_thin_classes(tmp_path):
     assert row.endswith(f"{document['mean_iou']},")
     assert all(b"thin_iou" not in path.read_bytes() for path in (tmp_path / "a.run" / "events").iterdir())
     # What is undefined stays so in the state: a resume gives the same document.
-    assert json.loads(_run(train_command, *FAST, *folder, "--json", "--resume").stdout) == document
+    assert json.loads(_run("train", *FAST, *folder, "--json", "--resume").stdout) == document
 
 
 def test_a_dataset_with_thin_classes(checkpoint):
@@ -215,26 +217,26 @@ def test_a_device_that_is_not_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BackendError, match="PyTorch sees no CUDA device"):
-        _run(train_command, *FAST, "-o", tmp_path / "d.safetensors", "--device", "cuda")
+        _run("train", *FAST, "-o", tmp_path / "d.safetensors", "--device", "cuda")
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--backend", "onnxruntime"), InputError, "--backend is for a bundle"),
+        (("--backend", "onnxruntime"), InputError, "backend= is for a bundle"),
         (("--dataset", "gta5", "--root", "."), DatasetError, "images is missing"),
         (("--split", "test"), DatasetError, "scenes has the splits train, val"),
     ],
 )
 def test_mistakes_of_an_evaluation_are_answered(checkpoint, arguments, error, message):
     with pytest.raises(error, match=message):
-        _run(evaluate_command, checkpoint, "--dataset", "scenes", *arguments)
+        _run("evaluate", checkpoint, "--dataset", "scenes", *arguments)
 
 
 def test_where_the_results_cannot_go_is_said_before_the_first_frame(checkpoint, tmp_path):
     (tmp_path / "file").touch()
-    common = (evaluate_command, checkpoint, "--dataset", "scenes", "--limit", "1", "-o")
-    with pytest.raises(OutputError, match="file is a file; -o names the folder for the results"):
+    common = ("evaluate", checkpoint, "--dataset", "scenes", "--limit", "1", "-o")
+    with pytest.raises(OutputError, match="file is a file; results go into a folder"):
         _run(*common, tmp_path / "file")
     with pytest.raises(OutputError, match=r"cannot write to .*below: Not a directory"):
         _run(*common, tmp_path / "file" / "below")
@@ -248,7 +250,7 @@ def test_a_result_outlives_a_full_disk(checkpoint, tmp_path, as_json, bytes_, na
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, before[1]))
     try:
-        result = runner.invoke(evaluate_command, arguments, standalone_mode=False)
+        result = runner.invoke(app, ["evaluate", *arguments], standalone_mode=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert isinstance(result.exception, OutputError)
@@ -262,6 +264,6 @@ def test_a_result_outlives_a_full_disk(checkpoint, tmp_path, as_json, bytes_, na
 def test_what_is_no_checkpoint(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="not a safetensors file"):
-        _run(evaluate_command, tmp_path / "a.safetensors", "--dataset", "scenes")
-    with pytest.raises(InputError, match="--device is for a checkpoint"):
-        _run(evaluate_command, tmp_path, "--dataset", "scenes", "--device", "cpu")
+        _run("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes")
+    with pytest.raises(InputError, match="device= is for a checkpoint"):
+        _run("evaluate", tmp_path, "--dataset", "scenes", "--device", "cpu")

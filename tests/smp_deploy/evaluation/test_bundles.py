@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from typer.testing import CliRunner
 
-from engines import Schedule, Session
+from engines import Precision, Schedule, Session
 from engines.errors import InputError
-from smp_deploy.cli.evaluate import evaluate_command
+from smp_deploy.cli.app import app
 from smp_deploy.datasets import open_dataset
 from smp_deploy.datasets.cityscapes import LABEL_IDS
 from smp_deploy.evaluation import NetworkPredictor, evaluate
@@ -52,16 +52,32 @@ def test_a_part_of_the_phases_scores_what_its_network_scores(exported, small_net
 
 def test_the_command_takes_a_bundle(exported, root):
     arguments = [str(exported.path), "--dataset", "cityscapes", "--root", str(root), "--phases", "1", "--json"]
-    result = CliRunner().invoke(evaluate_command, arguments, standalone_mode=False)
+    result = CliRunner().invoke(app, ["evaluate", *arguments], standalone_mode=False)
     assert result.exception is None
     assert json.loads(result.stdout)["frames"] == 2
 
 
 def test_classes_must_be_the_datasets(exported):
     with pytest.raises(InputError, match=r"has the classes .* labels of one cannot be judged by the other"):
-        CliRunner().invoke(
-            evaluate_command,
-            [str(exported.path), "--dataset", "scenes"],
-            standalone_mode=False,
-            catch_exceptions=False,
-        )
+        evaluate(exported, "scenes")
+
+
+def test_a_bundle_is_judged_by_name_and_the_result_is_there_before_it_is_written(exported, root, tmp_path):
+    output, seen = tmp_path / "found", []
+
+    def on_result(found):
+        seen.append((found, sorted(path.name for path in output.iterdir())))
+
+    found = evaluate(
+        exported.path, "cityscapes", root=root, limit=1, extremes=1, phases=1, output=output, on_result=on_result
+    )
+    assert seen == [(found, [])]
+    assert found.frames == 1
+    assert json.loads((output / "evaluation.json").read_text())["mean_iou"] == found.confusion.mean_iou
+
+
+def test_an_argument_that_means_nothing_is_refused(exported):
+    with pytest.raises(InputError, match=r"device= is for a checkpoint; .* is none"):
+        evaluate(exported, "scenes", device="cpu")
+    with pytest.raises(InputError, match=r"precision= is for a bundle or a checkpoint; object is none"):
+        evaluate(object(), "scenes", precision=Precision.FP16)

@@ -59,7 +59,7 @@ def test_best_and_worst_frames(found):
 
 def test_progress_and_limit():
     seen = []
-    found = evaluate(_Corrupted(), DATASET, limit=3, advance=lambda done, total: seen.append((done, total)))
+    found = evaluate(_Corrupted(), DATASET, limit=3, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert found.frames == 3
 

@@ -1,0 +1,124 @@
+"""Measuring one schedule of a bundle: latency, throughput and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+
+from engines.backends import BACKENDS, DEFAULT_BACKEND, backend_named
+from engines.backends.base import Backend
+from engines.bundle.bundle import Bundle
+from engines.bundle.records import (
+    BenchLength,
+    BenchMachine,
+    BenchRecord,
+    Latency,
+    PeakMemory,
+    Rearrangement,
+    Throughput,
+    check_reports,
+)
+from engines.errors import MachineError
+from engines.planning.choice import ChosenSchedule, choose_schedule
+from engines.schedules.schedule import Precision, Schedule, named
+from engines.session import Session
+from smp_deploy.benchmarking.peak_memory import session_peak
+from smp_deploy.benchmarking.statistics import summary_of
+from smp_deploy.benchmarking.timing import Frame, Length, frame_latencies, rearrangement_ms
+from smp_deploy.machine import measured_with
+from smp_deploy.reports import benches
+
+
+def bench(
+    bundle: Bundle | str | Path,
+    backend: str | Backend = DEFAULT_BACKEND,
+    precision: Precision | str = Precision.FP32,
+    *,
+    schedule: Schedule | ChosenSchedule | None = None,
+    memory: int | str | None = None,
+    device: str | None = None,
+    frames: Sequence[Frame] | None = None,
+    warm_up_ms: float = 200.0,
+    duration_s: float = 3.0,
+    iterations: int = 10,
+    percentiles: Sequence[float] = (90, 95, 99),
+    keep: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> BenchRecord:
+    """Measure one schedule of a bundle on this machine.
+
+    A frame's latency is the time from the frame handed over to its predictions. Memory is the peak of a fresh process
+    above an empty one.
+
+    Args:
+        bundle: an open bundle, or the path of one.
+        backend: a name of :data:`engines.backends.BACKENDS`.
+        precision: arithmetic of the trunk.
+        schedule: what to measure; by default what :func:`engines.choose_schedule` chooses, from ``memory`` where it is
+            given.
+        memory: a budget, as for :meth:`engines.Session.open`.
+        device: ``"cuda:1"`` say; the backend's first by default.
+        frames: ``(H, W, 3)`` uint8 RGB in [0, 255], of the bundle's size, taken in turn; by default the first
+            reference frame.
+        warm_up_ms: run at least this long, and at least one frame, before measuring.
+        duration_s: measure at least this long,
+        iterations: and at least so many frames.
+        percentiles: of the latency, in [0, 100].
+        keep: keep the record in the bundle's ``reports/``, in place of an older one of this device and schedule.
+        on_progress: called with ``(frames done, frames in all)``; the latter is an estimate.
+
+    Raises:
+        BundleError: the bundle is absent, damaged or lacks what the schedule needs.
+        InputError: a length or a percentile that is none.
+        MachineError: the runtime is missing or refuses the work.
+        OutputError: the record cannot be kept in the bundle; said before the first measurement.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if keep:
+        check_reports(opened.path / "reports")
+    on, arithmetic = backend_named(backend), named(Precision, precision)
+    if schedule is None:
+        chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device)
+    else:
+        chosen = ChosenSchedule(schedule, "asked for", tuned=False) if isinstance(schedule, Schedule) else schedule
+    length = Length(warm_up_ms, duration_s, iterations)
+    if not frames:
+        frames = [opened.reference_arrays(opened.manifest.reference[0])[0]]
+    with Session.open(opened, on, precision=arithmetic, schedule=chosen.schedule, device=device) as session:
+        latencies_ms = frame_latencies(session, frames, length, on_progress or (lambda done, total: None))
+        # TensorRT's windows are cut and merged on the device, within the frame's work.
+        moved_ms = None if on.needs_engines else rearrangement_ms(session)
+        height, width = session.grid.frame_size
+    summary = summary_of(latencies_ms, percentiles)
+    frames_per_s = 1000 / summary.mean
+    record = BenchRecord(
+        network=opened.manifest.network.source,
+        size=(height, width),
+        backend=on.name,
+        precision=arithmetic,
+        schedule=chosen.schedule,
+        reason=chosen.reason,
+        length=BenchLength(**asdict(length)),
+        iterations=len(latencies_ms),
+        latency_ms=Latency(**asdict(summary)),
+        throughput=Throughput(frames_per_s=frames_per_s, megapixels_per_s=frames_per_s * height * width / 1e6),
+        rearrangement=None if moved_ms is None else Rearrangement(ms=moved_ms, share=moved_ms / summary.median),
+        memory=_memory(opened, chosen.schedule, arithmetic, on),
+        machine=msgspec.convert(measured_with(on, device), BenchMachine),
+    )
+    if keep:
+        benches.keep(opened, record)
+    return record
+
+
+def _memory(bundle: Bundle, schedule: Schedule, precision: Precision, backend: Backend) -> PeakMemory:
+    if backend not in BACKENDS:
+        return PeakMemory(not_measured="a fresh process knows the listed backends alone")
+    try:
+        peak = session_peak(bundle.path, schedule, precision=precision, backend=backend.name)
+    except MachineError as error:
+        return PeakMemory(not_measured=str(error))
+    return PeakMemory(above_empty_process_bytes=peak.work_bytes, process_bytes=peak.peak_bytes)

@@ -1,0 +1,63 @@
+"""Making a report: what a bundle's records hold, as a value, as text and as a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.bundle.bundle import Bundle
+from engines.bundle.records import Validation
+from engines.bundle.staging import write_file
+from smp_deploy.reports.benches import rows_of
+from smp_deploy.reports.documents import stored
+from smp_deploy.reports.pages import bench_text, page_of, text_of
+from smp_deploy.reports.targets import check_file_target
+
+
+@dataclass(frozen=True)
+class Report:
+    """The last validation of a bundle, and what was benchmarked."""
+
+    validation: Validation
+    """The record of the validation."""
+    benches: list[dict[str, Any]]
+    """A row for every measurement."""
+    path: Path | None = None
+    """The page, where one was written."""
+
+    @property
+    def text(self) -> str:
+        """A summary, line by line."""
+        return "\n".join(filter(None, (text_of(self.validation), bench_text(self.benches))))
+
+
+def report_of(bundle: Bundle | str | Path) -> Report:
+    """Read what a report shows, without writing a page.
+
+    Raises :class:`InputError` where the bundle has not been validated, :class:`BundleError` where its record cannot be
+    read.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    return Report(stored(opened), list(rows_of(opened)))
+
+
+def report(bundle: Bundle | str | Path, output: str | Path | None = None) -> Report:
+    """Make one self-contained HTML page of the last validation of a bundle.
+
+    Args:
+        bundle: an open bundle, or the path of one.
+        output: the page; by default ``reports/report.html`` of the bundle. A file that stands there is replaced only
+            if its name ends in ``.html``.
+
+    Raises:
+        OutputError: the page cannot be written there.
+        MissingDependency: the packages of the extra ``[report]`` are missing.
+        InputError, BundleError: as :func:`report_of`.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    target = opened.path / "reports" / "report.html" if output is None else Path(output)
+    check_file_target(opened, target, ".html")
+    found = report_of(opened)
+    write_file(target, page_of(opened, found.validation).encode())
+    return Report(found.validation, found.benches, target)

@@ -1,0 +1,64 @@
+"""``import smp_deploy``: instant, and every public name is where it says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import smp_deploy
+
+TO_COME = {"build_engine", "choose_schedule", "export", "plan", "prove", "train", "validate"}
+"""Names whose functions are about to be written."""
+
+
+def test_the_import_is_instant() -> None:
+    script = "import json, sys, smp_deploy; print(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = json.loads(result.stdout)
+    assert "smp_deploy" in loaded
+    heavy = {"torch", "numpy", "onnxruntime", "rich", "msgspec", "typer", "engines", "converters"}
+    assert not heavy & set(loaded)
+
+
+def test_all_is_sorted_and_is_what_there_is() -> None:
+    assert smp_deploy.__all__ == sorted(smp_deploy.__all__)
+    assert set(smp_deploy.__all__) == {*smp_deploy._HOMES, "__version__"}
+    assert set(smp_deploy.__all__) <= set(dir(smp_deploy))
+
+
+@pytest.mark.parametrize("name", sorted(set(smp_deploy.__all__) - TO_COME - {"__version__"}))
+def test_a_public_name_is_what_its_module_defines(name: str) -> None:
+    value = getattr(smp_deploy, name)
+    assert value is getattr(import_module(smp_deploy._HOMES[name]), name)
+    assert value.__name__ == name
+    assert value.__doc__
+
+
+@pytest.mark.parametrize("name", sorted(TO_COME))
+def test_a_name_to_come_is_still_to_come(name: str) -> None:
+    # A module of that name, converters.export, is no function.
+    assert not callable(getattr(import_module(smp_deploy._HOMES[name]), name, None))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'smp_deploy' has no attribute 'exprot'"):
+        _ = smp_deploy.exprot
+    assert not hasattr(smp_deploy, "exprot")
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert smp_deploy.__version__ == version("smp-deploy")
+
+
+def test_a_source_tree_that_nobody_installed_can_be_imported() -> None:
+    root = str(Path(smp_deploy.__file__).resolve().parents[1])
+    # Without site-packages there is no metadata to be found.
+    script = f"import sys; sys.path.insert(0, {root!r}); import smp_deploy; print(smp_deploy.__version__)"
+    result = subprocess.run([sys.executable, "-S", "-I", "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout == "0+unknown\n"
