@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from converters.analysis.levels import Levels, levels_from_graph, total_window
+from converters.analysis.levels import levels_from_graph, size_multiple_of, total_window
 from converters.analysis.tracing import graph_from_network
 from converters.graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
 from converters.graphs.precision import check_opset
@@ -178,7 +178,7 @@ def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
             )
     graph = graph_from_network(network)
     levels = levels_from_graph(graph)
-    multiple = _size_multiple(network, levels)
+    multiple = size_multiple_of(network, levels)
     padded = padded_size(config.size, multiple)
     channels = _classes_of(graph, padded)
     classes = config.classes or tuple(default_classes(channels))
@@ -197,17 +197,6 @@ def _plan(network: nn.Module, config: ExportConfig) -> _Plan:
         std=config.normalization.std,
     )
     return _Plan(network, graph, levels.windows, trunks, kept, record, classes)
-
-
-def _size_multiple(network: nn.Module, levels: Levels) -> Size:
-    multiple = getattr(network, "size_multiple", levels.size_multiple)
-    try:
-        rows, columns = (int(side) for side in multiple)
-    except (TypeError, ValueError):
-        rows = columns = 0
-    if rows < 1 or columns < 1:
-        raise NetworkError(f"size_multiple is a pair of positive numbers, (rows, columns); received {multiple!r}")
-    return rows, columns
 
 
 def _classes_of(graph: fx.GraphModule, size: Size) -> int:

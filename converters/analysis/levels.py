@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import fx
+from torch import fx, nn
 
 from converters.analysis.tracing import merge_window, name_of, output_of, split_window
 from converters.pooling import Window
@@ -85,6 +85,21 @@ def stacks_from_graph(graph: fx.GraphModule) -> dict[fx.Node, tuple[Window, ...]
             stack = stack[:-1]
         stacks[node] = stack
     return stacks
+
+
+def size_multiple_of(network: nn.Module, levels: Levels) -> Size:
+    """What the sides of an image must be multiples of: the network's ``size_multiple``, else what its splits need.
+
+    Raises :class:`NetworkError` when the attribute is no pair of positive numbers.
+    """
+    multiple = getattr(network, "size_multiple", levels.size_multiple)
+    try:
+        rows, columns = (int(side) for side in multiple)
+    except (TypeError, ValueError):
+        rows = columns = 0
+    if rows < 1 or columns < 1:
+        raise NetworkError(f"size_multiple is a pair of positive numbers, (rows, columns); received {multiple!r}")
+    return rows, columns
 
 
 def _shown(stack: tuple[Window, ...]) -> str:

@@ -27,13 +27,20 @@ def graph_from_network(network: nn.Module) -> fx.GraphModule:
     """
     try:
         network = copy.deepcopy(network).eval()
+    except Exception as error:
+        raise _untraceable(network, error) from error
+    return shared_graph(network).requires_grad_(False)
+
+
+def shared_graph(network: nn.Module) -> fx.GraphModule:
+    """Trace ``network`` in the mode it is in. The layers of the graph are the network's own, not copies.
+
+    Raises :class:`NetworkError` as :func:`graph_from_network` does.
+    """
+    try:
         graph = _LayerTracer().trace(network)
     except Exception as error:
-        # The network is the user's code and may raise anything, on a copy or on a symbolic input.
-        raise NetworkError(
-            f"{type(network).__name__} cannot be traced: {error}. A network must be free of control flow "
-            "that depends on tensor values"
-        ) from error
+        raise _untraceable(network, error) from error
     traced = fx.GraphModule(network, graph, class_name=type(network).__name__)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
@@ -41,8 +48,15 @@ def graph_from_network(network: nn.Module) -> fx.GraphModule:
         raise NetworkError(f"{type(network).__name__} takes {len(inputs)} inputs ({names}); it must take one image")
     if not isinstance(output_of(traced).args[0], fx.Node):
         raise NetworkError(f"{type(network).__name__} must return one tensor, not a collection")
-    traced.requires_grad_(False)
     return traced
+
+
+def _untraceable(network: nn.Module, error: Exception) -> NetworkError:
+    """The network is the user's code and may raise anything, on a copy or on a symbolic input."""
+    return NetworkError(
+        f"{type(network).__name__} cannot be traced: {error}. A network must be free of control flow "
+        "that depends on tensor values"
+    )
 
 
 def output_of(graph: fx.GraphModule) -> fx.Node:

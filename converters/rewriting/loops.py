@@ -71,7 +71,7 @@ def looped_from_graph(graph: fx.GraphModule, levels: int | None = None) -> Loope
                 f"levels {levels} cannot be walked phase by phase: {name_of(node)} merges level {level} before the "
                 "end of the network, and what follows looks at all its phases"
             )
-    prefix, tail = prefix_of(graph), _tail(graph)
+    prefix, tail = prefix_of(graph), tail_of(graph)
     cut = min(levels, len(prefix.splits))
     inner = tuple(known.windows[cut:levels])
     deeper = [
@@ -96,7 +96,7 @@ def looped_from_graph(graph: fx.GraphModule, levels: int | None = None) -> Loope
 
 def _held_levels(graph: fx.GraphModule, levels: Levels) -> dict[fx.Node, int]:
     """The merges before the end of the network, and the level that each undoes."""
-    tail = set(_tail(graph))
+    tail = set(tail_of(graph))
     return {
         node: len(stack) + 1
         for node, stack in levels.stacks.items()
@@ -104,7 +104,7 @@ def _held_levels(graph: fx.GraphModule, levels: Levels) -> dict[fx.Node, int]:
     }
 
 
-def _tail(graph: fx.GraphModule) -> list[fx.Node]:
+def tail_of(graph: fx.GraphModule) -> list[fx.Node]:
     """The merges and pointwise layers that end the network, in the order of their execution."""
     tail: list[fx.Node] = []
     node = output_of(graph).all_input_nodes[0]
