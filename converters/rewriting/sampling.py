@@ -25,6 +25,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
@@ -164,7 +165,7 @@ def _sample(graph: fx.GraphModule, chain: _Chain, offsets: fx.Node, level: int) 
     with build.inserting_before(start):
         weight = build.get_attr(f"{start.target}.weight")
         bias = None if conv.bias is None else build.get_attr(f"{start.target}.bias")
-        settings = {"padding": padding_of(conv), "dilation": conv.dilation, "groups": conv.groups}
+        settings: dict[str, Any] = {"padding": padding_of(conv), "dilation": conv.dilation, "groups": conv.groups}
         sampled = build.call_function(convolved_at, (source, offsets, first, windows, weight, bias), settings)
     start.replace_all_uses_with(sampled)
     build.erase_node(start)

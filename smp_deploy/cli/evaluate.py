@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from smp_deploy.datasets import DatasetInfo
     from smp_deploy.evaluation import Predictor
 
-_ALL_PHASES = 16
-
 
 @click.command("evaluate")
 @click.argument("source", type=click.Path(path_type=Path))
@@ -29,7 +27,7 @@ _ALL_PHASES = 16
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Directory for JSON, CSV and pictures.")
 @click.option("--pictures", type=click.IntRange(min=0), default=3, show_default=True, help="Best and worst frames.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many frames.")
-@click.option("--phases", type=click.IntRange(1), help="How many phases are computed; of a checkpoint's there are 16.")
+@click.option("--phases", type=click.IntRange(1), help="How many phases are computed; SMP-X has 16.")
 @click.option("--backend", type=click.Choice(BACKENDS), help="Bundle: the runtime; default onnxruntime.")
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), help="Bundle: which trunk; default fp32."
@@ -40,6 +38,7 @@ _ALL_PHASES = 16
 )
 @click.option("--sub-batch", type=click.IntRange(min=1), help="Bundle: phases at a time; default 1.")
 @memory_option
+@click.option("--model", help="Checkpoint of a network of your own: its package.module:factory.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Checkpoint: where it runs; default cpu.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Checkpoint: CPU threads; default: all cores.")
 @json_option
@@ -97,7 +96,7 @@ def _opened(options: Mapping[str, Any], info: DatasetInfo) -> Iterator[Predictor
     """The predictor of a checkpoint file or of a bundle directory."""
     source: Path = options["source"]
     if source.is_dir():
-        _refuse(options, ("device", "threads"), "a checkpoint", source)
+        _refuse(options, ("model", "device", "threads"), "a checkpoint", source)
         with _bundle(options, info) as predictor:
             yield predictor
     else:
@@ -142,9 +141,9 @@ def _checkpoint(options: Mapping[str, Any], info: DatasetInfo) -> Predictor:
     device = options["device"] or "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendError("evaluation on cuda was asked for, and PyTorch sees no CUDA device; use --device cpu")
-    network, weights = network_from_weights(options["source"])
+    network, weights = network_from_weights(options["source"], options["model"])
     _check_classes(options["source"], weights.dataset.classes, info)
-    return NetworkPredictor(network, phases=options["phases"] or _ALL_PHASES, device=device)
+    return NetworkPredictor(network, phases=options["phases"], device=device)
 
 
 def _check_classes(source: Path, classes: Sequence[str], info: DatasetInfo) -> None:

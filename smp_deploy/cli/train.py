@@ -27,8 +27,9 @@ _DATA = (
     click.option("--resume", is_flag=True, help="Continue the run of this output, if there is one."),
 )
 _NETWORK = (
-    click.option("--arch", default="smp-resnet18", show_default=True, help="smp-, fcn32s- or fcn8s-resnet18 to 101."),
-    click.option("--width", default=64, show_default=True, help="Channels of the stem; fewer for slim networks."),
+    click.option("--arch", help="smp-, fcn32s- or fcn8s-resnet18 to 101.  [default: smp-resnet18]"),
+    click.option("--model", help="A network of your own in place of --arch: package.module:factory."),
+    click.option("--width", type=int, help="Channels of --arch's stem; fewer for slim networks.  [default: 64]"),
 )
 _OPTIMISATION = (
     click.option("--epochs", default=100, show_default=True),
@@ -42,12 +43,18 @@ _OPTIMISATION = (
     click.option("--averaging", type=_RANGE, default=0.0, show_default=True, help="Decay of averaged weights; 0: off."),
     click.option("--class-weighting", type=_RANGE, default=0.0, show_default=True, help="0: alike, 1: by frequency."),
     click.option("--lovasz", type=_RANGE, default=0.0, show_default=True, help="Weight of the Lovász-softmax loss."),
-    click.option("--dense-levels", default=0, show_default=True, help="SMP: last splits that are not shrunk, 0 to 3."),
+    click.option("--dense-levels", default=0, show_default=True, help="Last levels that are not shrunk; SMP-X has 5."),
     click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True),
     click.option("--seed", default=0, show_default=True),
 )
 _AUGMENTATION = (
-    click.option("--crop", type=SizeType(), default="512x512", show_default=True, help="Multiples of 32."),
+    click.option(
+        "--crop",
+        type=SizeType(),
+        default="512x512",
+        show_default=True,
+        help="Multiples of 32; --model: of its windows.",
+    ),
     click.option("--flip", type=_RANGE, default=0.5, show_default=True, help="Probability of a horizontal flip."),
     click.option(
         "--scale",
@@ -86,7 +93,7 @@ def _options(function: _Function) -> _Function:
 @click.command("train")
 @_options
 def train_command(**options: Any) -> int:
-    """Train SMP-X, FCN32s or FCN8s by shrink-expand steps.
+    """Train SMP-X, FCN32s, FCN8s or a network of your own by shrink-expand steps.
 
     The defaults are the paper's protocol. State, learning curves (CSV, PNG) and TensorBoard events go to a
     directory beside the output; a run that was killed goes on with --resume.
@@ -105,7 +112,7 @@ def train_command(**options: Any) -> int:
         torch.set_num_threads(options["threads"])
     config, run = config_from_options(options), run_from_options(options)
     train, validation = (open_dataset(options["dataset"], options["root"], split) for split in ("train", "val"))
-    note(f"{config.arch} of width {config.width} on {len(train)} frames of {train.info.name}, {config.epochs} epochs")
+    note(f"{config.network_name} on {len(train)} frames of {train.info.name}, {config.epochs} epochs")
     trainer = Trainer(config, train, validation, run)
     with progress("train") as advance:
         last = trainer.fit(Observer(advance, _say, note), resume=options["resume"])
@@ -119,13 +126,21 @@ def train_command(**options: Any) -> int:
 
 def config_from_options(options: Mapping[str, Any]) -> TrainingConfig:
     """The configuration that the command's options name."""
-    from smp_deploy.training import Augmentation, Loss, Optimizer, Precision, Schedule, TrainingConfig, Validation
+    from smp_deploy.training import (
+        Augmentation,
+        Autocast,
+        LearningRateSchedule,
+        Loss,
+        Optimizer,
+        TrainingConfig,
+        Validation,
+    )
 
     return TrainingConfig(
         **{name: options[name] for name in _SAME_NAME},
         optimizer=Optimizer(options["optimizer"]),
-        schedule=Schedule(options["schedule"]),
-        precision=Precision(options["precision"]),
+        schedule=LearningRateSchedule(options["schedule"]),
+        precision=Autocast(options["precision"]),
         augmentation=Augmentation(
             crop=options["crop"],
             flip=options["flip"],
@@ -140,6 +155,7 @@ def config_from_options(options: Mapping[str, Any]) -> TrainingConfig:
 
 _SAME_NAME = (
     "arch",
+    "model",
     "width",
     "epochs",
     "batch",

@@ -12,7 +12,8 @@ from converters.networks import network_from_arch
 from engines.errors import InputError
 from engines.schedules.phases import dispersed
 from smp_deploy.evaluation import NetworkPredictor
-from smp_deploy.training.augment import MEAN, STD
+from converters.graphs.stages import IMAGENET_MEAN as MEAN
+from converters.graphs.stages import IMAGENET_STD as STD
 
 
 def _network(arch: str):

@@ -15,11 +15,11 @@ from smp_deploy.datasets import CamVid, Example, Scenes
 from smp_deploy.evaluation import NetworkPredictor, evaluate
 from smp_deploy.training import (
     Augmentation,
+    LearningRateSchedule,
     Loss,
     Observer,
     Optimizer,
     Run,
-    Schedule,
     Trainer,
     TrainingConfig,
     Validation,
@@ -191,7 +191,7 @@ def test_an_epoch_shows_every_frame_once_and_another_order_each_time():
 
 
 def test_cosine_schedule():
-    config = _config(learning_rate=1.0, schedule=Schedule.COSINE)
+    config = _config(learning_rate=1.0, schedule=LearningRateSchedule.COSINE)
     rates = [learning_rate_at(config, step, 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(0.5 / 80)
     assert max(rates) == pytest.approx(1.0, abs=0.01)
@@ -283,6 +283,6 @@ def test_a_network_that_no_memory_holds(tmp_path, monkeypatch):
     def _too_large(*_arguments, **_options):
         torch.empty(2**60, dtype=torch.uint8)
 
-    monkeypatch.setattr("smp_deploy.training.trainer.network_from_arch", _too_large)
+    monkeypatch.setattr("smp_deploy.training.sources.network_from_arch", _too_large)
     with pytest.raises(MemoryError, match=r"use a smaller --batch.*or --width"):
         Trainer(_config(), TRAIN, VAL, Run(tmp_path / "a.safetensors"))
