@@ -144,9 +144,13 @@ def _chain_to(graph: fx.GraphModule, last: fx.Node, shrunk: Iterable[fx.Node]) -
 
 
 def _is_strideable(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is a convolution that can be computed from its weights alone, with a stride."""
+    """Whether a node is a convolution that is its parameters and nothing more, so that a stride can be given to it."""
     layer = layer_of(graph, node)
-    return is_stepwise(layer) and layer is not None and not (layer._forward_hooks or layer._forward_pre_hooks)
+    if not is_stepwise(layer):
+        return False
+    assert layer is not None
+    is_plain = {"weight", "bias"} <= layer._parameters.keys()  # else one of them is computed from others
+    return is_plain and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _sample(graph: fx.GraphModule, chain: _Chain, offsets: fx.Node, level: int) -> None:
