@@ -1,116 +1,140 @@
-"""Shrink-expand steps against the full split-merge network."""
+"""What a step samples: which levels, which elements, and which labels belong to them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from converters.networks import SMP, network_from_arch
-from converters.pooling import nested_phase
-from engines.errors import InputError
-from smp_deploy.training import Sampling, draw_sampling, sampled_labels, sampled_logits
-
-OFFSETS = [
-    ((0, 0), (0, 0), (0, 0), (0, 0), (0, 0)),
-    ((1, 0), (0, 1), (1, 1), (0, 1), (1, 0)),
-    ((1, 1), (1, 1), (1, 1), (1, 1), (1, 1)),
-    ((0, 1), (1, 0), (0, 1), (1, 1), (0, 0)),
-]
-
-
-def _smp(backbone: str = "resnet18") -> SMP:
-    """In evaluation mode with lively batch norms: their statistics are fixed, and every gradient is real."""
-    torch.manual_seed(3)
-    network = network_from_arch(f"smp-{backbone}", classes=3, width=4).double()
-    assert isinstance(network, SMP)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, std=0.2)
-            torch.nn.init.normal_(module.running_mean, std=0.2)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
-
-
-def _restricted(full: Tensor, sampling: Sampling) -> Tensor:
-    """The full-resolution map at the sampled elements, by plain slicing: a list of split batches."""
-    levels = len(sampling.offsets)
-    (h, w), (row, column) = nested_phase([(2, 2)] * levels, list(sampling.offsets))
-    kept = [full[..., row::h, column::w]]
-    for _ in range(sampling.dense_levels):
-        kept = [part[..., r::2, c::2] for part in kept for r in (0, 1) for c in (0, 1)]
-    return torch.stack(kept, dim=1).flatten(0, 1)
-
-
-@pytest.mark.parametrize("dense_levels", [0, 1, 2, 3])
-@pytest.mark.parametrize(
-    ("backbone", "offsets"), [*(("resnet18", offsets) for offsets in OFFSETS), ("resnet50", OFFSETS[1])]
+from converters.networks import network_from_arch
+from converters.pooling import MergePool2d, SplitPool2d
+from engines.errors import InputError, LayoutError
+from smp_deploy.training import (
+    Sampling,
+    draw_sampling,
+    sampled_labels,
+    sampled_logits,
+    training_form,
+    validation_form,
 )
-def test_gradient_is_that_of_the_full_network_restricted_to_the_sampled_elements(backbone, offsets, dense_levels):
-    _assert_gradient_of_the_full_network(_smp(backbone), Sampling(offsets[: 5 - dense_levels]))
+from tests.networks import UnevenNetwork
+
+TWO = (2, 2)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_gradient_is_that_of_the_full_network_at_random_offsets(seed):
-    sampling = draw_sampling(seed % 4, torch.Generator().manual_seed(seed))
-    _assert_gradient_of_the_full_network(_smp(), sampling)
+def _smp() -> nn.Module:
+    return network_from_arch("smp-resnet18", classes=3, width=2)
 
 
-def _assert_gradient_of_the_full_network(network: SMP, sampling: Sampling) -> None:
-    x = torch.randn(2, 3, 32, 64, dtype=torch.float64)
-    labels = torch.randint(3, (2, 32, 64))
+class _Refined(nn.Module):
+    """A convolution after the outer merge, so that its level must stay split."""
 
-    full = _restricted(network(x), sampling)
-    truth = _restricted(labels, sampling)
-    torch.nn.functional.cross_entropy(full, truth).backward()
-    expected = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
-    network.zero_grad()
+    def __init__(self, windows: tuple[tuple[int, int], ...]) -> None:
+        super().__init__()
+        self.splits = nn.ModuleList(SplitPool2d(window) for window in windows)
+        self.merges = nn.ModuleList(MergePool2d(split) for split in reversed(self.splits))
+        self.last = nn.Conv2d(3, 5, 3, padding=1)
 
-    sampled = sampled_logits(network, x, sampling)
-    assert torch.equal(sampled_labels(labels, sampling), truth)
-    torch.testing.assert_close(sampled, full, rtol=0, atol=1e-10)
-    torch.nn.functional.cross_entropy(sampled, truth).backward()
-    for name, parameter in network.named_parameters():
-        scale = expected[name].abs().max().clamp(min=1e-3)
-        assert ((parameter.grad - expected[name]).abs().max() / scale) < 1e-5, name
+    def forward(self, x: Tensor) -> Tensor:
+        for split in self.splits:
+            x = split(x)
+        for merge in self.merges:
+            x = merge(x)
+        return self.last(x)
 
 
-def test_gradient_equals_that_of_the_networks_own_training_mode_where_nothing_is_normalised():
-    """The network in training mode shrinks by itself; without batch norms both are one function."""
-    network = _smp()
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, torch.nn.BatchNorm2d):
-                setattr(module, name, torch.nn.Identity())
-    network.train()
-    for split, offset in zip(network.splits, OFFSETS[1], strict=True):
-        split.shared.pinned = offset
-    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    expected = network.split_logits(x)
-    sampled = sampled_logits(network, x, Sampling(OFFSETS[1]))
-    torch.testing.assert_close(sampled, expected, rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("dense_levels", range(6))
+def test_dense_levels_are_the_last_ones(dense_levels):
+    form = training_form(_smp(), dense_levels)
+    assert (form.windows, form.dense_windows) == ((TWO,) * (5 - dense_levels), (TWO,) * dense_levels)
 
 
-def test_dense_levels_leave_the_splits_in_the_mode_they_had():
-    network = _smp().train()
-    sampled_logits(network, torch.randn(2, 3, 32, 32, dtype=torch.float64), Sampling(OFFSETS[0][:3]))
-    assert all(split.training for split in network.splits)
+def test_windows_of_every_shape():
+    assert training_form(UnevenNetwork(), 1).windows == ((3, 2), (2, 2))
+    assert training_form(UnevenNetwork(), 1).dense_windows == ((1, 4),)
+
+
+def test_a_network_that_needs_all_its_phases_keeps_them():
+    form = training_form(_Refined((TWO, (3, 1))), 0)
+    assert (form.windows, form.dense_windows) == ((), ())
+    x, labels = torch.randn(1, 3, 12, 12), torch.randint(5, (1, 12, 12))
+    sampling = draw_sampling(form)
+    assert sampled_logits(form, x, sampling).shape == (1, 5, 12, 12)
+    assert torch.equal(sampled_labels(labels, sampling), labels)
+
+
+def test_a_network_without_splits_is_itself():
+    network = network_from_arch("fcn8s-resnet18", classes=3, width=2).eval()
+    form, x = training_form(network, 0), torch.randn(1, 3, 64, 32)
+    assert torch.equal(sampled_logits(form, x, draw_sampling(form)), network(x))
+
+
+@pytest.mark.parametrize(
+    ("network", "levels", "message"),
+    [
+        ("smp-resnet18", 6, "--dense-levels must be 0 to 5; received 6"),
+        ("fcn32s-resnet18", 1, "--dense-levels must be 0 for a network without splits; received 1"),
+    ],
+)
+def test_more_dense_levels_than_there_are(network, levels, message):
+    with pytest.raises(InputError, match=message):
+        training_form(network_from_arch(network, classes=3, width=2), levels)
+
+
+def test_validation_samples_where_no_work_is_repeated_or_two_levels_are_left():
+    assert validation_form(_smp().eval()).windows == (TWO,) * 3
+    # The loop walks one level of this network without repeating work, and two levels are left.
+    assert validation_form(UnevenNetwork().eval()).windows == ((3, 2),)
+    # Both splits come before any convolution.
+    assert validation_form(nn.Sequential(*_two_levels()).eval()).windows == (TWO, TWO)
+    assert validation_form(network_from_arch("fcn32s-resnet18", classes=3, width=2).eval()).windows == ()
+
+
+def _two_levels() -> list[nn.Module]:
+    first, second = SplitPool2d(2), SplitPool2d(2)
+    return [first, second, nn.Conv2d(3, 2, 3, padding=1), MergePool2d(second), MergePool2d(first)]
 
 
 def test_offsets_are_uniform_and_a_function_of_the_generator():
-    draws = [draw_sampling(0, torch.Generator().manual_seed(seed)).offsets for seed in range(400)]
-    assert draws[7] == draw_sampling(0, torch.Generator().manual_seed(7)).offsets
-    mean = torch.tensor(draws, dtype=torch.float64).mean(0)
-    assert ((mean - 0.5).abs() < 0.1).all()  # four standard deviations
+    form = training_form(UnevenNetwork(), 0)
+    draws = [draw_sampling(form, torch.Generator().manual_seed(seed)).offsets for seed in range(900)]
+    assert draws[7] == draw_sampling(form, torch.Generator().manual_seed(7)).offsets
+    drawn = torch.tensor(draws)
+    for level, window in enumerate(((3, 2), (2, 2), (1, 4))):
+        for axis, side in enumerate(window):
+            counts = torch.bincount(drawn[:, level, axis], minlength=side)
+            assert len(counts) == side
+            deviation = (900 / side * (1 - 1 / side)) ** 0.5
+            assert ((counts - 900 / side).abs() <= 4 * deviation).all()
 
 
-@pytest.mark.parametrize("dense_levels", [-1, 4])
-def test_at_least_the_first_two_levels_are_shrunk(dense_levels):
-    with pytest.raises(InputError, match="dense levels are 0 to 3; received"):
-        draw_sampling(dense_levels)
-    with pytest.raises(InputError, match="received 1 offsets"):
-        Sampling(((0, 0),))
+def test_labels_by_plain_slicing():
+    labels = torch.arange(2 * 12 * 32).reshape(2, 12, 32)
+    sampling = Sampling(((3, 2), (2, 2)), ((2, 1), (1, 0)), ((1, 4),))
+    # Rows 2 + 3 * 1 of every 6, columns 1 + 2 * 0 of every 4; of those, every fourth column from each of four on.
+    picked = labels[:, 5::6, 1::4]
+    expected = torch.stack([picked[:, :, column::4] for column in range(4)], dim=1).flatten(0, 1)
+    assert torch.equal(sampled_labels(labels, sampling), expected)
+
+
+def test_logits_lie_where_the_labels_do():
+    """A network that gives back its input, whose values say where they come from."""
+    network = nn.Sequential(*_two_levels()).eval()
+    nn.init.dirac_(network[2].weight)
+    nn.init.zeros_(network[2].bias)
+    places = torch.arange(2 * 8 * 12).reshape(2, 8, 12)
+    x = places[:, None].expand(2, 3, 8, 12).float()
+    for dense_levels in range(3):
+        form = training_form(network, dense_levels)
+        sampling = draw_sampling(form, torch.Generator().manual_seed(dense_levels))
+        assert torch.equal(sampled_logits(form, x, sampling)[:, 0].long(), sampled_labels(places, sampling))
+
+
+def test_a_sampling_of_another_network():
+    with pytest.raises(LayoutError, match=r"shrinks \(\(2, 2\), .* cannot be sampled by \(\(3, 2\),\)"):
+        sampled_logits(training_form(_smp(), 0), torch.zeros(1, 3, 32, 32), Sampling(((3, 2),), ((0, 0),)))
+    with pytest.raises(LayoutError, match=r"offset \(3, 0\) lies outside a window of 3x2"):
+        Sampling(((3, 2),), ((3, 0),))
 
 
 def test_a_step_needs_no_more_memory_than_fcn32s():
@@ -119,6 +143,7 @@ def test_a_step_needs_no_more_memory_than_fcn32s():
     x = torch.randn(1, 3, 64, 64)
     for arch in ("smp-resnet18", "fcn32s-resnet18"):
         network = network_from_arch(arch, classes=19)
+        form = training_form(network, 0)
         parameters = {parameter.data_ptr() for parameter in network.parameters()}
         storages: dict[int, int] = {}
 
@@ -130,8 +155,6 @@ def test_a_step_needs_no_more_memory_than_fcn32s():
 
         alive = []
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            sampling = Sampling(OFFSETS[1])
-            out = sampled_logits(network, x, sampling) if isinstance(network, SMP) else network(x)
-            alive.append(out.log_softmax(1))
+            alive.append(sampled_logits(form, x, draw_sampling(form)).log_softmax(1))
         kept[arch] = sum(storages.values())
     assert kept["smp-resnet18"] <= 1.1 * kept["fcn32s-resnet18"]
