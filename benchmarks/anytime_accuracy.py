@@ -48,7 +48,7 @@ def main(
             seconds += time.perf_counter() - started
             height, width = example.labels.shape
             for count in COUNTS:
-                labels = labels_from_phases(dict(list(maps.items())[:count]))[:height, :width]
+                labels = labels_from_phases(dict(list(maps.items())[:count]), predictor.window)[:height, :width]
                 matrices[count].add(labels, example.labels)
                 rims[count].add(labels, example.labels)
             advance(index + 1, total)

@@ -19,9 +19,9 @@ import torch
 import typer
 from torch import Tensor
 
-from converters.networks import SMP, network_from_arch
+from converters.networks import network_from_arch
 from smp_deploy.cli.console import print_table
-from smp_deploy.training import draw_sampling, sampled_labels, sampled_logits
+from smp_deploy.training import draw_sampling, sampled_labels, sampled_logits, training_form
 
 MIB = 2**20
 _KIB = 1024  # Linux counts resident sets in KiB
@@ -56,11 +56,9 @@ def measured(family: str, options: dict[str, Any]) -> dict[str, float]:
 
 def _step(network: torch.nn.Module, batch: int, crop: int) -> None:
     x, labels = torch.randn(batch, 3, crop, crop), torch.randint(19, (batch, crop, crop))
-    if isinstance(network, SMP):
-        sampling = draw_sampling(0, torch.Generator().manual_seed(0))
-        logits, labels = sampled_logits(network, x, sampling), sampled_labels(labels, sampling)
-    else:
-        logits = network(x)
+    form = training_form(network, 0)
+    sampling = draw_sampling(form, torch.Generator().manual_seed(0))
+    logits, labels = sampled_logits(form, x, sampling), sampled_labels(labels, sampling)
     torch.nn.functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from converters.exporting import export
     from converters.pooling import MergePool2d, SplitPool2d, merge, split
+    from converters.verification.validate import validate
 
 _PLACES = {
     "MergePool2d": "converters.pooling",

@@ -7,6 +7,7 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest, OutputKind
 from engines.planning.choice import ChosenSchedule, choose_schedule
 from engines.planning.planner import Plan, plan
+from engines.proof import prove
 from engines.schedules.anytime import Refinement
 from engines.schedules.phases import PhaseGrid
 from engines.schedules.schedule import Lowering, Precision, Schedule
@@ -30,4 +31,5 @@ __all__ = [
     "build_engine",
     "choose_schedule",
     "plan",
+    "prove",
 ]

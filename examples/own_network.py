@@ -58,6 +58,12 @@ def factory() -> nn.Module:
     return OwnNetwork(classes=5)
 
 
+def for_scenes() -> nn.Module:
+    """The same network for the nine classes of the generated scenes, to train: ``--model own_network:for_scenes``."""
+    torch.manual_seed(0)
+    return OwnNetwork(classes=9)
+
+
 def main() -> None:
     """Export, label a frame, compare with PyTorch."""
     network, frame = factory().eval(), noise_frame(SIZE, seed=1)

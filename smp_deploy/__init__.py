@@ -9,11 +9,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engines import Bundle, Lowering, OutputKind, Precision, Schedule, Session
+    from converters import export, validate
+    from engines import (
+        Bundle,
+        Lowering,
+        OutputKind,
+        Precision,
+        Schedule,
+        Session,
+        build_engine,
+        choose_schedule,
+        plan,
+        prove,
+    )
     from smp_deploy.benchmarking.bench import bench
     from smp_deploy.benchmarking.tuner import tune
     from smp_deploy.evaluation import evaluate
     from smp_deploy.reports import report
+    from smp_deploy.training import train
 
 _HOMES = {
     "Bundle": "engines",

@@ -30,7 +30,7 @@ def with_statistics(factory: Callable[[], _Network], seed: int) -> _Network:
 class UnevenNetwork(nn.Module):
     """Windows 3x2, 2x2 and 1x4, a depthwise block and a shortcut: total window 6x16."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 5) -> None:
         super().__init__()
         self.split1, self.split2, self.split3 = SplitPool2d((3, 2)), SplitPool2d((2, 2)), SplitPool2d((1, 4))
         self.stem = nn.Conv2d(3, 8, (5, 3), padding=(2, 1))
@@ -41,7 +41,7 @@ class UnevenNetwork(nn.Module):
         self.pointwise = nn.Conv2d(8, 12, 1)
         self.shortcut = nn.Conv2d(8, 12, 1)
         self.body = nn.Conv2d(12, 12, 3, padding=2, dilation=2)
-        self.head = nn.Conv2d(12, 5, 1)
+        self.head = nn.Conv2d(12, classes, 1)
         self.merges = nn.Sequential(MergePool2d(self.split3), MergePool2d(self.split2), MergePool2d(self.split1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,6 +55,11 @@ class UnevenNetwork(nn.Module):
 def uneven_network() -> nn.Module:
     """A factory, as a user writes one."""
     return with_statistics(UnevenNetwork, seed=3)
+
+
+def uneven_for_scenes() -> nn.Module:
+    """A factory for the nine classes of the generated scenes."""
+    return UnevenNetwork(classes=9)
 
 
 class RandomNetwork(nn.Module):

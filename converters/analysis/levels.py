@@ -102,6 +102,20 @@ def levels_from_graph(graph: fx.GraphModule) -> Levels:
     return Levels(stacks, splits, merges, {split: _producer_of(graph, split) for split in splits})
 
 
+def _producer_of(graph: fx.GraphModule, split: fx.Node) -> fx.Node:
+    node = split
+    while True:
+        before = node.args[0]
+        if not isinstance(before, fx.Node) or len(before.users) > 1 or len(before.all_input_nodes) != 1:
+            return node
+        if is_pointwise(graph, before):
+            node = before
+        elif is_stepwise(layer_of(graph, before)) and calls(graph, before) == 1:
+            return before
+        else:
+            return node
+
+
 def size_multiple_of(network: nn.Module, levels: Levels) -> Size:
     """What the sides of an image must be multiples of: the network's ``size_multiple``, else what its splits need.
 
@@ -115,20 +129,6 @@ def size_multiple_of(network: nn.Module, levels: Levels) -> Size:
     if rows < 1 or columns < 1:
         raise NetworkError(f"size_multiple is a pair of positive numbers, (rows, columns); received {multiple!r}")
     return rows, columns
-
-
-def _producer_of(graph: fx.GraphModule, split: fx.Node) -> fx.Node:
-    node = split
-    while True:
-        before = node.args[0]
-        if not isinstance(before, fx.Node) or len(before.users) > 1 or len(before.all_input_nodes) != 1:
-            return node
-        if is_pointwise(graph, before):
-            node = before
-        elif is_stepwise(layer_of(graph, before)) and calls(graph, before) == 1:
-            return before
-        else:
-            return node
 
 
 def _shown(stack: tuple[Window, ...]) -> str:

@@ -43,7 +43,7 @@ def evaluate_command(
     phases: Annotated[
         int | None,
         typer.Option(
-            "--phases", min=1, metavar="N", help="How many phases are computed; of a checkpoint's there are 16."
+            "--phases", min=1, metavar="N", help="How many phases are computed; of a checkpoint of SMP-X there are 16."
         ),
     ] = None,
     backend: Annotated[
@@ -75,6 +75,12 @@ def evaluate_command(
             parser=device_name,
             metavar="NAME",
             help="Where it runs: cpu, cuda, cuda:1; default cpu for a checkpoint, the backend's first for a bundle.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME", help="Checkpoint of a network of your own: its package.module:factory."
         ),
     ] = None,
     threads: Annotated[
@@ -112,6 +118,7 @@ def evaluate_command(
             schedule=schedule,
             device=device,
             threads=threads,
+            model=model,
             output=output,
             on_progress=advance,
             on_result=lambda found: _print(source, split, found, as_json=as_json),

@@ -28,11 +28,19 @@ def train_command(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run of this output, if there is one.")] = False,
     arch: Annotated[
-        str, typer.Option("--arch", metavar="NAME", help="smp-, fcn32s- or fcn8s-resnet18 to 101.")
-    ] = "smp-resnet18",
+        str | None,
+        typer.Option("--arch", metavar="NAME", help="smp-, fcn32s- or fcn8s-resnet18 to 101.  [default: smp-resnet18]"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME", help="A network of your own in place of --arch: package.module:factory."
+        ),
+    ] = None,
     width: Annotated[
-        int, typer.Option("--width", metavar="N", help="Channels of the stem; fewer for slim networks.")
-    ] = 64,
+        int | None,
+        typer.Option("--width", metavar="N", help="Channels of --arch's stem; fewer for slim networks.  [default: 64]"),
+    ] = None,
     epochs: Annotated[int, typer.Option("--epochs", metavar="N")] = 100,
     batch: Annotated[int, typer.Option("--batch", metavar="N")] = 10,
     accumulate: Annotated[
@@ -58,14 +66,18 @@ def train_command(
         typer.Option("--lovasz", min=0, callback=finite, metavar="WEIGHT", help="Weight of the Lovász-softmax loss."),
     ] = 0.0,
     dense_levels: Annotated[
-        int, typer.Option("--dense-levels", metavar="N", help="SMP: last splits that are not shrunk, 0 to 3.")
+        int, typer.Option("--dense-levels", metavar="N", help="Last levels that are not shrunk; SMP-X has 5.")
     ] = 0,
     precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option("--precision")] = "fp32",
     seed: Annotated[int, typer.Option("--seed", metavar="N")] = 0,
     crop: Annotated[
         FrameSize,
         typer.Option(
-            "--crop", parser=frame_size, show_default=False, metavar="HxW", help="Multiples of 32.  [default: 512x512]"
+            "--crop",
+            parser=frame_size,
+            show_default=False,
+            metavar="HxW",
+            help="Multiples of 32; --model: of its windows.  [default: 512x512]",
         ),
     ] = _CROP,
     flip: Annotated[
@@ -105,7 +117,7 @@ def train_command(
     device: Annotated[Literal["cpu", "cuda"], typer.Option("--device")] = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Train SMP-X, FCN32s or FCN8s by shrink-expand steps.
+    """Train SMP-X, FCN32s, FCN8s or a network of your own by shrink-expand steps.
 
     The defaults are the paper's protocol. State, learning curves (CSV, PNG) and TensorBoard events go to a
     directory beside the output; a run that was killed goes on with --resume.
@@ -124,7 +136,7 @@ def train_command(
         torch.set_num_threads(threads)
     config, run = config_from_options(context.params), _run(output, device, workers, save_every, init_from)
     train, validation = (open_dataset(dataset, root, split) for split in ("train", "val"))
-    note(f"{config.arch} of width {config.width} on {len(train)} frames of {train.info.name}, {config.epochs} epochs")
+    note(f"{config.network_name} on {len(train)} frames of {train.info.name}, {config.epochs} epochs")
     trainer = Trainer(config, train, validation, run)
     with progress("train") as advance:
         last = trainer.fit(Observer(advance, _say, note), resume=resume)
@@ -136,14 +148,22 @@ def train_command(
 
 
 def config_from_options(options: Mapping[str, Any]) -> TrainingConfig:
-    """The configuration that the command's options name, each by the name of its parameter."""
-    from smp_deploy.training import Augmentation, Loss, Optimizer, Precision, Schedule, TrainingConfig, Validation
+    """The configuration that the command's options name."""
+    from smp_deploy.training import (
+        Augmentation,
+        Autocast,
+        LearningRateSchedule,
+        Loss,
+        Optimizer,
+        TrainingConfig,
+        Validation,
+    )
 
     return TrainingConfig(
         **{name: options[name] for name in _SAME_NAME},
         optimizer=Optimizer(options["optimizer"]),
-        schedule=Schedule(options["schedule"]),
-        precision=Precision(options["precision"]),
+        schedule=LearningRateSchedule(options["schedule"]),
+        precision=Autocast(options["precision"]),
         augmentation=Augmentation(
             crop=options["crop"],
             flip=options["flip"],
@@ -158,6 +178,7 @@ def config_from_options(options: Mapping[str, Any]) -> TrainingConfig:
 
 _SAME_NAME = (
     "arch",
+    "model",
     "width",
     "epochs",
     "batch",

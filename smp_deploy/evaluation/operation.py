@@ -19,7 +19,7 @@ from smp_deploy.datasets import open_dataset
 from smp_deploy.datasets.base import Dataset, DatasetInfo
 from smp_deploy.evaluation.evaluate import Advance, Evaluation, evaluation_of
 from smp_deploy.evaluation.pictures import write_extremes
-from smp_deploy.evaluation.predictors import WINDOW, BundlePredictor, NetworkPredictor, Predictor
+from smp_deploy.evaluation.predictors import BundlePredictor, NetworkPredictor, Predictor
 from smp_deploy.evaluation.reports import write_reports
 
 
@@ -38,6 +38,7 @@ def evaluate(
     memory: int | str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    model: str | None = None,
     output: Path | None = None,
     on_progress: Advance | None = None,
     on_result: Callable[[Evaluation], None] | None = None,
@@ -60,6 +61,7 @@ def evaluate(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; by default the CPU for a checkpoint, and the first of its backend
             for a bundle.
         threads: of a checkpoint: CPU threads of PyTorch.
+        model: of a checkpoint of a network of one's own: its factory, ``"package.module:factory"``.
         output: directory for JSON, CSV and pictures of the extremes; that it can be written to is seen to before the
             first frame.
         on_progress: called with ``(frames done, in all)``.
@@ -73,7 +75,7 @@ def evaluate(
     """
     frames = open_dataset(dataset, root, split) if isinstance(dataset, str) else dataset
     of_bundle: dict[str, Any] = {"backend": backend, "precision": precision, "schedule": schedule, "memory": memory}
-    of_checkpoint: dict[str, Any] = {"threads": threads}
+    of_checkpoint: dict[str, Any] = {"threads": threads, "model": model}
     if isinstance(source, Bundle) or (isinstance(source, (str, Path)) and Path(source).is_dir()):
         _refuse(of_checkpoint, "a checkpoint", source)
         opening: Any = _bundle_predictor(source, frames.info, phases, device=device, **of_bundle)
@@ -136,7 +138,13 @@ def _bundle_predictor(
 
 @contextmanager
 def _checkpoint_predictor(
-    source: Path, info: DatasetInfo, phases: int | None, *, device: str | None, threads: int | None
+    source: Path,
+    info: DatasetInfo,
+    phases: int | None,
+    *,
+    device: str | None,
+    threads: int | None,
+    model: str | None,
 ) -> Iterator[Predictor]:
     try:
         import torch
@@ -149,9 +157,9 @@ def _checkpoint_predictor(
     name = DeviceName.parse(device or "cpu")
     if name.kind == "cuda" and torch.cuda.device_count() <= name.index:
         raise BackendError(f'evaluation on {name} was asked for, and PyTorch sees no such device; use device="cpu"')
-    network, weights = network_from_weights(source)
+    network, weights = network_from_weights(source, model)
     _check_classes(source, weights.dataset.classes, info)
-    yield NetworkPredictor(network, phases=phases or WINDOW * WINDOW, device=str(name))
+    yield NetworkPredictor(network, phases=phases, device=str(name))
 
 
 def _check_classes(source: Path, classes: Sequence[str], info: DatasetInfo) -> None:

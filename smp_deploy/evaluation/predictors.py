@@ -11,16 +11,12 @@ from numpy.typing import NDArray
 
 from engines.errors import InputError
 from engines.schedules.anytime import NearestFill
-from engines.schedules.phases import Phase, dispersed, padded_size
+from engines.schedules.phases import Phase, Size, dispersed, padded_size
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from converters.networks import SegmentationNetwork
     from engines.session import Session
-
-WINDOW = 4
-"""An SMP network is walked in the 4x4 phases of its first two splits, one at a time: memory stays bounded."""
 
 
 class Predictor(Protocol):
@@ -33,81 +29,79 @@ class Predictor(Protocol):
 class NetworkPredictor:
     """A segmentation network in PyTorch, at full resolution.
 
-    Frames of any size: sides that are no multiple of 32 are padded right and bottom with zeros after
-    normalisation, and the prediction is cropped.
+    A network of pooling layers is walked in the phases of the levels that repeat no work (for SMP-X the 4x4 of its
+    first two splits), one at a time: memory stays bounded. Any other is computed at once.
+
+    Frames of any size: sides that are no multiple of what the network needs are padded right and bottom with zeros
+    after normalisation, and the prediction is cropped.
 
     Args:
-        network: in evaluation mode.
-        phases: SMP: how many of the 16 phases are computed, in dispersed order; the other pixels take the label of
-            the nearest one that is. 16 is the whole network.
-        device: where the network is.
+        network: maps ``(n, 3, H, W)`` to logits ``(n, classes, H, W)``, with at most 256 classes; it is left in
+            evaluation mode.
+        phases: how many of the phases are computed, in dispersed order; the other pixels take the label of the nearest
+            one that is. By default all: that is the whole network.
+        device: where the network is put.
+
+    Raises :class:`InputError` for more phases than there are, :class:`~engines.errors.NetworkError` where the network
+    cannot be traced.
     """
 
-    def __init__(self, network: SegmentationNetwork, *, phases: int = WINDOW * WINDOW, device: str = "cpu") -> None:
-        from converters.networks import SMP
+    def __init__(self, network: nn.Module, *, phases: int | None = None, device: str = "cpu") -> None:
+        from converters.analysis.levels import total_window
+        from converters.analysis.network import traced_network
+        from converters.rewriting.sampling import sampled_from_network
 
-        if not 1 <= phases <= WINDOW * WINDOW:
-            raise InputError(f"1 to {WINDOW * WINDOW} phases can be computed; received {phases}")
-        if phases < WINDOW * WINDOW and not isinstance(network, SMP):
-            raise InputError(f"only SMP networks have phases; {type(network).__name__} computes all its pixels at once")
-        self._network = network.eval().to(device)
-        self._phases = phases
+        traced = traced_network(network.eval().to(device), shared=True)
+        self._size_multiple = traced.size_multiple
+        self._network = sampled_from_network(traced)
+        self.window = total_window(self._network.windows)
+        """The pooling window of the walk; ``(1, 1)`` where everything is computed at once."""
+        total = self.window[0] * self.window[1]
+        if phases is not None and total == 1:
+            raise InputError(f"{type(network).__name__} has no phases to walk: it computes all its pixels at once")
+        if phases is not None and not 1 <= phases <= total:
+            raise InputError(f"1 to {total} phases can be computed; received {phases}")
+        self._phases = dispersed(self.window)[:phases]
         self._device = device
 
     def predict(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Label one frame."""
-        import torch
-
-        from converters.networks import SMP
-
         height, width = image.shape[:2]
-        if isinstance(self._network, SMP):
-            return labels_from_phases(self.phase_labels(image))[:height, :width]
-        with torch.inference_mode():
-            labels = self._network(self._planes(image)).argmax(1)
-        return np.asarray(labels[0, :height, :width].cpu().numpy(), np.uint8)
+        return labels_from_phases(self.phase_labels(image), self.window)[:height, :width]
 
     def phase_labels(self, image: NDArray[np.uint8]) -> dict[Phase, NDArray[np.uint8]]:
-        """The labels ``(H/4, W/4)`` uint8 of the padded frame at each computed phase, in the order of computing."""
+        """The labels ``(H/h, W/w)`` uint8 of the padded frame at each computed phase, in the order of computing."""
         import torch
 
         with torch.inference_mode():
             x = self._planes(image)
-            phases = dispersed((WINDOW, WINDOW))[: self._phases]
-            return {phase: self._phase(self._network, x, phase) for phase in phases}
+            return {phase: self._phase(x, phase) for phase in self._phases}
 
     def _planes(self, image: NDArray[np.uint8]) -> Tensor:
-        from smp_deploy.training.augment import normalised, padded_to, planes_from_image
+        from smp_deploy.training.augment import padded_to, planes_from_image
 
-        size = padded_size((image.shape[0], image.shape[1]), self._network.size_multiple)
-        return padded_to(normalised(planes_from_image(image)), size)[None].to(self._device)
+        size = padded_size((image.shape[0], image.shape[1]), self._size_multiple)
+        return padded_to(planes_from_image(image), size)[None].to(self._device)
 
-    def _phase(self, network: SegmentationNetwork, x: Tensor, phase: Phase) -> NDArray[np.uint8]:
-        """The predictions ``(H/4, W/4)`` uint8 at one phase of the 4x4 window."""
-        from converters.networks import SMP
-        from converters.pooling import merge
-        from smp_deploy.training.shrink import Sampling, sampled_logits
+    def _phase(self, x: Tensor, phase: Phase) -> NDArray[np.uint8]:
+        from converters.reference import level_offsets
 
-        assert isinstance(network, SMP)
-        row, column = phase
-        sampling = Sampling(((row % 2, column % 2), (row // 2, column // 2)))
-        labels = sampled_logits(network, x, sampling).argmax(1, keepdim=True)
-        for _ in range(sampling.dense_levels):
-            labels = merge(labels, (2, 2))
+        logits = self._network.logits(x, level_offsets(list(self._network.windows), phase))
+        labels = self._network.merged(logits.argmax(1, keepdim=True))
         return labels[0, 0].cpu().numpy().astype(np.uint8)
 
 
-def labels_from_phases(maps: Mapping[Phase, NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """The full map ``(H, W)`` from the labels ``(H/4, W/4)`` of some of its phases, at least one.
+def labels_from_phases(maps: Mapping[Phase, NDArray[np.uint8]], window: Size) -> NDArray[np.uint8]:
+    """The full map ``(H, W)`` from the labels ``(H/h, W/w)`` of some phases of a window, at least one.
 
     Pixels of other phases take the label of the nearest pixel that has one.
     """
-    fill = NearestFill((WINDOW, WINDOW))
+    fill = NearestFill(window)
     fill.add(list(maps))
-    rows, columns = next(iter(maps.values())).shape
-    labels = np.zeros((rows * WINDOW, columns * WINDOW), dtype=np.uint8)
+    (h, w), (rows, columns) = window, next(iter(maps.values())).shape
+    labels = np.zeros((rows * h, columns * w), dtype=np.uint8)
     for (row, column), known in maps.items():
-        labels[row::WINDOW, column::WINDOW] = known
+        labels[row::h, column::w] = known
     return np.asarray(fill.filled(labels), np.uint8)
 
 

@@ -2,28 +2,35 @@
 
 from smp_deploy.training.config import (
     Augmentation,
+    Autocast,
+    LearningRateSchedule,
     Loss,
     Optimizer,
-    Precision,
-    Schedule,
     TrainingConfig,
     Validation,
 )
 from smp_deploy.training.metrics import Measurement
-from smp_deploy.training.shrink import Sampling, draw_sampling, sampled_labels, sampled_logits
+from smp_deploy.training.sampling import (
+    Sampling,
+    draw_sampling,
+    sampled_labels,
+    sampled_logits,
+    training_form,
+    validation_form,
+)
 from smp_deploy.training.trainer import Observer, Run, Trainer
 from smp_deploy.training.weights import WeightsInfo, network_from_weights, save_weights
 
 __all__ = [
     "Augmentation",
+    "Autocast",
+    "LearningRateSchedule",
     "Loss",
     "Measurement",
     "Observer",
     "Optimizer",
-    "Precision",
     "Run",
     "Sampling",
-    "Schedule",
     "Trainer",
     "TrainingConfig",
     "Validation",
@@ -33,4 +40,6 @@ __all__ = [
     "sampled_labels",
     "sampled_logits",
     "save_weights",
+    "training_form",
+    "validation_form",
 ]

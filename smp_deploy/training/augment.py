@@ -12,26 +12,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from converters.graphs.stages import Normalization, Normalize
 from smp_deploy.datasets.base import Example
 from smp_deploy.training.config import Augmentation
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""ImageNet's normalisation of RGB in [0, 1]: that of the exported networks."""
-
 _Box: TypeAlias = tuple[float, float, float, float]
-
-
-def normalised(image: Tensor) -> Tensor:
-    """``(..., 3, H, W)`` float32 RGB in [0, 255] -> zero mean and unit variance, by ImageNet's statistics."""
-    mean = torch.tensor(MEAN).mul(255).view(3, 1, 1)
-    std = torch.tensor(STD).mul(255).view(3, 1, 1)
-    return (image - mean) / std
+_NORMALIZE = Normalize(Normalization())
 
 
 def planes_from_image(image: NDArray[np.uint8]) -> Tensor:
-    """``(H, W, 3)`` uint8 RGB -> ``(3, H, W)`` float32 in [0, 255]."""
-    return torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)
+    """``(H, W, 3)`` uint8 RGB -> ``(3, H, W)`` float32, normalised as in a bundle."""
+    return _normalised(torch.from_numpy(image.astype(np.float32)))
 
 
 def padded_to(x: Tensor, size: tuple[int, int], corner: tuple[int, int] = (0, 0), *, value: float = 0) -> Tensor:
@@ -52,13 +43,19 @@ def augmented(
     box, size = _region(example.labels.shape, augmentation, rng)
     image = _resized(example.image, box, size, Image.Resampling.BILINEAR)
     labels = _resized(example.labels, box, size, Image.Resampling.NEAREST)
-    x = normalised(_recoloured(planes_from_image(image), augmentation.jitter, rng))
+    x = _normalised(_recoloured(torch.from_numpy(image.astype(np.float32)), augmentation.jitter, rng))
     y = torch.from_numpy(labels.astype(np.int64))
     if rng.random() < augmentation.flip:
         x, y = x.flip(-1), y.flip(-1)
     crop = augmentation.crop
     corner = (int(rng.integers(crop[0] - size[0] + 1)), int(rng.integers(crop[1] - size[1] + 1)))
     return padded_to(x, crop, corner), padded_to(y, crop, corner, value=ignore_id)
+
+
+def _normalised(frame: Tensor) -> Tensor:
+    """``(H, W, 3)`` float32 RGB in [0, 255] -> ``(3, H, W)`` float32, row by row in memory."""
+    planes: Tensor = _NORMALIZE(frame)
+    return planes.contiguous()
 
 
 def _region(
@@ -85,14 +82,15 @@ def _resized(array: NDArray[np.uint8], box: _Box, size: tuple[int, int], method:
 
 
 def _recoloured(x: Tensor, jitter: float, rng: np.random.Generator) -> Tensor:
+    """``(H, W, 3)`` float32 RGB in [0, 255], and so again."""
     if jitter == 0:
         return x
     brightness, contrast = rng.uniform(1 - jitter, 1 + jitter, 2)
     saturation = rng.uniform(1 - jitter * 4 / 3, 1 + jitter * 4 / 3)
-    tint = rng.uniform(1 - jitter / 6, 1 + jitter / 6, (3, 1, 1)).astype(np.float32)
+    tint = rng.uniform(1 - jitter / 6, 1 + jitter / 6, 3).astype(np.float32)
     x = x * float(brightness)
     mean = x.mean()
     x = (x - mean) * float(contrast) + mean
-    grey = x.mean(0, keepdim=True)
+    grey = x.mean(-1, keepdim=True)
     x = (grey + (x - grey) * float(saturation)) * torch.from_numpy(tint)
     return x.clamp(0, 255)

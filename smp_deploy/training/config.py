@@ -26,7 +26,7 @@ class Optimizer(enum.Enum):
     ADAMW = "adamw"
 
 
-class Schedule(enum.Enum):
+class LearningRateSchedule(enum.Enum):
     """How the learning rate changes over a run."""
 
     CONSTANT = "constant"
@@ -34,7 +34,7 @@ class Schedule(enum.Enum):
     """A linear rise over the first part of the run, then half a cosine down to nothing."""
 
 
-class Precision(enum.Enum):
+class Autocast(enum.Enum):
     """The arithmetic of forward and backward; parameters and optimizer are float32 in any case."""
 
     FP32 = "fp32"
@@ -48,7 +48,8 @@ class Augmentation:
     """How a training crop is taken from a frame."""
 
     crop: tuple[int, int] = (512, 512)
-    """``(height, width)``, multiples of 32. Smaller frames are padded: zeros after normalisation, ignored labels."""
+    """``(height, width)``, multiples of what the network needs, 32 for SMP-X. Smaller frames are padded: zeros after
+    normalisation, ignored labels."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -59,9 +60,7 @@ class Augmentation:
     """Brightness and contrast factors are drawn from ``[1 - jitter, 1 + jitter]``, saturation a third wider."""
 
     def __post_init__(self) -> None:
-        _require(
-            min(self.crop) >= 32 and not any(side % 32 for side in self.crop), "--crop", "multiples of 32", self.crop
-        )
+        _require(min(self.crop) >= 1, "--crop", "at least 1x1", self.crop)
         _require(0 <= self.flip <= 1, "--flip", "a probability", self.flip)
         _require(
             0.01 <= self.scale[0] <= self.scale[1] <= 100, "--scale", "factors of 0.01 to 100, low first", self.scale
@@ -90,7 +89,7 @@ class Validation:
 
     every_epochs: int = 5
     phases: int = 4
-    """SMP: how many draws of the sampled elements each frame is judged by; an unbiased sample of its pixels."""
+    """How many draws of the sampled elements each frame is judged by; an unbiased sample of its pixels."""
     patience: int | None = None
     """Stop after this many validations without a better mean IoU, and keep the best weights; None: never."""
 
@@ -104,8 +103,12 @@ class Validation:
 class TrainingConfig:
     """One training run. Two runs of equal configuration and data end in the same weights on a CPU."""
 
-    arch: str = "smp-resnet18"
-    width: int = 64
+    arch: str | None = None
+    """A known architecture; ``"smp-resnet18"`` where neither it nor a model is given."""
+    width: int | None = None
+    """Channels of the architecture's stem; 64 where none are given. A model decides them itself."""
+    model: str | None = None
+    """A network of one's own, ``"package.module:factory"``, in place of an architecture."""
     epochs: int = 100
     batch: int = 10
     accumulate: int = 1
@@ -113,7 +116,7 @@ class TrainingConfig:
     optimizer: Optimizer = Optimizer.ADAM
     learning_rate: float = 1e-5
     weight_decay: float = 5e-4
-    schedule: Schedule = Schedule.CONSTANT
+    schedule: LearningRateSchedule = LearningRateSchedule.CONSTANT
     warmup: float = 0.08
     """The part of a cosine schedule during which the learning rate rises."""
     clip_norm: float | None = None
@@ -121,8 +124,9 @@ class TrainingConfig:
     averaging: float = 0.0
     """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0: none."""
     dense_levels: int = 0
-    """SMP: how many of the last splits stay splits, each giving four times the supervised pixels."""
-    precision: Precision = Precision.FP32
+    """How many of the last levels stay split, each giving as many times the supervised pixels as its window has
+    elements: four for SMP-X."""
+    precision: Autocast = Autocast.FP32
     seed: int = 0
     """In [0, 2**32): what is drawn in a step is seeded with this and the step's number, in 64 bits together."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -130,8 +134,10 @@ class TrainingConfig:
     validation: Validation = field(default_factory=Validation)
 
     def __post_init__(self) -> None:
-        for name in ("width", "batch", "accumulate"):
+        self._name_one_network()
+        for name in ("batch", "accumulate"):
             _require(getattr(self, name) >= 1, f"--{name}", "at least 1", getattr(self, name))
+        _require(self.width is None or self.width >= 1, "--width", "at least 1", self.width)
         _require_epochs("--epochs", self.epochs)
         positive, from_zero = f"in (0, {_LARGEST:g}]", f"in [0, {_LARGEST:g}]"
         _require(0 < self.learning_rate <= _LARGEST, "--learning-rate", positive, self.learning_rate)
@@ -139,21 +145,26 @@ class TrainingConfig:
         _require(0 <= self.warmup < 1, "warmup", "in [0, 1)", self.warmup)
         _require(self.clip_norm is None or 0 < self.clip_norm <= _LARGEST, "--clip-norm", positive, self.clip_norm)
         _require(0 <= self.averaging < 1, "--averaging", "in [0, 1)", self.averaging)
-        _require(0 <= self.dense_levels <= 3, "--dense-levels", "0 to 3", self.dense_levels)
+        _require(self.dense_levels >= 0, "--dense-levels", "at least 0", self.dense_levels)
         _require(0 <= self.seed < 2**32, "--seed", f"0 to {2**32 - 1}", self.seed)
-        self._require_statistics()
 
-    def _require_statistics(self) -> None:
-        """A batch norm of the last layer has no variance to divide by if it sees one element of each channel."""
-        rows, columns = self.augmentation.crop
-        elements = self.batch * (rows // 32) * (columns // 32)
-        if self.arch.startswith("smp-"):
-            elements *= 4**self.dense_levels
-        if elements < 2:
-            raise InputError(
-                f"training: --batch {self.batch} with --crop {rows}x{columns} leaves the last batch norms one element "
-                "to normalise; choose a larger batch or crop"
-            )
+    def _name_one_network(self) -> None:
+        if self.model is not None:
+            if self.arch is not None or self.width is not None:
+                raise InputError(
+                    f"training: --arch and --width name a known network, --model {self.model} one of your own; give "
+                    "the one or the other"
+                )
+            return
+        # A frozen value is completed while it is made.
+        for name, default in (("arch", "smp-resnet18"), ("width", 64)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+
+    @property
+    def network_name(self) -> str:
+        """The network in a few words: ``"smp-resnet18 of width 64"``, or the factory's path."""
+        return self.model or f"{self.arch} of width {self.width}"
 
 
 def json_from_config(config: TrainingConfig) -> str:

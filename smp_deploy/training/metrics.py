@@ -23,7 +23,7 @@ class Measurement:
     loss: float
     """Mean training loss since the measurement before."""
     mean_iou: float
-    """Of the validation frames, in [0, 1]; of sampled elements for SMP; NaN where no pixel has a label."""
+    """Of the validation frames, in [0, 1], at sampled elements if there are splits; NaN where nothing has a label."""
     thin_iou: float
     """NaN for a dataset that names no thin classes."""
 

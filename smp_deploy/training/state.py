@@ -15,7 +15,7 @@ from engines.errors import CheckpointError
 from smp_deploy.training.config import differences
 from smp_deploy.training.metrics import Measurement
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""One step of training, and one look at the validation frames, for each kind of network."""
+"""One step of training, and one look at the validation frames."""
 
 from __future__ import annotations
 
@@ -6,36 +6,40 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from converters.networks import SMP, SegmentationNetwork
+from converters.analysis.levels import total_window
+from converters.reference import level_offsets
+from converters.rewriting.sampling import SampledNetwork
 from engines.schedules.phases import padded_size
 from smp_deploy.datasets.base import Dataset
 from smp_deploy.evaluation.confusion import ConfusionMatrix
-from smp_deploy.training.augment import normalised, padded_to, planes_from_image
-from smp_deploy.training.config import Schedule, TrainingConfig
-from smp_deploy.training.shrink import draw_sampling, sampled_labels, sampled_logits
-
-_VALIDATION_DENSE_LEVELS = 2
-"""With two levels split, one draw judges elements 8 pixels apart: spread over the frame, and cheap."""
+from smp_deploy.training.augment import padded_to, planes_from_image
+from smp_deploy.training.config import LearningRateSchedule, TrainingConfig
+from smp_deploy.training.sampling import (
+    Sampling,
+    draw_sampling,
+    sampled_labels,
+    sampled_logits,
+    validation_form,
+)
+from smp_deploy.training.sources import size_multiple_from_network
 
 
 def logits_and_labels(
-    network: SegmentationNetwork, x: Tensor, labels: Tensor, dense_levels: int, generator: torch.Generator
+    network: SampledNetwork, x: Tensor, labels: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """What the loss compares, of ``x (n, 3, H, W)`` and ``labels (n, H, W)``.
 
-    SMP: the sampled elements, never a full-resolution map. FCN: every pixel.
+    The sampled elements, never a full-resolution map; every pixel for a network without splits.
     """
-    if isinstance(network, SMP):
-        sampling = draw_sampling(dense_levels, generator)
-        return sampled_logits(network, x, sampling), sampled_labels(labels, sampling)
-    return network(x), labels
+    sampling = draw_sampling(network, generator)
+    return sampled_logits(network, x, sampling), sampled_labels(labels, sampling)
 
 
 def learning_rate_at(config: TrainingConfig, step: int, steps: int) -> float:
     """The learning rate of one step of ``steps``."""
-    if config.schedule is Schedule.CONSTANT:
+    if config.schedule is LearningRateSchedule.CONSTANT:
         return config.learning_rate
     part = (step + 0.5) / steps
     if part < config.warmup:
@@ -44,23 +48,27 @@ def learning_rate_at(config: TrainingConfig, step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def validate(network: SegmentationNetwork, dataset: Dataset, *, phases: int, device: torch.device) -> ConfusionMatrix:
-    """Judge a network in evaluation mode by a dataset's frames at full size.
+def validate(network: nn.Module, dataset: Dataset, *, phases: int, device: torch.device) -> ConfusionMatrix:
+    """Judge a network by a dataset's frames at full size; it is left in evaluation mode.
 
-    SMP: at ``phases`` draws of 16 of every 1024 elements, the same ones each time; their mean IoU is an unbiased
-    guess of the whole frames', which ``smp-deploy evaluate`` gives. FCN: at every pixel.
+    At ``phases`` draws of the elements of :func:`~smp_deploy.training.sampling.validation_form` (for SMP-X, 16 of every
+    1024 each), other ones for each frame and the same each time, none of them twice: their mean IoU is an unbiased
+    guess of the whole frames', which ``smp-deploy evaluate`` gives. A network without splits is judged at every pixel.
     """
-    network.eval()
+    form = validation_form(network.eval())
+    multiple = size_multiple_from_network(network)
+    rows, columns = total_window(form.windows)
     matrix = ConfusionMatrix(dataset.info)
-    dense = isinstance(network, SMP)
     for index in range(len(dataset)):
         example = dataset.load(index)
-        size = padded_size((example.labels.shape[0], example.labels.shape[1]), network.size_multiple)
-        x = padded_to(normalised(planes_from_image(example.image)), size)[None].to(device)
+        size = padded_size((example.labels.shape[0], example.labels.shape[1]), multiple)
+        x = padded_to(planes_from_image(example.image), size)[None].to(device)
         labels = padded_to(torch.from_numpy(example.labels.astype(np.int64)), size, value=dataset.info.ignore_id)[None]
-        for draw in range(phases if dense else 1):
-            generator = torch.Generator().manual_seed(index * 1024 + draw)
-            logits, truth = logits_and_labels(network, x, labels, _VALIDATION_DENSE_LEVELS, generator)
+        order = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(index))
+        for draw in order[:phases].tolist():
+            offsets = level_offsets(list(form.windows), divmod(draw, columns))
+            sampling = Sampling(form.windows, tuple(offsets), form.dense_windows)
+            logits, truth = sampled_logits(form, x, sampling), sampled_labels(labels, sampling)
             matrix.add(logits.argmax(1).cpu().numpy(), truth.numpy())
     return matrix
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -12,14 +13,15 @@ import torch
 from torch import Tensor
 
 from converters.checkpoints import checkpoint_from_file
-from converters.networks import network_from_arch
 from engines.errors import BackendError, CheckFailed, InputError, OutputError
 from smp_deploy.datasets.base import Dataset
 from smp_deploy.training.batches import DataOrder, training_batches
-from smp_deploy.training.config import Optimizer, Precision, TrainingConfig, json_from_config
+from smp_deploy.training.config import Autocast, Optimizer, TrainingConfig, json_from_config
 from smp_deploy.training.limits import machine_limits
 from smp_deploy.training.losses import class_weights, training_loss
 from smp_deploy.training.metrics import Events, Measurement, write_csv, write_curves
+from smp_deploy.training.sampling import training_form
+from smp_deploy.training.sources import network_from_config
 from smp_deploy.training.state import RunState, load_state, save_state
 from smp_deploy.training.steps import label_counts, learning_rate_at, logits_and_labels, validate
 from smp_deploy.training.weights import WeightsInfo, initialise_from, save_weights
@@ -86,7 +88,8 @@ class Trainer:
         self._measure_every = max(1, round(config.validation.every_epochs * self._steps_per_epoch))
         torch.manual_seed(config.seed)
         with machine_limits():
-            self.network = network_from_arch(config.arch, classes=len(self._info.classes), width=config.width)
+            self.network = network_from_config(config, self._info)
+        self._form = training_form(self.network, config.dense_levels)
         self._step = 0
         self._history: list[Measurement] = []
         self._recent: list[float] = []
@@ -106,7 +109,7 @@ class Trainer:
         self.network.to(self._device)
         if self._average is not None:
             self._average = {key: value.to(self._device) for key, value in self._average.items()}
-        optimizer, scaler = self._optimizer(), torch.amp.GradScaler(enabled=self.config.precision is Precision.FP16)
+        optimizer, scaler = self._optimizer(), torch.amp.GradScaler(enabled=self.config.precision is Autocast.FP16)
         if state is not None:
             optimizer.load_state_dict(state.optimizer)
             scaler.load_state_dict(state.scaler)
@@ -124,7 +127,7 @@ class Trainer:
             if self._step % self._save_every == 0 or self._finished():
                 self._save(optimizer, scaler)
         events.close()
-        info = WeightsInfo(self.config.arch, self.config.width, self._info, self._config_json)
+        info = WeightsInfo(self._info, self.config.arch, self.config.width, self.config.model, self._config_json)
         save_weights(self.run.output, self._best or self._kept(), info)
         return self._history[-1] if self._best is None else max(self._history, key=lambda found: found.mean_iou)
 
@@ -200,7 +203,7 @@ class Trainer:
             x, labels = (tensor.to(self._device, non_blocking=True) for tensor in next(batches))
             generator = torch.Generator().manual_seed((config.seed << 32) + self._step * config.accumulate + part)
             with torch.autocast(self._device.type, _DTYPES[config.precision], enabled=_is_reduced(config.precision)):
-                logits, truth = logits_and_labels(self.network, x, labels, config.dense_levels, generator)
+                logits, truth = logits_and_labels(self._form, x, labels, generator)
             loss = training_loss(logits, truth, config.loss, weights, self._info.ignore_id) / config.accumulate
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
@@ -239,10 +242,10 @@ class Trainer:
         return _on_cpu(self._average if self._average is not None else self.network.state_dict())
 
     def _measure(self) -> Measurement:
-        network = network_from_arch(self.config.arch, classes=len(self._info.classes), width=self.config.width)
+        network = copy.deepcopy(self.network)
         network.load_state_dict(self._kept())
         phases = self.config.validation.phases
-        matrix = validate(network.to(self._device), self._validation, phases=phases, device=self._device)
+        matrix = validate(network, self._validation, phases=phases, device=self._device)
         measurement = Measurement(
             step=self._step,
             epoch=round(self._step / self._steps_per_epoch, 3),
@@ -258,7 +261,7 @@ class Trainer:
         self._history.append(measurement)
         self._recent = []
         write_csv(self.run.directory / "metrics.csv", self._history)
-        write_curves(self.run.directory / "curves.png", self._history, f"{self.config.arch}, {self._info.name}")
+        write_curves(self.run.directory / "curves.png", self._history, f"{self.config.network_name}, {self._info.name}")
         return measurement
 
     def _finished(self) -> bool:
@@ -291,17 +294,17 @@ class Trainer:
         save_state(self.run.state, state, self._identity)
 
 
-_DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+_DTYPES = {Autocast.FP32: torch.float32, Autocast.BF16: torch.bfloat16, Autocast.FP16: torch.float16}
 
 
-def _is_reduced(precision: Precision) -> bool:
-    return precision is not Precision.FP32
+def _is_reduced(precision: Autocast) -> bool:
+    return precision is not Autocast.FP32
 
 
-def _device(name: str, precision: Precision) -> torch.device:
+def _device(name: str, precision: Autocast) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendError("training on cuda was asked for, and PyTorch sees no CUDA device; use --device cpu")
-    if name != "cuda" and precision is Precision.FP16:
+    if name != "cuda" and precision is Autocast.FP16:
         raise InputError("fp16 training needs --device cuda; on a CPU use bf16 or fp32")
     return torch.device(name)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from converters.checkpoints import checkpoint_from_file, load_checkpoint
-from converters.networks import SegmentationNetwork, network_from_arch
+from converters.networks import network_from_arch, network_from_factory
 from engines.bundle.staging import write_file
-from engines.errors import CheckpointError
+from engines.errors import CheckpointError, InputError
 from smp_deploy.datasets.base import DatasetInfo
 
 _HEADS = ("head.", "head_layer2.", "head_layer3.")
@@ -24,9 +25,13 @@ _UNUSED = ("fc.",)
 class WeightsInfo:
     """What is needed to rebuild a network and to read its predictions."""
 
-    arch: str
-    width: int
     dataset: DatasetInfo
+    arch: str | None
+    """A known architecture, or ``None`` for a network of one's own."""
+    width: int | None
+    """Channels of the architecture's stem."""
+    model: str | None = None
+    """The factory of a network of one's own, ``"package.module:factory"``."""
     training: str = "{}"
     """The configuration it was trained with, as JSON."""
 
@@ -35,9 +40,9 @@ def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> 
     """Write a state dict as safetensors, whole or not at all."""
     from safetensors.torch import save
 
+    named = {"arch": info.arch, "width": info.width, "model": info.model}
     metadata = {
-        "arch": info.arch,
-        "width": str(info.width),
+        **{name: str(value) for name, value in named.items() if value is not None},
         "classes": str(len(info.dataset.classes)),
         "dataset": info.dataset.name,
         "class_names": json.dumps(info.dataset.classes),
@@ -49,8 +54,39 @@ def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> 
     write_file(path, save({key: value.contiguous() for key, value in state.items()}, metadata))
 
 
-def network_from_weights(path: Path) -> tuple[SegmentationNetwork, WeightsInfo]:
-    """The network of a file that :func:`save_weights` wrote, in evaluation mode, float32, and its facts."""
+def network_from_weights(path: Path, model: str | None = None) -> tuple[nn.Module, WeightsInfo]:
+    """The network of a file that :func:`save_weights` wrote, in evaluation mode, float32, and its facts.
+
+    Args:
+        path: the checkpoint. It alone makes no code run.
+        model: the factory of a network of one's own, ``"package.module:factory"``, for a checkpoint of such a one.
+
+    Raises:
+        CheckpointError: the file is absent, damaged, not of :func:`save_weights` or of another network; or it holds a
+            network of one's own and ``model`` is not given.
+        InputError: ``model`` is given for a known architecture.
+        NetworkError: the factory gives no network.
+    """
+    info = _info_from_file(path)
+    if info.arch is None:
+        if model is None:
+            raise CheckpointError(
+                f"{path} holds the weights of a network of your own, and a file alone makes no code run; name its "
+                f"factory: --model {info.model}"
+            )
+        network = network_from_factory(model)
+    else:
+        if model is not None:
+            raise InputError(
+                f"{path} holds the weights of {info.arch}, which needs no --model; received --model {model}"
+            )
+        assert info.width is not None
+        network = network_from_arch(info.arch, classes=len(info.dataset.classes), width=info.width)
+    load_checkpoint(network, checkpoint_from_file(path))
+    return network.eval(), info
+
+
+def _info_from_file(path: Path) -> WeightsInfo:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -68,22 +104,26 @@ def network_from_weights(path: Path) -> tuple[SegmentationNetwork, WeightsInfo]:
             int(metadata["ignore_id"]),
             tuple(json.loads(metadata["thin"])),
         )
-        info = WeightsInfo(metadata["arch"], int(metadata["width"]), dataset, metadata.get("training", "{}"))
+        training = metadata.get("training", "{}")
+        if "model" in metadata:
+            # It is shown as something to type.
+            if not re.fullmatch(r"[\w.]+:\w+", metadata["model"]):
+                raise ValueError(f"{metadata['model']!r} is no package.module:factory")
+            return WeightsInfo(dataset, None, None, metadata["model"], training)
+        return WeightsInfo(dataset, metadata["arch"], int(metadata["width"]), None, training)
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path}: its metadata do not say which network and classes it holds ({error}); "
             "checkpoints of `smp-deploy train` do"
         ) from error
-    network = network_from_arch(info.arch, classes=len(dataset.classes), width=info.width)
-    load_checkpoint(network, checkpoint_from_file(path))
-    return network.eval(), info
 
 
-def initialise_from(network: SegmentationNetwork, state: Mapping[str, Tensor], *, source: str) -> list[str]:
+def initialise_from(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> list[str]:
     """Load what ``state`` has into ``network``; the names of what stays fresh are returned.
 
     SMP-X and FCN32s share all parameters, FCN8s has two heads more, and an ImageNet checkpoint has the backbone
-    alone: so heads may be absent, or of another number of classes. Everything else must be there and fit.
+    alone: so heads may be absent, or of another number of classes; of a network of one's own, what is called
+    ``head``. Everything else must be there and fit.
     """
     wanted = network.state_dict()
     usable = {key: value for key, value in state.items() if not key.startswith(_UNUSED)}

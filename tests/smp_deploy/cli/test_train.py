@@ -137,10 +137,11 @@ def test_another_number_of_classes_leaves_the_head_fresh(checkpoint, tmp_path):
         (("--width", "4", "--init-from", "CHECKPOINT"), CheckpointError, r"has shape .*is the width another one's\?"),
         (("--batch", "201"), InputError, "a batch of 201 needs as many training frames; the dataset has 200"),
         (("--dataset", "camvid"), DatasetError, "name it with --root"),
-        (("--dense-levels", "4"), InputError, "--dense-levels must be 0 to 3; received 4"),
+        (("--dense-levels", "6"), InputError, "--dense-levels must be 0 to 5; received 6"),
         (("--accumulate", "9"), InputError, "leaves no step"),
         (("--precision", "fp16"), InputError, "fp16 training needs --device cuda"),
         (("--crop", "100x64"), InputError, "--crop must be multiples of 32"),
+        (("--model", "a.b:c"), InputError, "--arch and --width name a known network, --model a.b:c one of your own"),
         (("--validate-every", "0"), InputError, "--validate-every must be 1 to 1000000; received 0"),
         (("--seed", "4294967296"), InputError, "--seed must be 0 to 4294967295; received 4294967296"),
         (("--batch", "1"), InputError, "--batch 1 with --crop 32x32 leaves the last batch norms one element"),
@@ -224,6 +225,7 @@ def test_a_device_that_is_not_there(tmp_path, monkeypatch):
     ("arguments", "error", "message"),
     [
         (("--backend", "onnxruntime"), InputError, "backend= is for a bundle"),
+        (("--model", "a.b:c"), InputError, "holds the weights of smp-resnet18, which needs no --model"),
         (("--dataset", "gta5", "--root", "."), DatasetError, "images is missing"),
         (("--split", "test"), DatasetError, "scenes has the splits train, val"),
     ],
@@ -267,3 +269,5 @@ def test_what_is_no_checkpoint(tmp_path):
         _run("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes")
     with pytest.raises(InputError, match="device= is for a checkpoint"):
         _run("evaluate", tmp_path, "--dataset", "scenes", "--device", "cpu")
+    with pytest.raises(InputError, match="model= is for a checkpoint"):
+        _run("evaluate", tmp_path, "--dataset", "scenes", "--model", "a.b:c")

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from converters.graphs.stages import IMAGENET_MEAN as MEAN
+from converters.graphs.stages import IMAGENET_STD as STD
 from converters.networks import network_from_arch
 from engines.errors import InputError
 from engines.schedules.phases import dispersed
 from smp_deploy.evaluation import NetworkPredictor
-from smp_deploy.training.augment import MEAN, STD
 
 
 def _network(arch: str):
@@ -65,5 +66,5 @@ def test_pixels_of_computed_phases_are_exact_and_the_others_are_the_nearest(phas
 def test_what_cannot_be_asked_for():
     with pytest.raises(InputError, match="1 to 16 phases can be computed; received 17"):
         NetworkPredictor(_network("smp-resnet18"), phases=17)
-    with pytest.raises(InputError, match="only SMP networks have phases; FCN32s"):
+    with pytest.raises(InputError, match="FCN32s has no phases to walk: it computes all its pixels at once"):
         NetworkPredictor(_network("fcn32s-resnet18"), phases=4)

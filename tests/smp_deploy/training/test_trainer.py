@@ -15,11 +15,11 @@ from smp_deploy.datasets import CamVid, Example, Scenes
 from smp_deploy.evaluation import NetworkPredictor, evaluate
 from smp_deploy.training import (
     Augmentation,
+    LearningRateSchedule,
     Loss,
     Observer,
     Optimizer,
     Run,
-    Schedule,
     Trainer,
     TrainingConfig,
     Validation,
@@ -191,7 +191,7 @@ def test_an_epoch_shows_every_frame_once_and_another_order_each_time():
 
 
 def test_cosine_schedule():
-    config = _config(learning_rate=1.0, schedule=Schedule.COSINE)
+    config = _config(learning_rate=1.0, schedule=LearningRateSchedule.COSINE)
     rates = [learning_rate_at(config, step, 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(0.5 / 80)
     assert max(rates) == pytest.approx(1.0, abs=0.01)
@@ -205,8 +205,15 @@ def test_validation_is_an_unbiased_sample_of_full_evaluation():
     torch.manual_seed(0)
     network = network_from_arch("smp-resnet18", classes=9, width=2).eval()
     full = evaluate(NetworkPredictor(network), VAL).confusion.counts
-    sampled = validate(network, VAL, phases=200, device=torch.device("cpu")).counts
+    sampled = validate(network, VAL, phases=32, device=torch.device("cpu")).counts
     np.testing.assert_allclose(sampled / sampled.sum(), full / full.sum(), atol=0.02)
+    # Drawn without repetition: as many draws as there are phases are the whole.
+    np.testing.assert_array_equal(validate(network, VAL, phases=1000, device=torch.device("cpu")).counts, full)
+
+
+def test_a_crop_is_a_multiple_of_what_the_network_needs(tmp_path):
+    with pytest.raises(InputError, match=r"--crop must be multiples of 32x32; received \(100, 64\)"):
+        Trainer(_config(augmentation=Augmentation((100, 64))), TRAIN, VAL, Run(tmp_path / "a.safetensors"))
 
 
 def test_label_counts_by_a_plain_loop():
@@ -265,15 +272,12 @@ def test_the_largest_settings_train_or_say_why_not(tmp_path):
 def test_one_element_has_no_statistics(tmp_path, arch):
     """The refusal is as tight as torch's own: the next larger batch, crop or sampling takes a step."""
     one = {"arch": arch, "epochs": 1, "batch": 1, "augmentation": Augmentation((32, 32))}
+    train = Scenes("train", size=(32, 64), count=2)
     with pytest.raises(InputError, match="--batch 1 with --crop 32x32 leaves the last batch norms one element"):
-        _config(**one)
+        Trainer(_config(**one), train, VAL, Run(tmp_path / "a.safetensors"))
     larger = [{"batch": 2}, {"augmentation": Augmentation((32, 64))}]
     if arch.startswith("smp"):
         larger.append({"dense_levels": 1})
-    else:
-        with pytest.raises(InputError, match="leaves the last batch norms one element"):
-            _config(**one, dense_levels=1)  # means nothing to an FCN
-    train = Scenes("train", size=(32, 64), count=2)
     for number, changes in enumerate(larger):
         config = _config(**{**one, **changes})
         Trainer(config, train, VAL, Run(tmp_path / f"{number}.safetensors")).fit(Observer(), resume=False)
@@ -283,6 +287,6 @@ def test_a_network_that_no_memory_holds(tmp_path, monkeypatch):
     def _too_large(*_arguments, **_options):
         torch.empty(2**60, dtype=torch.uint8)
 
-    monkeypatch.setattr("smp_deploy.training.trainer.network_from_arch", _too_large)
+    monkeypatch.setattr("smp_deploy.training.sources.network_from_arch", _too_large)
     with pytest.raises(MemoryError, match=r"use a smaller --batch.*or --width"):
         Trainer(_config(), TRAIN, VAL, Run(tmp_path / "a.safetensors"))

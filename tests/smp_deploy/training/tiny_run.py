@@ -13,11 +13,11 @@ import torch
 from smp_deploy.datasets import Scenes
 from smp_deploy.training import (
     Augmentation,
+    LearningRateSchedule,
     Loss,
     Observer,
     Optimizer,
     Run,
-    Schedule,
     Trainer,
     TrainingConfig,
     Validation,
@@ -30,7 +30,7 @@ CONFIG = TrainingConfig(
     accumulate=2,
     optimizer=Optimizer.ADAMW,
     learning_rate=1e-3,
-    schedule=Schedule.COSINE,
+    schedule=LearningRateSchedule.COSINE,
     averaging=0.9,
     dense_levels=1,
     augmentation=Augmentation(crop=(32, 64), scale=(0.8, 1.3), jitter=0.2),
