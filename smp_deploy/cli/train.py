@@ -13,7 +13,7 @@ from smp_deploy.cli.console import note, print_json, progress
 from smp_deploy.cli.options import DatasetOption, FrameSize, JsonOption, RootOption, finite, frame_size
 
 if TYPE_CHECKING:
-    from smp_deploy.training import Measurement, Run, TrainingConfig
+    from smp_deploy.training import Measurement, TrainingConfig
 
 _CROP = FrameSize(512, 512)
 
@@ -123,28 +123,31 @@ def train_command(
     directory beside the output; a run that was killed goes on with --resume.
     """
     try:
-        import torch
-
-        from smp_deploy.training import Observer, Trainer
+        from smp_deploy.training import Observer, train
     except ImportError as error:
         from engines.errors import MissingDependency
 
         raise MissingDependency(error.name or "torch", "train") from error
-    from smp_deploy.datasets import open_dataset
 
-    if threads:
-        torch.set_num_threads(threads)
-    config, run = config_from_options(context.params), _run(output, device, workers, save_every, init_from)
-    train, validation = (open_dataset(dataset, root, split) for split in ("train", "val"))
-    note(f"{config.network_name} on {len(train)} frames of {train.info.name}, {config.epochs} epochs")
-    trainer = Trainer(config, train, validation, run)
     with progress("train") as advance:
-        last = trainer.fit(Observer(advance, _say, note), resume=resume)
+        last = train(
+            dataset,
+            output,
+            config_from_options(context.params),
+            root=root,
+            device=device,
+            workers=workers,
+            save_every=save_every,
+            init_from=init_from,
+            threads=threads,
+            resume=resume,
+            observer=Observer(advance, _say, note),
+        )
     if as_json:
         row = last.as_row()
-        print_json({"output": str(run.output), **{name: row[name] for name in ("mean_iou", "thin_iou", "step")}})
+        print_json({"output": str(output), **{name: row[name] for name in ("mean_iou", "thin_iou", "step")}})
     else:
-        note(f"wrote {run.output}; learning curves are in {run.directory}")
+        note(f"wrote {output}; learning curves are in {output.with_suffix('.run')}")
 
 
 def config_from_options(options: Mapping[str, Any]) -> TrainingConfig:
@@ -190,16 +193,6 @@ _SAME_NAME = (
     "dense_levels",
     "seed",
 )
-
-
-def _run(output: Path, device: str, workers: int, save_every: int | None, init_from: Path | None) -> Run:
-    """Where and on what to run."""
-    from engines.errors import OutputError
-    from smp_deploy.training import Run
-
-    if output.suffix != ".safetensors":
-        raise OutputError(f"weights are written as .safetensors; received --output {output}")
-    return Run(output, device, workers, save_every, init_from)
 
 
 def _say(measurement: Measurement) -> None:

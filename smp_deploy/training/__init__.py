@@ -10,6 +10,7 @@ from smp_deploy.training.config import (
     Validation,
 )
 from smp_deploy.training.metrics import Measurement
+from smp_deploy.training.operation import train
 from smp_deploy.training.sampling import (
     Sampling,
     draw_sampling,
@@ -40,6 +41,7 @@ __all__ = [
     "sampled_labels",
     "sampled_logits",
     "save_weights",
+    "train",
     "training_form",
     "validation_form",
 ]

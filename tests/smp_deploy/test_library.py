@@ -13,9 +13,6 @@ import pytest
 
 import smp_deploy
 
-TO_COME = {"build_engine", "choose_schedule", "export", "plan", "prove", "train", "validate"}
-"""Names whose functions are about to be written."""
-
 
 def test_the_import_is_instant() -> None:
     script = "import json, sys, smp_deploy; print(json.dumps(sorted(sys.modules)))"
@@ -32,18 +29,12 @@ def test_all_is_sorted_and_is_what_there_is() -> None:
     assert set(smp_deploy.__all__) <= set(dir(smp_deploy))
 
 
-@pytest.mark.parametrize("name", sorted(set(smp_deploy.__all__) - TO_COME - {"__version__"}))
+@pytest.mark.parametrize("name", sorted(set(smp_deploy.__all__) - {"__version__"}))
 def test_a_public_name_is_what_its_module_defines(name: str) -> None:
     value = getattr(smp_deploy, name)
     assert value is getattr(import_module(smp_deploy._HOMES[name]), name)
     assert value.__name__ == name
     assert value.__doc__
-
-
-@pytest.mark.parametrize("name", sorted(TO_COME))
-def test_a_name_to_come_is_still_to_come(name: str) -> None:
-    # A module of that name, converters.export, is no function.
-    assert not callable(getattr(import_module(smp_deploy._HOMES[name]), name, None))
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

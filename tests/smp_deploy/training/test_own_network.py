@@ -7,15 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from typer.testing import CliRunner
 
 from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
 from engines.errors import CheckpointError, InputError, NetworkError
-from smp_deploy.cli.evaluate import evaluate_command
-from smp_deploy.cli.train import train_command
+from smp_deploy.cli.app import app
 from smp_deploy.datasets import Scenes
 from smp_deploy.evaluation import NetworkPredictor
 from smp_deploy.training import Augmentation, Observer, Run, Trainer, TrainingConfig, Validation, network_from_weights
@@ -25,8 +24,8 @@ FAST = ("--dataset", "scenes", "--epochs", "1", "--batch", "50", "--crop", "24x3
 TRAIN, VAL = Scenes("train", size=(36, 64), count=12), Scenes("val", size=(36, 64), count=2)
 
 
-def _run(command, *arguments):
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments], standalone_mode=False)
+def _run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], standalone_mode=False)
     if result.exception is not None:
         raise result.exception
     return result
@@ -41,7 +40,7 @@ def _config(**changes):
 def checkpoint(tmp_path_factory):
     output = tmp_path_factory.mktemp("own") / "a.safetensors"
     torch.manual_seed(0)
-    result = _run(train_command, *FAST, "--model", MODEL, "--learning-rate", "1e-3", "-o", output, "--json")
+    result = _run("train", *FAST, "--model", MODEL, "--learning-rate", "1e-3", "-o", output, "--json")
     assert json.loads(result.stdout)["step"] == 4
     assert f"{MODEL} on 200 frames of scenes" in result.stderr
     return output
@@ -56,7 +55,7 @@ def test_a_checkpoint_names_the_model_and_no_architecture(checkpoint):
 
 def test_a_file_alone_makes_no_code_run(checkpoint):
     with pytest.raises(CheckpointError, match=f"a file alone makes no code run; name its factory: --model {MODEL}"):
-        _run(evaluate_command, checkpoint, "--dataset", "scenes")
+        _run("evaluate", checkpoint, "--dataset", "scenes")
 
 
 def test_a_name_that_is_no_factory_is_not_shown_as_one(checkpoint, tmp_path):
@@ -69,7 +68,7 @@ def test_a_name_that_is_no_factory_is_not_shown_as_one(checkpoint, tmp_path):
 
 def test_a_checkpoint_is_evaluated(checkpoint):
     result = _run(
-        evaluate_command,
+        "evaluate",
         checkpoint,
         "--model",
         MODEL,

@@ -1,0 +1,68 @@
+"""Training as one call: labelled frames in, weights out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from engines.errors import OutputError
+from smp_deploy.datasets import open_dataset
+from smp_deploy.datasets.base import Dataset
+from smp_deploy.training.config import TrainingConfig
+from smp_deploy.training.metrics import Measurement
+from smp_deploy.training.trainer import Observer, Run, Trainer
+
+
+def train(
+    dataset: str | tuple[Dataset, Dataset],
+    output: str | Path,
+    config: TrainingConfig | None = None,
+    *,
+    root: Path | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+    save_every: int | None = None,
+    init_from: Path | None = None,
+    threads: int | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Measurement:
+    """Train a network by shrink-expand steps (section 3.2); a run that was killed goes on with ``resume``.
+
+    Args:
+        dataset: its name, ``"camvid"``, ``"cityscapes"``, ``"gta5"``, ``"folder"`` or ``"scenes"``, whose parts
+            ``train`` and ``val`` are used; or the frames to train with and those to validate with.
+        output: where the weights go (``.safetensors``). State, learning curves and TensorBoard events go to a
+            directory of the same name plus ``.run``.
+        config: network, optimisation and augmentation; by default SMP-ResNet-18 by the paper's protocol.
+        root: directory of a named dataset; scenes need none.
+        device: ``"cpu"`` or ``"cuda"``.
+        workers: processes that prepare batches ahead.
+        save_every: steps between saved states; by default an epoch.
+        init_from: a checkpoint to start from, another network's of the same backbone perhaps.
+        threads: CPU threads of PyTorch; by default as it stands.
+        resume: go on with the run of this output, if there is one.
+        observer: who is told how the run goes.
+
+    Returns:
+        The measurement of the weights that were written.
+
+    Raises:
+        InputError: a configuration that cannot be trained, or parts with different classes.
+        DatasetError, CheckpointError, NetworkError: data, weights or a network that cannot be used.
+        OutputError: ``output`` has another suffix, cannot be written, or there is a run already.
+        CheckFailed: the loss or the weights are no longer numbers.
+        BackendError: the device is missing.
+    """
+    run = Run(Path(output), device, workers, save_every, init_from)
+    if run.output.suffix != ".safetensors":
+        raise OutputError(f"weights are written as .safetensors; received {run.output}")
+    if threads:
+        torch.set_num_threads(threads)
+    config, observer = config or TrainingConfig(), observer or Observer()
+    if isinstance(dataset, str):
+        dataset = open_dataset(dataset, root, "train"), open_dataset(dataset, root, "val")
+    frames, validation = dataset
+    observer.note(f"{config.network_name} on {len(frames)} frames of {frames.info.name}, {config.epochs} epochs")
+    return Trainer(config, frames, validation, run).fit(observer, resume=resume)
