@@ -121,7 +121,7 @@ class Session:
         if schedule is None:
             chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device).schedule
         elif memory is not None:
-            raise InputError("memory chooses the schedule; leave out schedule")
+            raise InputError("memory= chooses the schedule; leave out schedule=")
         else:
             chosen = named_schedule(opened.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
         smaller = smaller_schedules(opened.manifest, on, arithmetic, chosen) if allow_smaller else ()

@@ -102,7 +102,7 @@ def test_what_began_and_broke_is_a_failure(
     monkeypatch.setattr(script, "SCHEDULES", (Schedule(2),))
     monkeypatch.setattr(script, "PRECISIONS", (Precision.FP32,))
     monkeypatch.setattr(Session, {"opening": "open", "running": "predict", "closing": "close"}[phase], broken)
-    (row,) = script.rows_of_backend(exported, "onnxruntime", repeats=1)
+    (row,) = script.rows_of_backend(exported, backend_named("onnxruntime"), repeats=1)
     assert row.status == ("not run" if phase == "opening" else "failed")
     assert "an illegal memory access" in row.reason
     result = {"gpu": "x", "machine": "y", "rows": [vars(row)], "rearrangement": []}

@@ -64,7 +64,7 @@ def choose_schedule(
     found, precision = backend_named(backend), named(Precision, precision)
     if (levels, lowering, sub_batch) != (None, None, None):
         if memory is not None:
-            raise InputError("memory chooses the schedule; leave out levels, lowering and sub_batch")
+            raise InputError("memory= chooses the schedule; leave out levels=, lowering= and sub_batch=")
         form = None if lowering is None else named(Lowering, lowering)
         return ChosenSchedule(named_schedule(bundle.manifest, levels, sub_batch, form), "asked for", tuned=False)
     if memory is not None:

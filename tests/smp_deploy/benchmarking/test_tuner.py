@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from engines import Bundle, Lowering, Precision, Schedule, Session, plan
+from engines.backends import backend_named
 from engines.errors import InputError, OutputError
 from smp_deploy.benchmarking.tuner import (
     EQUALLY_FAST,
@@ -42,10 +43,10 @@ def test_on_tensorrt_the_engines_are_compared(bundle: Path) -> None:
         opened = opened.with_engine(
             "tensorrt-rtx", Precision.FP16, schedule, plan=b"plan", prepare=b"prepare", record={}
         )
-    config = TuningConfig(backend="tensorrt-rtx", precision=Precision.FP16)
+    config = TuningConfig(backend=backend_named("tensorrt-rtx"), precision=Precision.FP16)
     assert candidates(opened.manifest, config) == [Schedule(2, 4), Schedule(2, 2, Lowering.DILATED)]
     with pytest.raises(InputError, match="or no engine, of these levels"):
-        candidates(opened.manifest, TuningConfig(backend="tensorrt-rtx"))
+        candidates(opened.manifest, TuningConfig(backend=backend_named("tensorrt-rtx")))
 
 
 def test_trunks_that_the_bundle_lacks_are_named(exported: Bundle) -> None:

@@ -21,7 +21,7 @@ def test_plan_shows_schedules_and_chooses(exported: Bundle, cli, tmp_path: Path)
         assert opened.size == (840, 540)
     document = json.loads(cli("plan", exported.path, "--backend", "tensorrt", "--json").stdout)
     assert document["choice"] is None
-    assert document["calibration"] == "not measured"
+    assert document["memory_model"] == "not measured"
     assert len(document["schedules"]) == 34
 
 
@@ -39,10 +39,10 @@ def test_run_chooses_by_memory(exported: Bundle, frame, cli, tmp_path: Path) -> 
     assert "schedule: levels 2, sub-batch 1, reshape (predicted peak " in result.stderr
     result = cli(*arguments, "8MiB")
     assert result.returncode == 2
-    assert "the process itself holds" in result.stderr
+    assert "64.0 MiB of it for the process itself" in result.stderr
     result = cli(*arguments, "1GiB", "--levels", "3")
     assert result.returncode == 2
-    assert "--memory chooses the schedule; leave out --levels, --sub-batch and --lowering" in result.stderr
+    assert "--memory chooses the schedule; leave out --levels, --lowering and --sub-batch" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["bundle/weights.bin", "bundle/manifest.json", "link.png", "frame.jpg"])
@@ -71,4 +71,6 @@ def test_other_commands_take_memory(exported: Bundle, cli, command: str) -> None
     extra = ("--dataset", "scenes") if command == "evaluate" else ()
     result = cli(command, exported.path, *extra, "--memory", "1KiB")
     assert result.returncode == 2
-    assert "the process itself holds" in result.stderr or "the smallest budget that would is" in result.stderr
+    assert "the smallest budget that would is" in result.stderr
+        "64.0 MiB of it for the process itself" in result.stderr or "the smallest budget that would is" in result.stderr
+    )

@@ -81,8 +81,7 @@ def test_bf16_on_the_cpu_is_one_clear_message(cli: Cli, bundle: Path, work: Path
     result = cli("run", bundle, work / "frames", "-o", tmp_path, "--precision", "bf16")
     assert result.returncode == 3
     assert result.stderr.splitlines()[-1] == (
-        "smp-deploy: ONNX Runtime has no bf16 convolution on the CPU; run fp16 or fp32 here, and bf16 as an engine on "
-        "a GPU"
+        "smp-deploy: ONNX Runtime has no bf16 convolution on the CPU; run fp16 or fp32 here, and bf16 on a GPU"
     )
 
 

@@ -267,7 +267,7 @@ def test_what_is_no_checkpoint(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         _run("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes")
-    with pytest.raises(InputError, match="device= is for a checkpoint"):
-        _run("evaluate", tmp_path, "--dataset", "scenes", "--device", "cpu")
+    with pytest.raises(InputError, match="threads= is for a checkpoint"):
+        _run("evaluate", tmp_path, "--dataset", "scenes", "--threads", "1")
     with pytest.raises(InputError, match="model= is for a checkpoint"):
         _run("evaluate", tmp_path, "--dataset", "scenes", "--model", "a.b:c")

@@ -77,7 +77,7 @@ def test_a_bundle_is_judged_by_name_and_the_result_is_there_before_it_is_written
 
 
 def test_an_argument_that_means_nothing_is_refused(exported):
-    with pytest.raises(InputError, match=r"device= is for a checkpoint; .* is none"):
-        evaluate(exported, "scenes", device="cpu")
+    with pytest.raises(InputError, match=r"threads= is for a checkpoint; .* is none"):
+        evaluate(exported, "scenes", threads=1)
     with pytest.raises(InputError, match=r"precision= is for a bundle or a checkpoint; object is none"):
         evaluate(object(), "scenes", precision=Precision.FP16)

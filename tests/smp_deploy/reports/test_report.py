@@ -128,7 +128,7 @@ def test_the_report_shows_what_was_benchmarked(cli: Cli, validated: Path, tmp_pa
     assert [row["measured_mib"] for row in rows] == [
         run["memory"]["above_empty_process_bytes"] / 2**20 for run in (other, again)
     ]
-    candidates = {str(candidate.schedule): candidate for candidate in plan(Bundle.open(path).manifest).candidates}
+    candidates = {str(candidate.schedule): candidate for candidate in plan(Bundle.open(path)).candidates}
     assert rows[1]["predicted_mib"] == candidates["levels 2, sub-batch 1, reshape"].peak_bytes / 2**20
     page = Page((path / "reports" / "report.html").read_text())
     assert "Time and memory" in page.text

@@ -106,7 +106,7 @@ def test_it_learns(tmp_path, dense_levels):
     """Sky above, road below: the loss falls, whichever levels are shrunk."""
     measured = []
     config = _config(
-        epochs=20, learning_rate=2e-2, dense_levels=dense_levels, batch=12, validation=Validation(every_epochs=10)
+        epochs=60, learning_rate=2e-2, dense_levels=dense_levels, batch=12, validation=Validation(every_epochs=30)
     )
     trainer = Trainer(config, TRAIN, VAL, Run(tmp_path / "a.safetensors"))
     trainer.fit(Observer(measured=measured.append), resume=False)
