@@ -20,7 +20,7 @@ from engines.bundle.manifest import EngineRecord
 from engines.bundle.records import BuildRecord
 from engines.devices.names import DeviceName
 from engines.errors import InputError, MissingDependency
-from engines.planning.choice import choose_schedule
+from engines.planning.choice import choose_schedule, named_schedule
 from engines.schedules.schedule import Lowering, Precision, Schedule, named
 
 
@@ -61,7 +61,8 @@ def build_engine(
         backend: one that runs engines, ``"tensorrt"`` or ``"tensorrt-rtx"``; by default the first that is installed.
         precision: which of the bundle's trunks.
         levels: as ``lowering``, ``sub_batch``, ``memory`` and ``device`` of :func:`engines.choose_schedule`, which
-            chooses the schedule that the engine is for.
+            chooses the schedule that the engine is for. With none of these it is the bundle's first trunk, one phase
+            at a time.
         lowering: see ``levels``.
         sub_batch: see ``levels``; more phases than can go together are refused, since they would never be filled.
         memory: see ``levels``; of the device.
@@ -86,6 +87,9 @@ def build_engine(
     build = _Build(bundle, precision, options, machine, target, smp_deploy)
 
     def chosen(by: TensorRTBackend) -> Schedule:
+        if (levels, lowering, sub_batch, memory) == (None, None, None, None):
+            # A session would take what is built already; what is to be built does not depend on it.
+            return named_schedule(bundle.manifest)
         schedule = choose_schedule(
             bundle, by, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device
         ).schedule

@@ -100,6 +100,8 @@ _OPTIONS = {
 
 _ARGUMENT = re.compile(r"""(?<![\w-])([a-z]\w*)=(?:True\b|"([^"]*)"|'([^']*)'|\(["']([^"']*)["'],\)|(\w[\w.:]*))?""")
 
+_CALL = re.compile(r"(\w+\([^()]*\))")
+
 
 def in_options(message: str) -> str:
     """A message that speaks of Python arguments, in options: ``memory="2GiB"`` -> ``--memory 2GiB``."""
@@ -110,4 +112,6 @@ def in_options(message: str) -> str:
         value = next((text for text in found.groups()[1:] if text), "")
         return f"--{_OPTIONS[found[1]]} {value}".rstrip()
 
-    return _ARGUMENT.sub(option, message)
+    # A call that the message shows is Python and stays whole.
+    parts = _CALL.split(message)
+    return "".join(part if index % 2 else _ARGUMENT.sub(option, part) for index, part in enumerate(parts))

@@ -125,7 +125,7 @@ def test_build_engine_keeps_engine_and_record(cli: Cli, bundle: Path) -> None:
     said = document(cli("build-engine", bundle, "--fp16", "--sub-batch", 2, "--flavour", "tensorrt-rtx", "--json"))
     (engine,) = Bundle.open(bundle).manifest.engines
     assert said["convolutions"] == {"HALF": 21}
-    assert (engine.precision.value, engine.sub_batch) == ("fp16", 2)
+    assert (engine.precision.value, engine.schedule.sub_batch) == ("fp16", 2)
     record = json.loads((bundle / engine.record).read_text())
     assert record["graph_sha256"] == Bundle.open(bundle).manifest.files["trunk.fp16.onnx"].sha256
     assert record["input_shape"] == [2, 3, 67, 99]
