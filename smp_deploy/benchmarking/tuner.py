@@ -175,7 +175,8 @@ def _fits(
     bundle: Bundle, backend: Backend, precision: Precision, memory: int | str | None
 ) -> Callable[[Schedule], bool]:
     """Whether a schedule may be tried: by its predicted peak, and within half of what is free without a budget."""
-    peaks = {candidate.schedule: candidate.peak_bytes for candidate in plan(bundle, backend, precision).candidates}
+    planned = plan(bundle, backend, precision)
+    peaks = {candidate.schedule: planned.process_bytes + candidate.peak_bytes for candidate in planned.candidates}
     limit = None if memory is None else bytes_of_memory(memory)
     if limit is None and backend.kind is Kind.CPU:
         limit = available_bytes() // 2
