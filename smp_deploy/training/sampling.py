@@ -7,18 +7,21 @@ the cost of the layers behind it alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from converters.analysis.levels import total_window
 from converters.analysis.network import traced_network
 from converters.pooling import Offset, Window, nested_phase, split
 from converters.rewriting.sampling import SampledNetwork, sampled_from_network
 from engines.errors import InputError, LayoutError
 
-_VALIDATION_DENSE_LEVELS = 2
-"""With two levels split, one draw of SMP-X judges elements 8 pixels apart: spread over the frame, and cheap."""
+_JUDGED_OF = 64
+"""One draw of a validation judges about one of so many pixels: of SMP-X every eighth row and column, spread over the
+frame, and cheap."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,15 @@ def training_form(network: nn.Module, dense_levels: int) -> SampledNetwork:
 
 
 def validation_form(network: nn.Module) -> SampledNetwork:
-    """The network as a look at the validation frames computes it: the last levels split, where that repeats no work."""
+    """The network as a look at the validation frames computes it.
+
+    It shrinks the fewest levels that leave one of 64 pixels, if it has so many, and at least those that a walk repeats
+    no work for.
+    """
     traced = traced_network(network, shared=True)
-    levels = len(traced.windows) - _VALIDATION_DENSE_LEVELS
-    return sampled_from_network(traced, max(traced.cut_levels, min(levels, traced.most_levels)))
+    candidates = range(traced.cut_levels, traced.most_levels)
+    enough = (levels for levels in candidates if math.prod(total_window(traced.windows[:levels])) >= _JUDGED_OF)
+    return sampled_from_network(traced, next(enough, traced.most_levels))
 
 
 def draw_sampling(network: SampledNetwork, generator: torch.Generator | None = None) -> Sampling:

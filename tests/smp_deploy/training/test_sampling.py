@@ -81,17 +81,18 @@ def test_more_dense_levels_than_there_are(network, levels, message):
         training_form(network_from_arch(network, classes=3, width=2), levels)
 
 
-def test_validation_samples_where_no_work_is_repeated_or_two_levels_are_left():
+def test_validation_judges_one_of_64_pixels_at_a_time():
     assert validation_form(_smp().eval()).windows == (TWO,) * 3
-    # The loop walks one level of this network without repeating work, and two levels are left.
-    assert validation_form(UnevenNetwork().eval()).windows == ((3, 2),)
-    # Both splits come before any convolution.
-    assert validation_form(nn.Sequential(*_two_levels()).eval()).windows == (TWO, TWO)
+    # 6 and 24 are fewer, so this network shrinks all its levels, and so does a smaller one.
+    assert validation_form(UnevenNetwork().eval()).windows == ((3, 2), (2, 2), (1, 4))
+    assert validation_form(nn.Sequential(*_two_levels(2)).eval()).windows == (TWO, TWO)
+    # Both splits come before any convolution: no work is repeated for more than enough of them.
+    assert validation_form(nn.Sequential(*_two_levels(16)).eval()).windows == ((16, 16),) * 2
     assert validation_form(network_from_arch("fcn32s-resnet18", classes=3, width=2).eval()).windows == ()
 
 
-def _two_levels() -> list[nn.Module]:
-    first, second = SplitPool2d(2), SplitPool2d(2)
+def _two_levels(side: int = 2) -> list[nn.Module]:
+    first, second = SplitPool2d(side), SplitPool2d(side)
     return [first, second, nn.Conv2d(3, 2, 3, padding=1), MergePool2d(second), MergePool2d(first)]
 
 
