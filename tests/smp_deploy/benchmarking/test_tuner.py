@@ -102,7 +102,8 @@ def test_a_tuning_is_recorded_with_every_measurement_the_winner_first(bundle: Pa
 
 
 def test_a_budget_leaves_out_what_does_not_fit(bundle: Path) -> None:
-    peaks = {c.schedule: c.peak_bytes for c in plan(Bundle.open(bundle)).candidates}
+    # Of the whole process, whose part before a bundle is opened is 64 MiB for ONNX Runtime on a CPU.
+    peaks = {c.schedule: 64 * 2**20 + c.peak_bytes for c in plan(Bundle.open(bundle)).candidates}
     budget = peaks[Schedule(2, 2, Lowering.DILATED)]
     result = tune(bundle, levels=(2,), lowerings=(Lowering.DILATED,), rounds=1, seconds=0.01, memory=budget)
     found = {m.schedule for m in result.record.measurements}
