@@ -27,7 +27,7 @@ def rows_of(path: Path, largest_mib: int) -> tuple[list[dict[str, Any]], int]:
     bundle, rows, left_out = Bundle.open(path), [], 0
     frame = "x".join(map(str, bundle.manifest.input.size))
     network = f"{bundle.manifest.network.source}, width {bundle.manifest.network.width}"
-    for candidate in sorted(plan(bundle.manifest).candidates, key=lambda candidate: candidate.peak_bytes):
+    for candidate in sorted(plan(bundle).candidates, key=lambda candidate: candidate.peak_bytes):
         if candidate.peak_bytes > largest_mib * MIB:
             left_out += 1
             continue

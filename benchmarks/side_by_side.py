@@ -192,8 +192,7 @@ def contenders(bundle: Bundle, frame: np.ndarray, *, seconds: float) -> list[Mea
     """What a user would do instead, the tuned schedule, and the schedules that bound memory."""
     from smp_deploy.benchmarking.tuner import tune
 
-    best = tune(bundle, frame=frame, levels=(2,), rounds=3, seconds=seconds).record.measurements[0]
-    tuned = Schedule(best.levels, best.sub_batch, best.lowering)
+    tuned = tune(bundle, frame=frame, levels=(2,), rounds=3, seconds=seconds).record.measurements[0].schedule
     schedules = [Schedule(levels, 1, lowering) for levels in (2, 3) for lowering in Lowering]
     ours = [Measured(f"tuned: {tuned}", tuned), *(Measured(str(s), s) for s in schedules if s != tuned)]
     return [*(Measured(name) for name in (*INSTEAD, WHOLE_WITHOUT_ARENA)), *ours]
