@@ -21,14 +21,15 @@ def inspect_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show what BUNDLE holds, after verifying every file: network, sizes, phases, graphs, engines, files."""
-    from smp_deploy.inspection import graph_summaries
-
     opened = Bundle.open(bundle)
     try:
-        graphs = graph_summaries(opened)
-    except MissingDependency as error:
-        note(f"without graph summaries: {error}")
+        from converters.graphs.summary import summaries_from_bundle
+    except ImportError:
+        # As on a vehicle: the summaries need onnx and onnx_ir.
+        note(f"without graph summaries: {MissingDependency('onnx', 'export')}")
         graphs = None
+    else:
+        graphs = summaries_from_bundle(opened)
     if as_json:
         shown = None if graphs is None else {name: asdict(graph) for name, graph in graphs.items()}
         print_json({"manifest": msgspec.to_builtins(opened.manifest), "graphs": shown})
