@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.analysis.network import traced_network
 from converters.graphs.stages import Normalization
 from converters.reference import phase_logits
 from converters.verification import locating
@@ -209,13 +208,13 @@ def _precision_question(subject: Subject, trunk: TrunkRecord, precision: Precisi
 
 def _computed(subject: Subject, frame: Frame) -> Frame:
     """The frame with logits of one phase that PyTorch computes now."""
-    manifest, network = subject.bundle.manifest, subject.network
-    assert network is not None
+    manifest, traced = subject.bundle.manifest, subject.traced
+    assert traced is not None
     like = frame.case or (manifest.reference[0] if manifest.reference else None)
     assert like is not None, "an export always writes a reference case"
     grid = PhaseGrid(manifest.input.size, manifest.input.padded_size, like.window, (0, 0, 0, 0))
     normalization = Normalization(manifest.input.mean, manifest.input.std)
-    logits = phase_logits(traced_network(network), frame.image, grid, like.phase, normalization)
+    logits = phase_logits(traced, frame.image, grid, like.phase, normalization)
     return Frame(frame.name, frame.image, like, logits)
 
 

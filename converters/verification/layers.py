@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from converters.analysis.levels import levels_within, total_window
-from converters.analysis.network import traced_network
+from converters.analysis.network import TracedNetwork
 from converters.graphs.stages import Normalization
 from converters.reference import level_offsets, phase_logits
 from converters.verification.probes import ProbedGraph, Sample, planes_of, probed
@@ -145,12 +145,11 @@ def _sample(shape: tuple[int, ...], size: Size, windows: list[Size], phase: Phas
 
 
 def layers_of_network(
-    subject: Subject, network: nn.Module, frame: Frame, phase: Phase, levels: int
+    subject: Subject, traced: TracedNetwork, frame: Frame, phase: Phase, levels: int
 ) -> dict[str, Placed]:
     """Every convolution of the PyTorch network, with the batch norm that follows it, at one phase."""
     manifest = subject.bundle.manifest
     windows, size = manifest.windows, manifest.input.padded_size
-    traced = traced_network(network)
     outputs: dict[str, NDArray[np.float32]] = {}
     made: dict[int, tuple[str, torch.Tensor]] = {}
 
@@ -164,7 +163,7 @@ def layers_of_network(
 
     hooks = [
         layer.register_forward_hook(lambda layer, given, result, name=name: record(name, layer, given[0], result))
-        for name, layer in network.named_modules()
+        for name, layer in traced.module.named_modules()
         if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))
     ]
     grid = PhaseGrid(manifest.input.size, size, total_window(windows[:levels]), (0, 0, 0, 0))

@@ -34,8 +34,8 @@ def in_trunk(subject: Subject, trunk: TrunkRecord, frame: Frame, actual: NDArray
         return f"{graph}: {words}"
     phase = _phase_in(trunk, subject, frame)
     suspects = layers_of_trunk(subject, trunk, Precision.FP32, frame, phase)
-    if subject.network is not None:
-        right = layers_of_network(subject, subject.network, frame, frame.case.phase, levels)
+    if subject.traced is not None:
+        right = layers_of_network(subject, subject.traced, frame, frame.case.phase, levels)
     else:
         right = layers_of_model(subject, frame, phase, trunk.levels)
     layer = first_that_differs(suspects, right)
@@ -61,8 +61,8 @@ def in_model(subject: Subject, trunk: TrunkRecord, frame: Frame, whole: NDArray[
         return f"{manifest.model}: {words}"
     phase = _phase_in(trunk, subject, frame)
     suspects = layers_of_model(subject, frame, phase, trunk.levels)
-    if subject.network is not None:
-        right = layers_of_network(subject, subject.network, frame, frame.case.phase, levels)
+    if subject.traced is not None:
+        right = layers_of_network(subject, subject.traced, frame, frame.case.phase, levels)
     else:
         right = layers_of_trunk(subject, trunk, Precision.FP32, frame, phase)
     layer = first_that_differs(suspects, right)

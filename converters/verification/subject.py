@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from converters.analysis.network import TracedNetwork, traced_network
 from converters.reference import noise_frame
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import ReferenceRecord, TrunkRecord
@@ -54,6 +56,11 @@ class Subject:
     overrides: Mapping[str, float] = field(default_factory=dict)
     network: nn.Module | None = None
     """The network the bundle was exported from."""
+
+    @cached_property
+    def traced(self) -> TracedNetwork | None:
+        """The network, understood once for all frames."""
+        return None if self.network is None else traced_network(self.network)
 
     def tolerance(self, precision: Precision) -> Tolerance:
         """The table's row, with what the user has replaced."""
