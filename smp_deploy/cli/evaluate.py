@@ -13,14 +13,12 @@ from engines.errors import InputError
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import (
-    BACKEND_METAVAR,
     DatasetOption,
     JsonOption,
     MemoryOption,
     RootOption,
-    backend_name,
-    backends_from,
-    device_name,
+    backend_option,
+    device_option,
 )
 
 if TYPE_CHECKING:
@@ -48,13 +46,7 @@ def evaluate_command(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(
-            "--backend",
-            parser=backend_name,
-            autocompletion=backends_from,
-            metavar=BACKEND_METAVAR,
-            help="Bundle: the runtime; default onnxruntime.",
-        ),
+        backend_option("Bundle: the runtime; default onnxruntime."),
     ] = None,
     precision: Annotated[
         Precision | None, typer.Option("--precision", help="Bundle: which trunk; default fp32.")
@@ -70,11 +62,8 @@ def evaluate_command(
     memory: MemoryOption = None,
     device: Annotated[
         str | None,
-        typer.Option(
-            "--device",
-            parser=device_name,
-            metavar="NAME",
-            help="Where it runs: cpu, cuda, cuda:1; default cpu for a checkpoint, the backend's first for a bundle.",
+        device_option(
+            "Where it runs: cpu, cuda, cuda:1; default cpu for a checkpoint, the backend's first for a bundle."
         ),
     ] = None,
     model: Annotated[

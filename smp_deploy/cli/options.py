@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
@@ -90,8 +90,6 @@ def backends_from(incomplete: str) -> list[str]:
     return [name for name in backend_names() if name.startswith(incomplete)]
 
 
-BACKEND_METAVAR = f"<{'|'.join(backend_names())}>"
-
 BundleArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")]
 
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -103,16 +101,29 @@ ImagesOption: TypeAlias = Annotated[
     ),
 ]
 
-BackendOption: TypeAlias = Annotated[
-    str,
-    typer.Option(
+
+def backend_option(text: str) -> Any:
+    """``--backend``, with a command's own help."""
+    return typer.Option(
         "--backend",
         parser=backend_name,
         autocompletion=backends_from,
-        metavar=BACKEND_METAVAR,
-        help="What runs the graphs.",
-    ),
-]
+        metavar=f"<{'|'.join(backend_names())}>",
+        help=text,
+    )
+
+
+def memory_option(text: str) -> Any:
+    """``--memory``, with a command's own help."""
+    return typer.Option("--memory", parser=memory_bytes, metavar="SIZE", help=text)
+
+
+def device_option(text: str) -> Any:
+    """``--device``, with a command's own help."""
+    return typer.Option("--device", parser=device_name, metavar="NAME", help=text)
+
+
+BackendOption: TypeAlias = Annotated[str, backend_option("What runs the graphs.")]
 
 PrecisionOption: TypeAlias = Annotated[Precision, typer.Option("--precision", help="Which of the bundle's trunks.")]
 
@@ -138,23 +149,11 @@ SubBatchOption: TypeAlias = Annotated[
 ]
 
 MemoryOption: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--memory",
-        parser=memory_bytes,
-        metavar="SIZE",
-        help="Choose the schedule: the least compute that fits; sizes carry KiB, MiB or GiB.",
-    ),
+    int | None, memory_option("Choose the schedule: the least compute that fits; sizes carry KiB, MiB or GiB.")
 ]
 
 DeviceOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        parser=device_name,
-        metavar="NAME",
-        help="Which device of the backend: cpu, cuda, cuda:1.  [default: its first]",
-    ),
+    str | None, device_option("Which device of the backend: cpu, cuda, cuda:1.  [default: its first]")
 ]
 
 DatasetOption: TypeAlias = Annotated[

@@ -23,7 +23,7 @@ from smp_deploy.cli.options import (
     PrecisionOption,
     above_zero,
     frames_of,
-    memory_bytes,
+    memory_option,
 )
 
 if TYPE_CHECKING:
@@ -61,12 +61,7 @@ def tune_command(
     ] = 2.0,
     memory: Annotated[
         int | None,
-        typer.Option(
-            "--memory",
-            parser=memory_bytes,
-            metavar="SIZE",
-            help="Compare only schedules with a predicted peak within this.  [default: half of what is free]",
-        ),
+        memory_option("Compare only schedules with a predicted peak within this.  [default: half of what is free]"),
     ] = None,
     device: DeviceOption = None,
     images: ImagesOption = None,

@@ -16,15 +16,13 @@ from engines.errors import CheckFailed, InputError, MachineError, MissingDepende
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import (
-    BACKEND_METAVAR,
     BundleArgument,
     ImagesOption,
     JsonOption,
-    backend_name,
-    backends_from,
-    device_name,
+    backend_option,
+    device_option,
     finite,
-    memory_bytes,
+    memory_option,
 )
 from smp_deploy.cli.summaries import shown
 
@@ -101,13 +99,7 @@ def validate_command(
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(
-            "--backend",
-            parser=backend_name,
-            autocompletion=backends_from,
-            metavar=BACKEND_METAVAR,
-            help="Compare this runtime with the stored outputs alone, without PyTorch and onnx.",
-        ),
+        backend_option("Compare this runtime with the stored outputs alone, without PyTorch and onnx."),
     ] = None,
     precision: Annotated[
         Precision | None, typer.Option("--precision", help="With --backend: which trunk; default fp32.")
@@ -122,13 +114,11 @@ def validate_command(
     ] = None,
     memory: Annotated[
         int | None,
-        typer.Option(
-            "--memory", parser=memory_bytes, metavar="SIZE", help="With --backend: choose the schedule that fits."
-        ),
+        memory_option("With --backend: choose the schedule that fits."),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", parser=device_name, metavar="NAME", help="With --backend: cpu, cuda, cuda:1."),
+        device_option("With --backend: cpu, cuda, cuda:1."),
     ] = None,
     as_json: JsonOption = False,
 ) -> dict[str, Any]:
@@ -265,15 +255,11 @@ def _dataset(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
 
     from converters.verification import IGNORED, Frame
     from smp_deploy.datasets import open_dataset
+    from smp_deploy.datasets.base import check_same_classes
     from smp_deploy.images import check_size
 
     dataset = open_dataset(options["dataset"], options["root"], options["split"] or "val")
-    names = tuple(record.name for record in bundle.manifest.classes)
-    if names != dataset.info.classes:
-        raise InputError(
-            f"{bundle.path} has the classes {', '.join(names)}, and {dataset.info.name} has "
-            f"{', '.join(dataset.info.classes)}; labels of one cannot be judged by the other"
-        )
+    check_same_classes(bundle.path, [record.name for record in bundle.manifest.classes], dataset.info)
     frames = []
     for index in range(min(len(dataset), options["limit"] or _LIMIT)):
         example = dataset.load(index)

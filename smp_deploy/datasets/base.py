@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from engines.errors import DatasetError
+from engines.errors import DatasetError, InputError
 
 Labels: TypeAlias = NDArray[np.uint8]
 """``(H, W)`` uint8 class numbers; :attr:`DatasetInfo.ignore_id` where a pixel counts for nothing."""
@@ -124,6 +124,15 @@ def check_known_ids(path: Path, labels: Labels, info: DatasetInfo) -> None:
         raise DatasetError(
             f"{path}: unknown label {_few(unknown)}; {info.name} has classes 0 to {len(info.classes) - 1} and "
             f"{info.ignore_id} for ignored pixels"
+        )
+
+
+def check_same_classes(source: Path, classes: Sequence[str], info: DatasetInfo) -> None:
+    """Raises :class:`InputError` where a network's classes are not those of the dataset that is to judge it."""
+    if tuple(classes) != info.classes:
+        raise InputError(
+            f"{source} has the classes {', '.join(classes)}, and {info.name} has {', '.join(info.classes)}; "
+            "labels of one cannot be judged by the other"
         )
 
 

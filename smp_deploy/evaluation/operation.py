@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from engines.devices.names import DeviceName
 from engines.errors import BackendError, InputError, MissingDependency, OutputError
 from engines.schedules.schedule import Precision, Schedule
 from smp_deploy.datasets import open_dataset
-from smp_deploy.datasets.base import Dataset, DatasetInfo
+from smp_deploy.datasets.base import Dataset, DatasetInfo, check_same_classes
 from smp_deploy.evaluation.evaluate import Advance, Evaluation, evaluation_of
 from smp_deploy.evaluation.pictures import write_extremes
 from smp_deploy.evaluation.predictors import BundlePredictor, NetworkPredictor, Predictor
@@ -132,7 +132,7 @@ def _bundle_predictor(
         outputs = session.manifest.outputs
         if outputs is not OutputKind.LABELS:
             raise InputError(f"{bundle.path} gives {outputs.value}; a bundle of labels can be evaluated")
-        _check_classes(bundle.path, [record.name for record in session.manifest.classes], info)
+        check_same_classes(bundle.path, [record.name for record in session.manifest.classes], info)
         yield session if phases is None else BundlePredictor(session, phases)
 
 
@@ -158,16 +158,8 @@ def _checkpoint_predictor(
     if name.kind == "cuda" and torch.cuda.device_count() <= name.index:
         raise BackendError(f'evaluation on {name} was asked for, and PyTorch sees no such device; use device="cpu"')
     network, weights = network_from_weights(source, model)
-    _check_classes(source, weights.dataset.classes, info)
+    check_same_classes(source, weights.dataset.classes, info)
     yield NetworkPredictor(network, phases=phases, device=str(name))
-
-
-def _check_classes(source: Path, classes: Sequence[str], info: DatasetInfo) -> None:
-    if tuple(classes) != info.classes:
-        raise InputError(
-            f"{source} has the classes {', '.join(classes)}, and {info.name} has {', '.join(info.classes)}; "
-            "labels of one cannot be judged by the other"
-        )
 
 
 def _refuse(arguments: dict[str, Any], kind: str, source: object) -> None:
