@@ -21,7 +21,7 @@ def main() -> None:
     bundle = smp_deploy.Bundle.open(options.bundle)
     plan = smp_deploy.plan(bundle, memory=options.memory)
     for candidate in plan.candidates:
-        peak = (plan.process_bytes + candidate.peak_bytes) / 2**20
+        peak = plan.needed_bytes(candidate) / 2**20
         print(f"{candidate.schedule}: {peak:.1f} MiB, compute x{candidate.compute:.2f}, fits: {plan.fits(candidate)}")
 
     chosen = smp_deploy.choose_schedule(bundle, memory=options.memory)

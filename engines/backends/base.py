@@ -108,9 +108,16 @@ class Backend(abc.ABC):
     def runtime(self) -> str:
         """Name and version of the runtime. Raises :class:`MissingDependency`."""
 
-    @abc.abstractmethod
     def support(self) -> Support:
         """Whether this machine has all that it needs. Nothing is computed."""
+        try:
+            return self._support()
+        except MachineError as error:
+            return Support.missing(error)
+
+    def _support(self) -> Support:
+        """What :meth:`support` finds where the runtime can be asked; what is raised here is what is missing."""
+        return Support(True, self.runtime())
 
     def open(
         self, bundle: Bundle, precision: Precision, schedule: Schedule, device: str | DeviceName | None = None

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from engines.backends.base import Backend, Kind, Support
+from engines.backends.failures import failure_of_runtime, imported_runtime
 from engines.backends.memory import MIB, MemoryModel
 from engines.bundle.bundle import Bundle
 from engines.devices.base import TensorSpec
 from engines.devices.names import DeviceName
 from engines.devices.processor import processor_title
-from engines.errors import BackendError, MachineError, MissingDependency, OutOfMemory
+from engines.errors import BackendError
 from engines.executors.base import Executor
 from engines.executors.host import RunnerExecutor
 from engines.executors.runner import Array, Runner
@@ -65,11 +66,8 @@ class OpenVino(Backend):
         # Without the number of its build, which differs between packagings of one version.
         return f"openvino {import_openvino().__version__.partition('-')[0]}"
 
-    def support(self) -> Support:
-        try:
-            return Support(True, f"{self.runtime()}, with {', '.join(capabilities())}")
-        except MachineError as error:
-            return Support.missing(error)
+    def _support(self) -> Support:
+        return Support(True, f"{self.runtime()}, with {', '.join(capabilities())}")
 
     def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
         trunk = bundle.manifest.trunk_of(schedule)
@@ -122,13 +120,7 @@ class OpenVinoRunner(Runner):
 
 def import_openvino() -> Any:
     """The openvino module. Raises :class:`MissingDependency`, :class:`BackendError` where it is there but broken."""
-    try:
-        import openvino
-    except ModuleNotFoundError as error:
-        raise MissingDependency("openvino", "openvino") from error
-    except (ImportError, OSError) as error:
-        raise BackendError(f"openvino is installed but cannot be loaded: {error}") from error
-    return openvino
+    return imported_runtime("openvino", "openvino")
 
 
 @functools.cache
@@ -145,8 +137,7 @@ def _spec(port: Any) -> TensorSpec:
 def _error(what: str, graph: Path, error: Exception) -> BackendError:
     lines = [line for line in str(error).splitlines() if line.strip()]
     said = f"OpenVINO {what} {graph}: {lines[-1].strip() if lines else type(error).__name__}"
-    short = any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-    return OutOfMemory(f"{said} (the memory does not suffice)") if short else BackendError(said)
+    return failure_of_runtime(said, error, _OUT_OF_MEMORY)
 
 
 OPENVINO = OpenVino()

@@ -11,7 +11,7 @@ from engines.bundle.manifest import Manifest
 from engines.errors import InputError
 from engines.planning.planner import plan
 from engines.planning.sizes import bytes_of_memory, shown_bytes
-from engines.planning.tunings import here, measured_seconds, tunings_of
+from engines.planning.tunings import here, tunings_of
 from engines.schedules.schedule import Lowering, Precision, Schedule, named
 
 
@@ -91,9 +91,8 @@ def _within(
     planned = plan(bundle, backend, precision, memory=memory_bytes, device=device)
     choice = planned.choice
     assert choice is not None
-    peak, budget = shown_bytes(planned.process_bytes + choice.peak_bytes), shown_bytes(memory_bytes)
-    tuned = measured_seconds(bundle.manifest, backend, precision, device)(choice.schedule) is not None
-    return ChosenSchedule(choice.schedule, f"predicted peak {peak} of {budget}; {planned.reason}", tuned)
+    peak, budget = shown_bytes(planned.needed_bytes(choice)), shown_bytes(memory_bytes)
+    return ChosenSchedule(choice.schedule, f"predicted peak {peak} of {budget}; {planned.reason}", planned.tuned)
 
 
 def _usual(manifest: Manifest, backend: Backend, precision: Precision, device: str | None) -> ChosenSchedule:

@@ -45,6 +45,8 @@ class Plan:
     choice: Candidate | None
     """``None`` without a budget."""
     reason: str
+    tuned: bool = False
+    """Whether the choice was measured on this device."""
 
     @property
     def measured(self) -> bool:
@@ -56,11 +58,15 @@ class Plan:
         """What the process holds before it opens a bundle, a part of the budget."""
         return self.backend.memory.process_bytes
 
+    def needed_bytes(self, candidate: Candidate) -> int:
+        """The smallest budget that a candidate fits in."""
+        return self.process_bytes + candidate.peak_bytes
+
     def fits(self, candidate: Candidate) -> bool:
         """Whether the backend can hold a candidate in the budget; without one, at all."""
         if candidate.too_large or self.memory_bytes is None:
             return not candidate.too_large
-        return self.process_bytes + candidate.peak_bytes <= self.memory_bytes
+        return self.needed_bytes(candidate) <= self.memory_bytes
 
 
 Seconds = Callable[[Schedule], float | None]
@@ -126,7 +132,8 @@ def plan_from_manifest(
     if not fitting:
         raise InputError(_nothing_fits(planned, memory_bytes))
     choice = _cheapest(fitting, seconds)
-    return Plan(backend, precision, found, memory_bytes, choice, _reason(choice, seconds))
+    time = seconds(choice.schedule)
+    return Plan(backend, precision, found, memory_bytes, choice, _reason(choice, time), tuned=time is not None)
 
 
 def _candidates(manifest: Manifest, backend: Backend, precision: Precision) -> Iterator[Candidate]:
@@ -163,9 +170,8 @@ def _cheapest(fitting: list[Candidate], seconds: Seconds) -> Candidate:
     return next((c for c in equal if c.schedule.lowering is Lowering.RESHAPE), equal[0])
 
 
-def _reason(choice: Candidate, seconds: Seconds) -> str:
+def _reason(choice: Candidate, time: float | None) -> str:
     compute = f"no schedule that fits needs less compute (x{choice.compute:.2f})"
-    time = seconds(choice.schedule)
     if time is not None:
         return f"{compute}, and of these it is the fastest measured on this device ({time:.3g} s)"
     return f"{compute}, and of these it needs the least memory in its lowering; tune measures which is fastest"
@@ -180,7 +186,7 @@ def _nothing_fits(planned: Plan, memory_bytes: int) -> str:
             f"takes ({planned.backend.memory.largest_tensor}); export for a smaller frame or with more levels"
         )
     smallest = min(possible, key=lambda candidate: candidate.peak_bytes)
-    needed = planned.process_bytes + smallest.peak_bytes
+    needed = planned.needed_bytes(smallest)
     of_process = f", {shown_bytes(planned.process_bytes)} of it for the process itself" if planned.process_bytes else ""
     return (
         f"no schedule fits {shown_bytes(memory_bytes)}; the smallest budget that would is "

@@ -26,10 +26,11 @@ def measured_seconds(
 ) -> Callable[[Schedule], float | None]:
     """How long a frame took in a schedule, in seconds, where the bundle was tuned on this device; else ``None``."""
     near = tunings_of(manifest, backend, precision)
+    on = here(backend, device) if near else None
     known = {
         entry.schedule: float(np.median(entry.frame_ms)) / 1000
         for held in near
-        if (held.device, held.runtime) == here(backend, device)
+        if (held.device, held.runtime) == on
         for entry in held.measurements
     }
     return known.get

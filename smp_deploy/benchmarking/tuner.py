@@ -176,7 +176,7 @@ def _fits(
 ) -> Callable[[Schedule], bool]:
     """Whether a schedule may be tried: by its predicted peak, and within half of what is free without a budget."""
     planned = plan(bundle, backend, precision)
-    peaks = {candidate.schedule: planned.process_bytes + candidate.peak_bytes for candidate in planned.candidates}
+    peaks = {candidate.schedule: planned.needed_bytes(candidate) for candidate in planned.candidates}
     limit = None if memory is None else bytes_of_memory(memory)
     if limit is None and backend.kind is Kind.CPU:
         limit = available_bytes() // 2

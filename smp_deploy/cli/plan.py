@@ -16,13 +16,11 @@ from engines.planning.sizes import shown_bytes
 from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import (
-    BACKEND_METAVAR,
     BundleArgument,
     JsonOption,
     MemoryOption,
     PrecisionOption,
-    backend_name,
-    backends_from,
+    backend_option,
 )
 from smp_deploy.reports.targets import check_file_target
 
@@ -33,13 +31,7 @@ def plan_command(
     precision: PrecisionOption = Precision.FP32,
     backend: Annotated[
         str,
-        typer.Option(
-            "--backend",
-            parser=backend_name,
-            autocompletion=backends_from,
-            metavar=BACKEND_METAVAR,
-            help="Whose memory is predicted.",
-        ),
+        backend_option("Whose memory is predicted."),
     ] = DEFAULT_BACKEND,
     plot: Annotated[
         Path | None,
@@ -85,12 +77,12 @@ def plan_command(
                 e["levels"],
                 e["lowering"],
                 e["sub_batch"],
-                shown_bytes(planned.process_bytes + e["peak_bytes"]),
+                shown_bytes(planned.needed_bytes(candidate)),
                 f"x{e['compute']:.2f}",
                 ("yes" if e["fits"] else "no") + (", a tensor is too large" if e["too_large"] else ""),
                 "<- choice" if e == choice else "",
             )
-            for e in entries
+            for e, candidate in zip(entries, planned.candidates, strict=True)
         ],
     )
     if not planned.measured:

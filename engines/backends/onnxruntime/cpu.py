@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engines.backends.base import Backend, Kind, Support
+from engines.backends.base import Backend, Kind
 from engines.backends.memory import MIB, MemoryModel
-from engines.backends.onnxruntime.runner import OnnxRuntimeRunner, Provider, import_onnxruntime, onnxruntime_support
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner, Provider, import_onnxruntime
 from engines.bundle.bundle import Bundle
 from engines.devices.names import DeviceName
 from engines.devices.processor import processor_title
@@ -50,9 +50,6 @@ class OnnxRuntimeCpu(Backend):
 
     def runtime(self) -> str:
         return f"onnxruntime {import_onnxruntime().__version__}"
-
-    def support(self) -> Support:
-        return onnxruntime_support(lambda ort: Support(True, f"onnxruntime {ort.__version__}"))
 
     def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
         trunk = bundle.manifest.trunk_of(schedule)

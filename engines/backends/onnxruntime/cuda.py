@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from engines.backends.base import Backend, Kind, Support
 from engines.backends.memory import MemoryModel
-from engines.backends.onnxruntime.runner import OnnxRuntimeRunner, Provider, import_onnxruntime, onnxruntime_support
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner, Provider, import_onnxruntime
 from engines.bundle.bundle import Bundle
 from engines.devices.gpus import gpu_title, gpus
 from engines.devices.names import DeviceName
@@ -31,8 +29,13 @@ class OnnxRuntimeCuda(Backend):
     def runtime(self) -> str:
         return f"onnxruntime {import_onnxruntime().__version__}"
 
-    def support(self) -> Support:
-        return onnxruntime_support(_support)
+    def _support(self) -> Support:
+        found = self.runtime()
+        if Provider.CUDA.value not in import_onnxruntime().get_available_providers():
+            return Support(False, f"{found} is built without CUDA", "install onnxruntime-gpu")
+        if not gpus():
+            return Support(False, f"{found} has the provider, but there is no GPU", "needs an NVIDIA GPU")
+        return Support(True, f"{found}, {Provider.CUDA.value}")
 
     def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
         trunk, index = bundle.manifest.trunk_of(schedule), device.index
@@ -41,15 +44,6 @@ class OnnxRuntimeCuda(Backend):
             OnnxRuntimeRunner(bundle.trunk_graph(trunk, precision), Provider.CUDA, precision, device_index=index),
             bundle.manifest.grid(trunk),
         )
-
-
-def _support(ort: Any) -> Support:
-    if Provider.CUDA.value not in ort.get_available_providers():
-        return Support(False, f"onnxruntime {ort.__version__} is built without CUDA", "install onnxruntime-gpu")
-    if not gpus():
-        found = f"onnxruntime {ort.__version__} has the provider, but there is no GPU"
-        return Support(False, found, "needs an NVIDIA GPU")
-    return Support(True, f"onnxruntime {ort.__version__}, {Provider.CUDA.value}")
 
 
 ONNXRUNTIME_CUDA = OnnxRuntimeCuda()

@@ -9,15 +9,15 @@ import functools
 import io
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engines.backends.base import Support
+from engines.backends.failures import failure_of_runtime, imported_runtime
 from engines.devices.base import TensorSpec
-from engines.errors import BackendError, MachineError, MissingDependency, OutOfMemory
+from engines.errors import BackendError
 from engines.executors.runner import Array, Runner
 from engines.schedules.schedule import Precision
 
@@ -119,21 +119,7 @@ class OnnxRuntimeRunner(Runner):
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module. Raises :class:`MissingDependency`, :class:`BackendError` where it is there but broken."""
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingDependency("onnxruntime", "ort") from error
-    except (ImportError, OSError) as error:
-        raise BackendError(f"onnxruntime is installed but cannot be loaded: {error}") from error
-    return onnxruntime
-
-
-def onnxruntime_support(look: Callable[[Any], Support]) -> Support:
-    """What ``look`` finds in onnxruntime, or what is wrong with it."""
-    try:
-        return look(import_onnxruntime())
-    except MachineError as error:
-        return Support.missing(error)
+    return imported_runtime("onnxruntime", "ort")
 
 
 @functools.cache
@@ -187,9 +173,7 @@ _OUT_OF_MEMORY = (
 
 
 def _error(what: str, where: str, error: Exception) -> BackendError:
-    said = f"ONNX Runtime {what} {where}: {_first_line(error)}"
-    short = isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-    return OutOfMemory(f"{said} (the memory does not suffice)") if short else BackendError(said)
+    return failure_of_runtime(f"ONNX Runtime {what} {where}: {_first_line(error)}", error, _OUT_OF_MEMORY)
 
 
 def _first_line(error: Exception) -> str:
