@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from engines import Bundle, Lowering, Schedule, Session
+from engines import Bundle, Lowering, Precision, Schedule, Session
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "docs" / "results"
@@ -31,6 +31,9 @@ MODULE = Path(__file__).stem
 EAGER, COMPILED = "PyTorch eager", "torch.compile"
 WHOLE, WHOLE_WITHOUT_ARENA = "ONNX Runtime, whole graph", "ONNX Runtime, whole graph, no arena"
 WHOLE_DILATED = "ONNX Runtime, whole graph dilated"
+OPENVINO_WHOLE, OPENVINO_DILATED = "OpenVINO, whole graph", "OpenVINO, whole graph dilated"
+OPENVINO_BF16 = "OpenVINO in bf16"
+TUNED = "tuned"
 INSTEAD = (
     f"{EAGER}, split",
     f"{EAGER}, dilated",
@@ -38,8 +41,10 @@ INSTEAD = (
     f"{COMPILED}, dilated",
     WHOLE,
     WHOLE_DILATED,
+    OPENVINO_WHOLE,
+    OPENVINO_DILATED,
 )
-"""What the tuned schedule is to be faster than."""
+"""What the tuned schedule is to be faster than, all in fp32."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Job:
     directory: str
     width: int
     schedule: tuple[int, int, str] | None = None
+    backend: str = "onnxruntime"
+    precision: str = "fp32"
 
 
 @dataclass
@@ -58,37 +65,48 @@ class Measured:
 
     name: str
     schedule: Schedule | None = None
+    backend: str = "onnxruntime"
+    """Of a schedule."""
+    precision: str = "fp32"
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    """Of all threads."""
     peak_bytes: list[int] = field(default_factory=list)
     """Above the empty process."""
     labels_differ: int = 0
     """From those of the first contender."""
 
 
-def run(job: dict[str, Any]) -> float:
-    """Warm up, time one frame, leave its labels in the directory; seconds. Called in a fresh process."""
+def run(job: dict[str, Any]) -> tuple[float, float]:
+    """Warm up, time one frame, leave its labels in the directory; seconds by the clock and of the processor.
+
+    Called in a fresh process.
+    """
     directory = Path(job["directory"])
     frame = np.load(directory / "frame.npy")
     if job["schedule"] is not None:
-        labelled = _session(directory, job["schedule"])
+        labelled = _session(directory, job)
     elif job["contender"].startswith("ONNX Runtime"):
         labelled = _onnxruntime(directory, job["contender"])
+    elif job["contender"].startswith("OpenVINO"):
+        labelled = _openvino(directory, job["contender"], job["precision"])
     else:
         labelled = _pytorch(directory, job["contender"], job["width"])
     labelled(frame)
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     labels = labelled(frame)
-    seconds = time.perf_counter() - started
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - used
     np.save(directory / "labels.npy", labels)
-    return seconds
+    return seconds, cpu_seconds
 
 
 Labelled = Callable[[np.ndarray], np.ndarray]
 
 
-def _session(directory: Path, schedule: list[Any]) -> Labelled:
-    levels, sub_batch, lowering = schedule
-    session = Session.open(directory / "bundle", schedule=Schedule(levels, sub_batch, Lowering(lowering)))
+def _session(directory: Path, job: dict[str, Any]) -> Labelled:
+    levels, sub_batch, lowering = job["schedule"]
+    schedule = Schedule(levels, sub_batch, Lowering(lowering))
+    session = Session.open(directory / "bundle", job["backend"], precision=job["precision"], schedule=schedule)
     return session.predict
 
 
@@ -100,6 +118,16 @@ def _onnxruntime(directory: Path, contender: str) -> Labelled:
     graph = "dilated.onnx" if contender == WHOLE_DILATED else "bundle/model.onnx"
     session = onnxruntime.InferenceSession(str(directory / graph), options, providers=["CPUExecutionProvider"])
     return lambda frame: session.run(None, {"frames": frame[None]})[0][0].argmax(0).astype(np.uint8)
+
+
+def _openvino(directory: Path, contender: str, precision: str) -> Labelled:
+    import openvino
+
+    graph = "dilated.onnx" if contender.startswith(OPENVINO_DILATED) else "bundle/model.onnx"
+    hint = {"fp32": "f32"}.get(precision, precision)
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    compiled = openvino.Core().compile_model(str(directory / graph), "CPU", config)
+    return lambda frame: compiled(frame[None])[0][0].argmax(0).astype(np.uint8)
 
 
 def _pytorch(directory: Path, contender: str, width: int) -> Labelled:
@@ -189,13 +217,27 @@ def prepare(directory: Path, size: tuple[int, int], width: int) -> Bundle:
 
 
 def contenders(bundle: Bundle, frame: np.ndarray, *, seconds: float) -> list[Measured]:
-    """What a user would do instead, the tuned schedule, and the schedules that bound memory."""
+    """What a user would do instead, the tuned schedule, the schedules that bound memory, and the tuned on OpenVINO."""
+    from engines.backends.openvino import OPENVINO
     from smp_deploy.benchmarking.tuner import tune
 
-    tuned = tune(bundle, frame=frame, levels=(2,), rounds=3, seconds=seconds).record.measurements[0].schedule
+    def tuned(backend: str, precision: Precision = Precision.FP32) -> Schedule:
+        best = tune(bundle, backend, precision, frame=frame, levels=(2,), rounds=3, seconds=seconds).record
+        return best.measurements[0].schedule
+
+    fastest = tuned("onnxruntime")
     schedules = [Schedule(levels, 1, lowering) for levels in (2, 3) for lowering in Lowering]
-    ours = [Measured(f"tuned: {tuned}", tuned), *(Measured(str(s), s) for s in schedules if s != tuned)]
-    return [*(Measured(name) for name in (*INSTEAD, WHOLE_WITHOUT_ARENA)), *ours]
+    ours = [Measured(f"{TUNED}: {fastest}", fastest), *(Measured(str(s), s) for s in schedules if s != fastest)]
+    on_openvino = [(Precision.FP32, "OpenVINO")]
+    instead = [*INSTEAD, WHOLE_WITHOUT_ARENA]
+    all_measured = [Measured(name) for name in instead]
+    if OPENVINO.refusal(Precision.BF16) is None:
+        on_openvino.append((Precision.BF16, OPENVINO_BF16))
+        all_measured.append(Measured(f"{OPENVINO_DILATED} in bf16", precision="bf16"))
+    for precision, title in on_openvino:
+        best = tuned("openvino", precision)
+        ours.append(Measured(f"{TUNED} on {title}: {best}", best, "openvino", precision.value))
+    return [*all_measured, *ours]
 
 
 def rounds_of(all_measured: list[Measured], directory: Path, width: int, rounds: int) -> list[float]:
@@ -211,16 +253,17 @@ def rounds_of(all_measured: list[Measured], directory: Path, width: int, rounds:
         for measured in all_measured:
             s = measured.schedule
             named = None if s is None else (s.levels, s.sub_batch, s.lowering.value)
-            job = Job(measured.name, str(directory), width, named)
+            job = Job(measured.name, str(directory), width, named, measured.backend, measured.precision)
             peak = peak_of(f"{MODULE}:run", msgspec.to_builtins(job), timeout_s=3600)
-            measured.seconds.append(peak.returned)
+            seconds, cpu_seconds = peak.returned
+            measured.seconds.append(seconds)
+            measured.cpu_seconds.append(cpu_seconds)
             measured.peak_bytes.append(peak.work_bytes)
             labels = np.load(directory / "labels.npy")
             reference = labels if reference is None else reference
             measured.labels_differ = int((labels != reference).sum())
             print(
-                f"round {number + 1} of {rounds}: {measured.name}: {peak.returned:.2f} s, "
-                f"{peak.work_bytes / 2**20:.0f} MiB",
+                f"round {number + 1} of {rounds}: {measured.name}: {seconds:.2f} s, {peak.work_bytes / 2**20:.0f} MiB",
                 flush=True,
             )
     return gflops
@@ -233,6 +276,7 @@ def result_of(all_measured: list[Measured], bundle: Bundle, gflops: list[float],
     import onnxruntime
     import torch
 
+    from engines.backends.openvino import OPENVINO
     from engines.devices.processor import processor_title
     from smp_deploy.machine import machine_facts
 
@@ -243,11 +287,14 @@ def result_of(all_measured: list[Measured], bundle: Bundle, gflops: list[float],
         {
             "name": m.name,
             "ours": m.schedule is not None,
+            "backend": None if m.schedule is None else m.backend,
+            "precision": m.precision,
             "levels": None if m.schedule is None else m.schedule.levels,
             "sub_batch": None if m.schedule is None else m.schedule.sub_batch,
             "seconds": m.seconds,
             "median_s": median(m.seconds),
             "min_s": min(m.seconds),
+            "cpu_seconds": m.cpu_seconds,
             "peak_mib": median(m.peak_bytes) / 2**20,
             "share_of_sgemm": work / min(m.seconds) / 1e9 / max(gflops),
             "labels_differ": m.labels_differ,
@@ -255,12 +302,13 @@ def result_of(all_measured: list[Measured], bundle: Bundle, gflops: list[float],
         for m in all_measured
     ]
     by_name = {row["name"]: row for row in rows}
-    tuned = next(row for row in rows if row["name"].startswith("tuned"))
+    tuned = next(row for row in rows if row["name"].startswith(f"{TUNED}: "))
     whole = by_name[WHOLE]
 
     def bounded(levels: int) -> dict[str, Any]:
         return min(
-            (row for row in rows if (row["levels"], row["sub_batch"]) == (levels, 1)), key=lambda row: row["median_s"]
+            (r for r in rows if (r["backend"], r["levels"], r["sub_batch"]) == ("onnxruntime", levels, 1)),
+            key=lambda row: row["median_s"],
         )
 
     memory = {
@@ -284,6 +332,8 @@ def result_of(all_measured: list[Measured], bundle: Bundle, gflops: list[float],
         "machine": {**machine_facts(), "device": processor_title()},
         "onnxruntime": onnxruntime.__version__,
         "torch": torch.__version__,
+        "openvino": OPENVINO.runtime(),
+        "bf16": OPENVINO.refusal(Precision.BF16) or "run",
         "size": list(manifest.input.size),
         "operations": work,
         "rounds": rounds,
@@ -301,22 +351,24 @@ def page(result: dict[str, Any]) -> str:
         "# Side by side",
         "",
         f"SMP-18 of random weights, {result['size'][0]}x{result['size'][1]}, fp32, on {machine['device']} "
-        f"({machine['system']}, {machine['memory']}), without a GPU; ONNX Runtime {result['onnxruntime']}, PyTorch "
-        f"{result['torch']}. Made by `python benchmarks/side_by_side.py`: {result['rounds']} interleaved rounds, every "
-        "contender in a fresh process. Memory is the peak above an empty process, with numpy and onnxruntime "
-        f"imported; PyTorch's own libraries count. The frame takes {result['operations'] / 1e9:.0f} GFLOP; matrix "
-        f"products reached {max(result['sgemm_gflops']):.0f} GFLOP/s. A share above 1 is faster than matrix "
-        "products of the same number of operations.",
+        f"with {machine['instructions']} ({machine['system']}, {machine['memory']}), without a GPU; ONNX Runtime "
+        f"{result['onnxruntime']}, {result['openvino']}, PyTorch {result['torch']}. Made by "
+        f"`python benchmarks/side_by_side.py`: {result['rounds']} interleaved rounds, every contender in a fresh "
+        "process. Memory is the peak above an empty process, with numpy and onnxruntime imported; PyTorch's own "
+        f"libraries count, and OpenVINO's. The frame takes {result['operations'] / 1e9:.0f} GFLOP; matrix products "
+        f"reached {max(result['sgemm_gflops']):.0f} GFLOP/s. A share above 1 is faster than matrix products of the "
+        "same number of operations. CPU seconds are those of all threads, the least of the rounds.",
         "",
+        *([] if result["bf16"] == "run" else [f"bf16 was not run: {result['bf16']}.", ""]),
         "![memory against time](side-by-side.png)",
         "",
-        "| what runs | median, s | fastest, s | share of sgemm | peak, MiB | labels that differ |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| what runs | median, s | fastest, s | CPU, s | share of sgemm | peak, MiB | labels that differ |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(result["contenders"], key=lambda row: row["median_s"]):
         lines.append(
-            f"| {row['name']} | {row['median_s']:.2f} | {row['min_s']:.2f} | {row['share_of_sgemm']:.2f} "
-            f"| {row['peak_mib']:.0f} | {row['labels_differ']} of {pixels} |"
+            f"| {row['name']} | {row['median_s']:.2f} | {row['min_s']:.2f} | {min(row['cpu_seconds']):.2f} "
+            f"| {row['share_of_sgemm']:.2f} | {row['peak_mib']:.0f} | {row['labels_differ']} of {pixels} |"
         )
     lines += ["", "Time of the tuned schedule relative to (wanted: below 1):", ""]
     lines += ["| | of medians | of the fastest |", "| --- | --- | --- |"]

@@ -12,6 +12,7 @@ import psutil
 from engines.backends import BACKENDS
 from engines.backends.base import Backend
 from engines.devices.gpus import gpus
+from engines.devices.processor import vector_instructions
 from engines.errors import install_command
 from engines.planning.tunings import here
 from smp_deploy import __version__
@@ -37,12 +38,13 @@ class Capability:
 
 
 def machine_facts() -> dict[str, str]:
-    """Operating system, processor, Python and memory."""
+    """Operating system, processor and its vector instructions, Python and memory."""
     return {
         "smp-deploy": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "instructions": ", ".join(vector_instructions()) or "unknown",
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
     }
 

@@ -60,6 +60,8 @@ class BenchMachine(Record, frozen=True, kw_only=True):
     system: str
     machine: str
     """The processor's architecture and cores."""
+    instructions: str
+    """Its vector extensions that matter to speed, as Linux names them, such as ``avx2, avx512f``."""
     memory: str
 
 
