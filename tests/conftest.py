@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from converters.networks import network_from_arch
 from engines import Bundle
 from tests.networks import with_statistics
 
+ROOT = Path(__file__).resolve().parents[1]
 SIZE = (64, 96)
 WIDTH = 8
 LONGEST = ("test_docs.py", "test_package.py")
@@ -123,11 +126,50 @@ def document(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def cli() -> Cli:
-    """Runs ``smp-deploy`` in a process of its own, as a user does."""
+def command_server() -> Iterator[subprocess.Popen[str]]:
+    """Where the commands of ``cli`` are forked."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.command_server"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        yield server
+        assert server.stdin is not None
+        server.stdin.close()
 
-    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+
+@pytest.fixture(scope="session")
+def cli(command_server: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """Runs ``smp-deploy`` in a process of its own, as a user does, but for the seconds that its imports take."""
+    stdin, answers = command_server.stdin, command_server.stdout
+    assert stdin is not None
+    assert answers is not None
+    folder = tmp_path_factory.mktemp("commands")
+    number = itertools.count()
+
+    def run(
+        *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout_s: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).with_name("smp-deploy")), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload,no-any-return]
+        name = next(number)
+        stdout, stderr = folder / f"{name}.out", folder / f"{name}.err"
+        stdout.touch()
+        stderr.touch()
+        request = {
+            "arguments": command,
+            "cwd": str(cwd or Path.cwd()),
+            "env": dict(os.environ if env is None else env),
+            "stdout": str(stdout),
+            "stderr": str(stderr),
+        }
+        print(json.dumps(request), file=stdin, flush=True)
+        process = int(answers.readline())
+        # A command that hangs is ended, and what it printed shows where.
+        end = threading.Timer(timeout_s, os.kill, (process, signal.SIGKILL))
+        end.start()
+        status = int(answers.readline())
+        end.cancel()
+        said = (path.read_text(encoding="utf-8") for path in (stdout, stderr))
+        return subprocess.CompletedProcess(command, status, *said)
 
     return run
