@@ -47,11 +47,6 @@ def machine_facts() -> dict[str, str]:
     }
 
 
-def available_bytes() -> int:
-    """Memory that can be had without swapping."""
-    return int(psutil.virtual_memory().available)
-
-
 def measured_with(backend: Backend, device: str | None = None) -> dict[str, str]:
     """What a measurement was made with: :func:`machine_facts`, and device and runtime of the backend."""
     title, runtime = here(backend, device)
