@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import psutil
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 from converters.exporting import export
 from converters.pooling import MergePool2d, SplitPool2d
-from converters.verification import Findings, Subject, checks_of, engine_hops, reference_frames
+from converters.verification import Findings, Frame, Subject, checks_of, engine_hops, reference_frames
 from converters.verification.chain import whole_checks
 from converters.verification.layers import _sample
 from converters.verification.layouts import layout_checks
@@ -135,6 +136,13 @@ def test_the_layout_check_sees_what_a_session_uses(
 def test_a_layer_behind_a_window_with_a_side_of_one_has_its_place() -> None:
     windows = [(3, 2), (2, 2), (1, 4)]
     assert _sample((96, 12, 4, 3), (24, 48), windows, (0, 1), 1) is not None
+
+
+def test_labels_of_a_frame_are_given_by_name() -> None:
+    image, labels = np.zeros((*SIZE, 3), np.uint8), np.ones(SIZE, np.uint8)
+    with pytest.raises(TypeError, match="positional arguments"):
+        Frame("road", image, labels)  # type: ignore[call-arg,misc]
+    assert Frame("road", image, truth=labels).truth is labels
 
 
 def test_levels_named_twice_are_one_trunk(tmp_path: Path) -> None:
