@@ -77,7 +77,7 @@ def prove(
         OutputError: the record cannot be written.
     """
     started = time.monotonic()
-    on, arithmetic = backend_named(backend), named(Precision, precision)
+    on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if keep:
         # Said before the work, not after it.

@@ -153,14 +153,14 @@ def tune(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     opened.check_writable()
-    on, arithmetic = backend_named(backend), named(Precision, precision)
+    on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
     config = TuningConfig(
         backend=on,
         precision=arithmetic,
         rounds=rounds,
         seconds=seconds,
         levels=tuple(levels),
-        lowerings=tuple(named(Lowering, lowering) for lowering in lowerings),
+        lowerings=tuple(named(Lowering, "lowerings", lowering) for lowering in lowerings),
         device=device,
         fits=_fits(opened, on, arithmetic, memory),
     )
