@@ -11,19 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from converters.exporting import export
+    from converters.networks import network_from_arch
     from converters.pooling import MergePool2d, SplitPool2d, merge, split
+    from converters.verification import Frame
     from converters.verification.validate import validate
 
 _PLACES = {
+    "Frame": "converters.verification",
     "MergePool2d": "converters.pooling",
     "SplitPool2d": "converters.pooling",
     "export": "converters.exporting",
     "merge": "converters.pooling",
+    "network_from_arch": "converters.networks",
     "split": "converters.pooling",
     "validate": "converters.verification.validate",
 }
 
-__all__ = ["MergePool2d", "SplitPool2d", "export", "merge", "split", "validate"]
+__all__ = ["Frame", "MergePool2d", "SplitPool2d", "export", "merge", "network_from_arch", "split", "validate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from converters.palettes import classes_from_names
 from engines.bundle.manifest import ClassRecord, OutputKind
 from engines.errors import InputError
 from engines.schedules.phases import Size
-from engines.schedules.schedule import Lowering, Precision
+from engines.schedules.schedule import Lowering, Precision, named
 
 _Choice = TypeVar("_Choice", bound=enum.Enum)
 
@@ -51,8 +51,8 @@ def export_request(
     precisions: Iterable[Precision | str] | Precision | str = (),
     keep_fp32: Mapping[Precision | str, Iterable[str]] | Iterable[str] | None = None,
     calibration_frames: Sequence[NDArray[np.uint8]] = (),
-    calibration: CalibrationMethod | str = CalibrationMethod.PERCENTILE,
-    calibration_percentile: float = CalibrationConfig.percentile,
+    calibration: CalibrationMethod | str | None = None,
+    calibration_percentile: float | None = None,
     levels: Iterable[int] | int | None = None,
     lowerings: Iterable[Lowering | str] | Lowering | str | None = None,
     classes: Sequence[ClassRecord | str] | None = None,
@@ -70,7 +70,7 @@ def export_request(
     _check_opset(opset, wanted)
     return ExportRequest(
         size=frame_size,
-        outputs=_choice(OutputKind, "outputs", outputs),
+        outputs=named(OutputKind, "outputs", outputs),
         opset=opset,
         normalization=_normalization(mean, std),
         precisions=wanted,
@@ -95,19 +95,11 @@ def _size(size: Sequence[int]) -> Size:
     return height, width
 
 
-def _choice(kind: type[_Choice], argument: str, value: _Choice | str) -> _Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        known = ", ".join(repr(member.value) for member in kind)
-        raise InputError(f"{argument} knows {known}; received {value!r}") from None
-
-
 def _choices(
     kind: type[_Choice], argument: str, values: Iterable[_Choice | str] | _Choice | str
 ) -> tuple[_Choice, ...]:
     given = (values,) if isinstance(values, (str, enum.Enum)) else tuple(values)
-    return tuple(dict.fromkeys(_choice(kind, argument, value) for value in given))
+    return tuple(dict.fromkeys(named(kind, argument, value) for value in given))
 
 
 def _check_opset(opset: int, precisions: tuple[Precision, ...]) -> None:
@@ -123,7 +115,7 @@ def _normalization(mean: Sequence[float], std: Sequence[float]) -> Normalization
     except (TypeError, ValueError):
         raise InputError(f"mean and std are three numbers each, of R, G and B; received {mean!r}, {std!r}") from None
     if not all(math.isfinite(value) for value in (r, g, b)) or not all(0 < value < math.inf for value in (sr, sg, sb)):
-        raise InputError(f"mean is finite and std above zero for every channel; received mean={mean!r}, std={std!r}")
+        raise InputError(f"mean= is finite and std= above zero for every channel; received {mean!r} and {std!r}")
     return Normalization((r, g, b), (sr, sg, sb))
 
 
@@ -136,17 +128,18 @@ def _kept(
     reduced = [precision for precision in precisions if precision is not Precision.FP32]
     if isinstance(patterns, Mapping):
         by_precision = {
-            _choice(Precision, "keep_fp32", precision): _patterns(held) for precision, held in patterns.items()
+            named(Precision, "keep_fp32", precision): _patterns(held) for precision, held in patterns.items()
         }
         for precision in by_precision:
             if precision not in reduced:
+                held = ", ".join(map(repr, by_precision[precision]))
                 raise InputError(
-                    f"keep_fp32 names modules that stay in fp32 in {precision.value} trunks, and precisions has none"
+                    f"keep_fp32= names {held} for {precision.value} trunks, and precisions= has no {precision.value}"
                 )
         return by_precision
     wanted = _patterns(patterns)
     if wanted and not reduced:
-        raise InputError("keep_fp32 is for the trunks of other precisions than fp32, and precisions has none")
+        raise InputError("keep_fp32= is for the trunks of other precisions than fp32, and precisions= has none")
     return dict.fromkeys(reduced, wanted)
 
 
@@ -156,22 +149,26 @@ def _patterns(patterns: Iterable[str]) -> tuple[str, ...]:
 
 def _calibration(
     frames: tuple[NDArray[np.uint8], ...],
-    method: CalibrationMethod | str,
-    percentile: float,
+    method: CalibrationMethod | str | None,
+    percentile: float | None,
     precisions: tuple[Precision, ...],
 ) -> CalibrationConfig | None:
-    chosen = _choice(CalibrationMethod, "calibration", method)
+    """``None`` without int8, where every one of these arguments would mean nothing."""
+    if Precision.INT8 not in precisions:
+        given = {"calibration_frames": frames or None, "calibration": method, "calibration_percentile": percentile}
+        for argument, value in given.items():
+            if value is not None:
+                raise InputError(f'{argument}= is for precisions=("int8",)')
+        return None
+    if not frames:
+        raise InputError('precisions=("int8",) needs calibration_frames=, frames such as the network is meant for')
+    chosen = CalibrationConfig.method if method is None else named(CalibrationMethod, "calibration", method)
+    if percentile is None:
+        percentile = CalibrationConfig.percentile
+    elif chosen is not CalibrationMethod.PERCENTILE:
+        raise InputError(f'calibration_percentile= is for calibration="percentile"; received {chosen.value!r}')
     if not 0 < percentile <= 100:
         raise InputError(f"calibration_percentile is above 0 and at most 100; received {percentile!r}")
-    if (Precision.INT8 in precisions) != bool(frames):
-        raise InputError(
-            "int8 needs calibration_frames, and they are for int8 alone: give both, "
-            'precisions=("int8",) and calibration_frames=[...], frames such as the network is meant for'
-        )
-    if not frames:
-        return None
-    if chosen is not CalibrationMethod.PERCENTILE and percentile != CalibrationConfig.percentile:
-        raise InputError(f'calibration_percentile is for calibration="percentile"; received {chosen.value!r}')
     for index, frame in enumerate(frames):
         if frame.min() == frame.max():
             raise InputError(

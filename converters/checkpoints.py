@@ -106,7 +106,7 @@ def load_checkpoint(network: nn.Module, checkpoint: Checkpoint, *, backbone_only
         if keys
     ]
     if problems:
-        hint = "; --backbone-only accepts a checkpoint without these classifiers" if _lacks_classifiers(missing) else ""
+        hint = "; backbone_only=True accepts one without these classifiers" if _lacks_classifiers(missing) else ""
         raise CheckpointError(f"{checkpoint.path} does not fit the network: {'; '.join(problems)}{hint}")
     network.load_state_dict({key: tensors[key] for key in expected if key in tensors}, strict=False)
 

@@ -63,8 +63,8 @@ def export(
     precisions: Iterable[Precision | str] | Precision | str = ("fp16",),
     keep_fp32: Mapping[Precision | str, Iterable[str]] | Iterable[str] | None = None,
     calibration_frames: Sequence[NDArray[np.uint8]] = (),
-    calibration: CalibrationMethod | str = "percentile",
-    calibration_percentile: float = 99.99,
+    calibration: CalibrationMethod | str | None = None,
+    calibration_percentile: float | None = None,
     levels: Iterable[int] | int | None = None,
     lowerings: Iterable[Lowering | str] | Lowering | str | None = None,
     classes: Sequence[ClassRecord | str] | None = None,
@@ -97,8 +97,9 @@ def export(
             each precision its own, ``{"int8": ("head",)}``.
         calibration_frames: for int8: frames uint8 ``(H, W, 3)`` in [0, 255] of ``size``, such as the network is meant
             for.
-        calibration: how int8 chooses the range of an activation: ``"percentile"``, ``"entropy"`` or ``"minmax"``.
-        calibration_percentile: in per cent: the values that ``"percentile"`` does not cut off.
+        calibration: how int8 chooses the range of an activation: ``"percentile"`` (the default), ``"entropy"`` or
+            ``"minmax"``.
+        calibration_percentile: in per cent: the values that ``"percentile"`` does not cut off; by default 99.99.
         levels: write only trunks for a loop over these numbers of levels; by default all that the network allows.
         lowerings: write only trunks of these lowerings, ``"reshape"``, ``"strided"``, ``"dilated"``; by default
             reshape, and the others for the level that repeats no work.

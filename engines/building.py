@@ -81,7 +81,8 @@ def build_engine(
         MissingDependency: no TensorRT is installed.
         OutputError: the bundle or the timing cache cannot be written.
     """
-    precision, target, options = named(Precision, precision), named(Target, target), options or BuildOptions()
+    precision, target = named(Precision, "precision", precision), named(Target, "target", target)
+    options = options or BuildOptions()
     machine = this_machine()
     asked = _asked(backend, target)
     build = _Build(bundle, precision, options, machine, target, smp_deploy)

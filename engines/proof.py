@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engines.backends import backend_named
 from engines.backends.base import Backend
+from engines.backends.versions import tool_versions
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import EngineRecord, OutputKind, ReferenceRecord
 from engines.bundle.records import (
@@ -76,7 +77,7 @@ def prove(
         OutputError: the record cannot be written.
     """
     started = time.monotonic()
-    on, arithmetic = backend_named(backend), named(Precision, precision)
+    on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if keep:
         # Said before the work, not after it.
@@ -95,6 +96,7 @@ def prove(
         overrides=tolerances or {},
         frames=[f"reference frame {index}" for index in range(len(opened.manifest.reference))],
         commands=[command] if command else [],
+        tools=tool_versions(),
     )
     if keep:
         write_report(opened.path / "reports", validation_name(on.name), json_from_record(validation))

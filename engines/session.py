@@ -117,7 +117,7 @@ class Session:
             OutOfMemory: the memory does not suffice.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        on, arithmetic = backend_named(backend), named(Precision, precision)
+        on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
         if schedule is None:
             chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device).schedule
         elif memory is not None:

@@ -13,10 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 import smp_deploy
-from converters.networks import network_from_arch
-from smp_deploy.datasets import SCENES
 
 SIZE = (64, 96)
+CLASSES = smp_deploy.Scenes.info.classes
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
     path = parser.parse_args().bundle
 
     torch.manual_seed(0)
-    network = network_from_arch("smp-resnet18", classes=len(SCENES.classes), width=8).eval()
+    network = smp_deploy.network_from_arch("smp-resnet18", classes=len(CLASSES), width=8).eval()
     save_file(network.state_dict(), path.with_suffix(".safetensors"))
     bundle = smp_deploy.export(
         network,
@@ -33,7 +32,7 @@ def main() -> None:
         size=SIZE,
         precisions=("fp16",),
         levels=(1, 2),
-        classes=SCENES.classes,
+        classes=CLASSES,
         source="smp-resnet18",  # with these two, smp-deploy validate --checkpoint builds the network anew
         width=8,
         replace=True,

@@ -12,13 +12,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 import smp_deploy
-from converters.networks import network_from_arch
-from converters.verification import Frame
-from engines.bundle.records import Check, Status
-from smp_deploy.datasets import SCENES, Scenes
 
 
-def say(check: Check) -> None:
+def say(check: smp_deploy.Check) -> None:
     figure = check.detail if check.value is None else f"{check.value:.3g} (tolerance {check.tolerance:.3g})"
     print(f"{check.status.value:8} {check.name}: {figure}")
 
@@ -28,18 +24,18 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     bundle = smp_deploy.Bundle.open(parser.parse_args().bundle)
 
-    network = network_from_arch("smp-resnet18", classes=len(SCENES.classes), width=8).eval()
+    network = smp_deploy.network_from_arch("smp-resnet18", classes=len(bundle.manifest.classes), width=8).eval()
     network.load_state_dict(load_file(bundle.path.with_suffix(".safetensors")))
-    scene = Scenes("val", size=bundle.manifest.input.size).load(0)
+    scene = smp_deploy.Scenes("val", size=bundle.manifest.input.size).load(0)
     # An image alone will do; with labels that people gave, the mean IoU is compared too.
-    frame = Frame(scene.name, scene.image, truth=scene.labels)
+    frame = smp_deploy.Frame(scene.name, scene.image, truth=scene.labels)
     validation = smp_deploy.validate(bundle, network=network, frames=[frame], on_check=say)
 
     counts = ", ".join(f"{count} {status.value}" for status, count in validation.counts.items())
     print(f"{validation.verdict.value}: {counts}; {validation.seconds:.1f} s")
     for precision, labels in validation.agreements.items():
         print(f"{precision.value}: {labels.differing} of {labels.pixels} labels differ from fp32's")
-    return int(validation.verdict is Status.FAILED)
+    return int(validation.verdict is smp_deploy.Status.FAILED)
 
 
 if __name__ == "__main__":

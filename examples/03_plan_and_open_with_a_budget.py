@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import smp_deploy
-from smp_deploy.datasets import Scenes
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
     print(f"chosen: {chosen.schedule}")
     print(f"because: {chosen.reason}")
     with smp_deploy.Session.open(bundle, memory=options.memory) as session:
-        labels = session.predict(Scenes("val", size=bundle.manifest.input.size).load(0).image)
+        labels = session.predict(smp_deploy.Scenes("val", size=bundle.manifest.input.size).load(0).image)
         print(f"opened: {session.schedule}; {len(session.grid.phases)} phases; labels {labels.shape} {labels.dtype}")
 
 

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import smp_deploy
-from engines.errors import MissingDependency
 
 
 def main() -> int:
@@ -25,7 +24,7 @@ def main() -> int:
         started = time.perf_counter()
         try:
             build = smp_deploy.build_engine(bundle, "tensorrt-rtx", "fp16", levels=2, sub_batch=options.sub_batch)
-        except MissingDependency as error:
+        except smp_deploy.MissingDependency as error:
             print(f"no engine is built: {error}", file=sys.stderr)
             return 1
         bundle, engine = build.bundle, build.engine

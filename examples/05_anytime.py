@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import smp_deploy
-from smp_deploy.datasets import Scenes
 
 
 def main() -> None:
@@ -20,7 +19,7 @@ def main() -> None:
     options = parser.parse_args()
 
     bundle = smp_deploy.Bundle.open(options.bundle)
-    frame = Scenes("val", size=bundle.manifest.input.size).load(0).image
+    frame = smp_deploy.Scenes("val", size=bundle.manifest.input.size).load(0).image
     with smp_deploy.Session.open(bundle, schedule=smp_deploy.Schedule(levels=2, sub_batch=4)) as session:
         whole = session.predict(frame)
         for step in session.refine(frame):

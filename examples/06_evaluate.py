@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import smp_deploy
-from smp_deploy.datasets import Scenes
 
 
 def main() -> None:
@@ -20,7 +19,7 @@ def main() -> None:
 
     bundle = smp_deploy.Bundle.open(options.bundle)
     # By its name, "scenes", the frames are 192x256; frames are never resized to fit a bundle.
-    scenes = Scenes("val", size=bundle.manifest.input.size)
+    scenes = smp_deploy.Scenes("val", size=bundle.manifest.input.size)
     found = smp_deploy.evaluate(bundle, scenes, limit=options.limit)
 
     confusion = found.confusion

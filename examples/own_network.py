@@ -9,13 +9,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from converters import MergePool2d, SplitPool2d, export
-from converters.graphs.stages import Normalization, Normalize
-from converters.reference import noise_frame
-from engines import Schedule, Session
+import smp_deploy
+from smp_deploy import MergePool2d, SplitPool2d
 
 SIZE = (126, 256)
 
@@ -66,15 +65,20 @@ def for_scenes() -> nn.Module:
 
 def main() -> None:
     """Export, label a frame, compare with PyTorch."""
-    network, frame = factory().eval(), noise_frame(SIZE, seed=1)
+    network = factory().eval()
+    frame = np.random.default_rng(1).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        bundle = export(network, Path(folder) / "own.bundle", size=SIZE, precisions=(), on_step=print)
-        with Session.open(bundle, schedule=Schedule(levels=bundle.manifest.trunk().levels, sub_batch=2)) as session:
+        bundle = smp_deploy.export(network, Path(folder) / "own.bundle", size=SIZE, precisions=(), on_step=print)
+        schedule = smp_deploy.Schedule(levels=bundle.manifest.trunk().levels, sub_batch=2)
+        with smp_deploy.Session.open(bundle, schedule=schedule) as session:
             labels = session.predict(frame)
             grid = session.grid
     print(f"{len(grid.phases)} phases, each from a window of {grid.crop_size} to labels of {grid.phase_size}")
     with torch.inference_mode():
-        logits = network(Normalize(Normalization())(torch.from_numpy(frame)).unsqueeze(0))[0]
+        # ImageNet's, the default of an export.
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        image = (torch.from_numpy(frame) / 255 - mean) / std
+        logits = network(image.permute(2, 0, 1).unsqueeze(0))[0]
     equal = (torch.from_numpy(labels) == logits.argmax(0)).float().mean().item()
     print(f"labels {labels.shape} {labels.dtype}: {equal:.4%} equal PyTorch's")
 

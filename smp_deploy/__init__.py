@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converters import export, validate
+    from converters import Frame, MergePool2d, SplitPool2d, export, network_from_arch, validate
     from engines import (
         Bundle,
         Lowering,
@@ -22,24 +22,40 @@ if TYPE_CHECKING:
         plan,
         prove,
     )
+    from engines.bundle.records import Check, Status
+    from engines.errors import InputError, MissingDependency, NetworkError, OutOfMemory, SmpDeployError
     from smp_deploy.benchmarking.bench import bench
     from smp_deploy.benchmarking.tuner import tune
+    from smp_deploy.datasets import Scenes
     from smp_deploy.evaluation import evaluate
     from smp_deploy.reports import report
-    from smp_deploy.training import train
+    from smp_deploy.training import TrainingConfig, train
 
 _HOMES = {
     "Bundle": "engines",
+    "Check": "engines.bundle.records",
+    "Frame": "converters",
+    "InputError": "engines.errors",
     "Lowering": "engines",
+    "MergePool2d": "converters",
+    "MissingDependency": "engines.errors",
+    "NetworkError": "engines.errors",
+    "OutOfMemory": "engines.errors",
     "OutputKind": "engines",
     "Precision": "engines",
+    "Scenes": "smp_deploy.datasets",
     "Schedule": "engines",
     "Session": "engines",
+    "SmpDeployError": "engines.errors",
+    "SplitPool2d": "converters",
+    "Status": "engines.bundle.records",
+    "TrainingConfig": "smp_deploy.training",
     "bench": "smp_deploy.benchmarking.bench",
     "build_engine": "engines",
     "choose_schedule": "engines",
     "evaluate": "smp_deploy.evaluation",
     "export": "converters",
+    "network_from_arch": "converters",
     "plan": "engines",
     "prove": "engines",
     "report": "smp_deploy.reports",
@@ -51,17 +67,30 @@ _HOMES = {
 
 __all__ = [
     "Bundle",
+    "Check",
+    "Frame",
+    "InputError",
     "Lowering",
+    "MergePool2d",
+    "MissingDependency",
+    "NetworkError",
+    "OutOfMemory",
     "OutputKind",
     "Precision",
+    "Scenes",
     "Schedule",
     "Session",
+    "SmpDeployError",
+    "SplitPool2d",
+    "Status",
+    "TrainingConfig",
     "__version__",
     "bench",
     "build_engine",
     "choose_schedule",
     "evaluate",
     "export",
+    "network_from_arch",
     "plan",
     "prove",
     "report",

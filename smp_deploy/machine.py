@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
 from engines.backends import BACKENDS
 from engines.backends.base import Backend
+from engines.backends.versions import installed_version
 from engines.devices.gpus import gpus
 from engines.devices.processor import vector_instructions
 from engines.errors import install_command
@@ -49,11 +49,6 @@ def machine_facts() -> dict[str, str]:
     }
 
 
-def available_bytes() -> int:
-    """Memory that can be had without swapping."""
-    return int(psutil.virtual_memory().available)
-
-
 def measured_with(backend: Backend, device: str | None = None) -> dict[str, str]:
     """What a measurement was made with: :func:`machine_facts`, and device and runtime of the backend."""
     title, runtime = here(backend, device)
@@ -70,7 +65,7 @@ def capabilities() -> list[Capability]:
 
 
 def _packages(name: str, extra: str, packages: tuple[str, ...]) -> Capability:
-    found = {package: _version(package) for package in packages}
+    found = {package: installed_version(package) for package in packages}
     missing = [package for package, known in found.items() if known is None]
     shown = ", ".join(f"{package} {known}" for package, known in found.items() if known)
     remedy = f"lacks {', '.join(missing)}: {install_command(extra)}" if missing else ""
@@ -85,10 +80,3 @@ def _backend(backend: Backend) -> Capability:
 def _gpu() -> Capability:
     found = [gpu.name for gpu in gpus()]
     return Capability("NVIDIA GPU", bool(found), ", ".join(found) or "the CUDA driver finds none")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -68,6 +68,12 @@ def test_every_numbered_example_is_tested() -> None:
     assert all(f'"{name}"' in source and f"`{name} road.bundle" in readme for name in scripts)
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_needs_the_public_names_alone(path: Path) -> None:
+    homes = re.findall(r"^(?:from|import) ((?:smp_deploy|converters|engines)[\w.]*)", path.read_text(), re.MULTILINE)
+    assert set(homes) == {"smp_deploy"}
+
+
 def test_export_says_the_windows_and_phases(exported_example: Path) -> None:
     lines = (exported_example / "said").read_text().splitlines()
     tensors = load_file(exported_example / "road.safetensors")

@@ -67,6 +67,7 @@ class Shadow(Backend):
     precisions = frozenset({Precision.FP32})
     memory = MODEL
     extra = "ort"
+    packages = ("onnxruntime",)
 
     def __init__(self) -> None:
         self.opened: list[Schedule] = []

@@ -23,11 +23,13 @@ def called_modules(graph: fx.GraphModule) -> dict[str, None]:
 
 def add_copy(graph: fx.GraphModule, path: str, suffix: str, copy: nn.Module) -> str:
     """Add a copy of the layer at ``path``, beside it; gives the copy's own path, ``path_suffix`` where it is free."""
-    name = f"{path}_{suffix}"
-    taken = {held for held, _ in graph.named_modules()}
-    while name in taken:
-        name += "_"
-    graph.add_submodule(name, copy)
+    parent, _, own = path.rpartition(".")
+    holder, own = graph.get_submodule(parent), f"{own}_{suffix}"
+    # Parameters, buffers and other attributes have the same names as modules.
+    while hasattr(holder, own):
+        own += "_"
+    holder.add_module(own, copy)
+    name = f"{parent}.{own}" if parent else own
     # A new mapping: copies of a graph share the old one.
     graph.meta[_KEY] = {**graph.meta.get(_KEY, {}), name: original_module(graph, path)}
     return name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import keyword
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +43,7 @@ def shared_graph(network: nn.Module) -> fx.GraphModule:
         graph = _LayerTracer().trace(network)
     except Exception as error:
         raise _untraceable(network, error) from error
+    _check_names(network, graph)
     traced = fx.GraphModule(network, graph, class_name=type(network).__name__)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
@@ -57,6 +60,27 @@ def _untraceable(network: nn.Module, error: Exception) -> NetworkError:
         f"{type(network).__name__} cannot be traced: {error}. A network must be free of control flow "
         "that depends on tensor values"
     )
+
+
+def _check_names(network: nn.Module, graph: fx.Graph) -> None:
+    """Raise :class:`NetworkError` for a module or parameter that the code of a graph cannot name.
+
+    torch.fx writes a name as ``self.name``, or as ``getattr(self, "name")`` where it is no identifier, and escapes
+    nothing.
+    """
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr") and not all(map(_can_be_written, str(node.target).split("."))):
+            raise NetworkError(
+                f"{type(network).__name__} has a module or parameter {str(node.target)!r}, which torch.fx cannot write "
+                "as Python; name it with letters, digits and underscores, and by no keyword"
+            )
+
+
+def _can_be_written(name: str) -> bool:
+    if name.isidentifier():
+        # Python reads identifiers in this normal form.
+        return not keyword.iskeyword(name) and unicodedata.normalize("NFKC", name) == name
+    return name.isprintable() and not {'"', "\\"} & set(name)
 
 
 def output_of(graph: fx.GraphModule) -> fx.Node:

@@ -37,7 +37,7 @@ from converters.analysis.tracing import erase, input_of, layer_of, merge_window,
 from converters.pooling import Offset, Window, merge, nested_phase, shrink, split
 from converters.rewriting.lowerings.strided import read_from
 from engines.errors import LayoutError, NetworkError
-from engines.schedules.phases import Border
+from engines.schedules.phases import Border, Size
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class SampledNetwork:
     """Of the levels that are shrunk, outermost first."""
     dense_windows: tuple[Window, ...]
     """Of the levels whose split batches the logits hold, outermost first."""
+    size_multiple: Size
+    """What the sides of an image are multiples of: what the network itself says, or what its splits need."""
 
     def logits(self, x: Tensor, offsets: Sequence[Offset]) -> Tensor:
         """Logits at the sampled elements, before the merges.
@@ -115,7 +117,7 @@ def sampled_from_network(network: TracedNetwork, levels: int | None = None) -> S
                 erase(done)
     _keep_dense(graph)
     graph.graph.lint()
-    return SampledNetwork(network.module, graph, windows[:levels], windows[levels:])
+    return SampledNetwork(network.module, graph, windows[:levels], windows[levels:], network.size_multiple)
 
 
 @dataclass(frozen=True)

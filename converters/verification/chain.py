@@ -215,7 +215,7 @@ def _computed(subject: Subject, frame: Frame) -> Frame:
     grid = PhaseGrid(manifest.input.size, manifest.input.padded_size, like.window, (0, 0, 0, 0))
     normalization = Normalization(manifest.input.mean, manifest.input.std)
     logits = phase_logits(traced, frame.image, grid, like.phase, normalization)
-    return Frame(frame.name, frame.image, like, logits)
+    return Frame(frame.name, frame.image, case=like, logits=logits)
 
 
 def expected_output(logits: NDArray[np.float32], kind: OutputKind) -> NDArray[np.generic]:

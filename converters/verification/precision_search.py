@@ -101,7 +101,7 @@ def searched_precision(
         raise BackendError(reason)
     if precision is Precision.INT8 and bundle.manifest.calibration is None:
         raise BundleError(
-            "the bundle was exported without calibration; export it with --precision int8 and --calibration-images"
+            'the bundle was exported without calibration; export it with precisions=("int8",) and calibration_frames='
         )
     probe = _Probe(bundle, precision, frames)
     before = probe.figures(probe.kept_before)

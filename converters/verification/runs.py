@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.memory import available_bytes
 from converters.verification.layers import placed
 from converters.verification.probes import ProbedGraph, probed
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
@@ -122,8 +122,8 @@ def lack_of_memory(bundle: Bundle) -> str | None:
     """Why ``model.onnx`` cannot run here; ``None`` where it can."""
     shapes = ProbedGraph(bundle.file(bundle.manifest.model)).shapes()
     largest = max(4 * math.prod(shape) for shape in shapes.values())
-    needed, available = _PEAK_PER_LARGEST_TENSOR * largest, _available_memory_bytes()
-    if available is None or needed <= available:
+    needed, available = _PEAK_PER_LARGEST_TENSOR * largest, available_bytes()
+    if needed <= available:
         return None
     return f"needs about {needed / 2**30:.0f} GiB of memory, {available / 2**30:.0f} GiB are free"
 
@@ -132,12 +132,3 @@ def whole_logits(bundle: Bundle, image: NDArray[np.uint8]) -> NDArray[np.float32
     """``(classes, H, W)`` of ``model.onnx``."""
     with OnnxRuntimeRunner(bundle.file(bundle.manifest.model), arena=False) as runner:
         return np.asarray(runner.infer({"frames": image[None]})["logits"][0], np.float32)
-
-
-def _available_memory_bytes() -> int | None:
-    """What Linux says can be had without swapping; ``None`` elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

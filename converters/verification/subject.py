@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -29,6 +29,7 @@ class Frame:
     name: str
     image: NDArray[np.uint8]
     """``(H, W, 3)`` RGB."""
+    _: KW_ONLY
     case: ReferenceRecord | None = None
     """What PyTorch computed for it when the bundle was exported."""
     logits: NDArray[np.float32] | None = None
@@ -42,7 +43,7 @@ def reference_frames(bundle: Bundle) -> list[Frame]:
     frames = []
     for index, case in enumerate(bundle.manifest.reference):
         image, logits = bundle.reference_arrays(case)
-        frames.append(Frame(f"reference frame {index}", image, case, logits))
+        frames.append(Frame(f"reference frame {index}", image, case=case, logits=logits))
     return frames or [Frame("noise", noise_frame(bundle.manifest.input.size, seed=0))]
 
 

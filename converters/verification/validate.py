@@ -13,6 +13,7 @@ from torch import nn
 
 from converters.verification import Findings, Frame, Subject, checks_of, reference_frames
 from converters.verification.polygraphy_files import polygraphy_commands, write_polygraphy_files
+from engines.backends.versions import tool_versions
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import (
     ARRAYS,
@@ -82,6 +83,7 @@ def validate(
         seconds=time.monotonic() - started,
         overrides=tolerances or {},
         frames=[frame.name for frame in subject.frames],
+        tools=tool_versions(),
         commands=[*([command] if command else []), *(polygraphy_commands(opened) if keep else [])],
         figures=findings.figures([record.name for record in opened.manifest.classes]),
     )

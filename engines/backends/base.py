@@ -61,6 +61,8 @@ class Backend(abc.ABC):
     memory: ClassVar[MemoryModel]
     extra: ClassVar[str]
     """The extra of the package ``smp-deploy`` that installs it."""
+    packages: ClassVar[tuple[str, ...]]
+    """What its runtime is called on PyPI, whichever of them is installed."""
 
     @property
     def needs_engines(self) -> bool:

@@ -32,13 +32,14 @@ _OUT_OF_MEMORY = ("bad_alloc", "out of memory", "cannot allocate memory", "could
 
 
 class OpenVino(Backend):
-    """On x86-64 and ARM CPUs; on processors without AVX-512 often the fastest."""
+    """On x86-64 and ARM CPUs."""
 
     name = "openvino"
     title = "run on the CPU (OpenVINO)"
     kind = Kind.CPU
     precisions = frozenset(_HINTS)
     extra = "openvino"
+    packages = ("openvino",)
     # Fitted on a processor with AVX2: 5% to 43% above what the whole process took, in eight schedules of two networks.
     memory = MemoryModel(
         process_bytes=80 * MIB,

@@ -25,7 +25,7 @@ def check_target(target: Path, replaces: str | None) -> None:
     if not target.exists() and not target.is_symlink():
         return
     if replaces is None:
-        raise OutputError(f"{target} exists already; choose another place, or replace it with --force")
+        raise OutputError(f"{target} exists already; choose another place, or replace it with replace=True")
     if not target.is_dir() or (any(target.iterdir()) and not (target / replaces).is_file()):
         raise OutputError(f"{target} is there and has no {replaces}, so it is not replaced; choose another place")
 

@@ -1,4 +1,4 @@
-"""The table of tolerances: what each precision may change (section 8 of the design in docs/concepts.md)."""
+"""The table of tolerances: what each precision may change (docs/validation.md, "The checks")."""
 
 from __future__ import annotations
 

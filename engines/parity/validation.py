@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypeAlias
 
 from engines.bundle.bundle import Bundle
@@ -30,8 +29,6 @@ from engines.schedules.schedule import Precision
 OnCheck: TypeAlias = Callable[[Check], object]
 """Called with every check as soon as it is made."""
 
-_PACKAGES = ("smp-deploy", "numpy", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx")
-
 
 @dataclass(frozen=True)
 class ValidationFigures:
@@ -51,9 +48,13 @@ def validation_from_checks(
     overrides: Mapping[str, float],
     frames: Sequence[str],
     commands: Sequence[str],
+    tools: Mapping[str, str],
     figures: ValidationFigures | None = None,
 ) -> Validation:
-    """All that a validation has shown, with the tolerances it was held to and what it ran on."""
+    """All that a validation has shown, with the tolerances it was held to and what it ran on.
+
+    ``tools`` are the packages of this machine and their versions.
+    """
     manifest, figures = bundle.manifest, figures or ValidationFigures()
     graphs = manifest.trunk().graphs
     return Validation(
@@ -79,17 +80,7 @@ def validation_from_checks(
         agreements=figures.agreements,
         overlays=figures.overlays,
         machine=Platform(system=f"{platform.system()} {platform.machine()}", python=platform.python_version()),
-        tools=ToolVersions(at_export=manifest.tools, here=_versions()),
+        tools=ToolVersions(at_export=manifest.tools, here=dict(tools)),
         files={name: record.sha256 for name, record in manifest.files.items()},
         commands=list(commands),
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

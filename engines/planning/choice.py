@@ -61,11 +61,11 @@ def choose_schedule(
         BackendError: the backend has no such arithmetic.
         MissingDependency: the bundle has a tuning for the backend, and its runtime is missing.
     """
-    found, precision = backend_named(backend), named(Precision, precision)
+    found, precision = backend_named(backend), named(Precision, "precision", precision)
     if (levels, lowering, sub_batch) != (None, None, None):
         if memory is not None:
             raise InputError("memory= chooses the schedule; leave out levels=, lowering= and sub_batch=")
-        form = None if lowering is None else named(Lowering, lowering)
+        form = None if lowering is None else named(Lowering, "lowering", lowering)
         return ChosenSchedule(named_schedule(bundle.manifest, levels, sub_batch, form), "asked for", tuned=False)
     if memory is not None:
         return _within(bundle, found, precision, bytes_of_memory(memory), device)

@@ -24,7 +24,8 @@ class Candidate:
 
     schedule: Schedule
     peak_bytes: int
-    """Predicted: above the empty process on a CPU, of device memory on a GPU."""
+    """Predicted. On a CPU without what the process holds before it opens a bundle, :attr:`Plan.process_bytes`; on a GPU
+    all that a session takes of device memory."""
     compute: float
     """Operations of all phases, relative to the least that any trunk of the bundle needs."""
     largest_tensor: int
@@ -101,7 +102,7 @@ def plan(
             this precision.
         MissingDependency: the bundle has a tuning for the backend, and its runtime is missing.
     """
-    found, precision = backend_named(backend), named(Precision, precision)
+    found, precision = backend_named(backend), named(Precision, "precision", precision)
     return plan_from_manifest(
         bundle.manifest,
         found,

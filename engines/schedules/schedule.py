@@ -34,13 +34,16 @@ class Lowering(enum.Enum):
 _Member = TypeVar("_Member", bound=enum.Enum)
 
 
-def named(kind: type[_Member], value: _Member | str) -> _Member:
-    """``"fp16"`` -> ``Precision.FP16``; a member stays itself. Raises :class:`InputError` with what there is."""
+def named(kind: type[_Member], argument: str, value: _Member | str) -> _Member:
+    """``"fp16"`` -> ``Precision.FP16``; a member stays itself.
+
+    Raises :class:`InputError` with what there is, and with the argument that the value was given for.
+    """
     try:
         return kind(value)
     except ValueError as error:
         known = ", ".join(str(member.value) for member in kind)
-        raise InputError(f"{value!r} is no {kind.__name__.lower()}; known are {known}") from error
+        raise InputError(f"{argument}={value!r} is unknown; known are {known}") from error
 
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

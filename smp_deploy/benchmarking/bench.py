@@ -79,7 +79,7 @@ def bench(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if keep:
         check_reports(opened.path / "reports")
-    on, arithmetic = backend_named(backend), named(Precision, precision)
+    on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
     if schedule is None:
         chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device)
     else:

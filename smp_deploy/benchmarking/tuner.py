@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from converters.memory import available_bytes
 from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.backends.base import Backend, Kind
 from engines.bundle.bundle import Bundle
@@ -19,7 +20,6 @@ from engines.planning.tunings import here
 from engines.schedules.schedule import Lowering, Precision, Schedule, named
 from engines.session import Session
 from smp_deploy.benchmarking.timing import Frame, frame_ms
-from smp_deploy.machine import available_bytes
 
 NO_REPEATED_WORK = 1.01
 """Trunks whose frames take at most this much more operations than the least are compared."""
@@ -153,14 +153,14 @@ def tune(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     opened.check_writable()
-    on, arithmetic = backend_named(backend), named(Precision, precision)
+    on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
     config = TuningConfig(
         backend=on,
         precision=arithmetic,
         rounds=rounds,
         seconds=seconds,
         levels=tuple(levels),
-        lowerings=tuple(named(Lowering, lowering) for lowering in lowerings),
+        lowerings=tuple(named(Lowering, "lowerings", lowering) for lowering in lowerings),
         device=device,
         fits=_fits(opened, on, arithmetic, memory),
     )

@@ -18,7 +18,7 @@ from smp_deploy.cli.summaries import shown
 
 if TYPE_CHECKING:
     from converters.verification.precision_search import Figures, Search
-    from engines.bundle.manifest import Manifest
+    from engines.bundle.manifest import Manifest, NetworkRecord
 
 
 def debug_precision_command(
@@ -65,8 +65,8 @@ def _command(manifest: Manifest, precision: Precision, search: Search) -> str | 
     from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
     from converters.palettes import default_classes
 
-    source, frame, calibration = manifest.network.source, manifest.input, manifest.calibration
-    words = ["--model" if ":" in source else "--arch", source, "--size", shown(frame.size)]
+    frame, calibration = manifest.input, manifest.calibration
+    words = ["--size", shown(frame.size)]
     if manifest.outputs is not OutputKind.LABELS:
         words += ["--outputs", manifest.outputs.value]
     for name, values, usual in (("--mean", frame.mean, IMAGENET_MEAN), ("--std", frame.std, IMAGENET_STD)):
@@ -88,8 +88,19 @@ def _command(manifest: Manifest, precision: Precision, search: Search) -> str | 
         line += " --calibration-images FRAMES"
     if manifest.classes != list(default_classes(len(manifest.classes))):
         line += " --class-names FILE"
-    checkpoint = "CHECKPOINT " if manifest.network.checkpoint_sha256 else ""
-    return f"smp-deploy export {checkpoint}{line} -o NEW_BUNDLE"
+    return f"smp-deploy export {_network_words(manifest.network)} {line} -o NEW_BUNDLE"
+
+
+def _network_words(network: NetworkRecord) -> str:
+    """The checkpoint and the network: a known one needs weights, a factory may bring its own."""
+    from converters.networks import ARCHITECTURES
+
+    if network.source in ARCHITECTURES:
+        return f"CHECKPOINT --arch {network.source}"
+    checkpoint = "CHECKPOINT " if network.checkpoint_sha256 else ""
+    # The class of a network that was exported from memory says nothing of how one is made.
+    factory = shlex.quote(network.source) if ":" in network.source else "PACKAGE.MODULE:FACTORY"
+    return f"{checkpoint}--model {factory}"
 
 
 def _trunk_words(manifest: Manifest) -> list[str]:

@@ -66,6 +66,7 @@ _OPTIONS = {
         name: name.replace("_", "-")
         for name in (
             "allow_smaller",
+            "backbone_only",
             "backend",
             "calibration",
             "calibration_percentile",
@@ -74,12 +75,14 @@ _OPTIONS = {
             "levels",
             "lowering",
             "max_aux_streams",
+            "mean",
             "memory",
             "opset",
             "outputs",
             "phases",
             "precision",
             "size",
+            "std",
             "sub_batch",
             "target",
             "timing_cache",

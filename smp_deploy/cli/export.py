@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from converters.checkpoints import Checkpoint
-    from converters.graphs.stages import Normalization
-
-_Triple = tuple[float, float, float]
 
 
 def _share(value: float | None) -> float | None:
@@ -164,8 +160,6 @@ def export_command(
     if checkpoint is None and model is None:
         raise InputError("a known network needs a CHECKPOINT")
     wanted = tuple(precisions or (Precision.FP16,))
-    kept = _kept(keep_fp32 or (), wanted)
-    method = _calibration_method(wanted, calibration_images, calibration, calibration_percentile)
     # Said before the minutes of work, not after them.
     check_target(output, MANIFEST_NAME if force else None)
     try:
@@ -173,13 +167,13 @@ def export_command(
 
         from converters.checkpoints import checkpoint_from_file, load_checkpoint
         from converters.exporting import export
+        from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
         from converters.palettes import classes_from_file
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
 
     loaded = checkpoint_from_file(checkpoint) if checkpoint is not None else None
     width = width or (loaded.width if loaded else None)
-    normalization = _normalization(mean, std)
     network = _network(arch, model, loaded, classes, width)
     if loaded is not None:
         load_checkpoint(network, loaded, backbone_only=backbone_only)
@@ -189,15 +183,15 @@ def export_command(
         size=size,
         outputs=outputs,
         precisions=wanted,
-        keep_fp32=kept,
+        keep_fp32=_kept(keep_fp32 or (), wanted),
         calibration_frames=_calibration_frames(calibration_images or (), size),
-        calibration=method or "percentile",
-        calibration_percentile=calibration_percentile or 99.99,
+        calibration=calibration,
+        calibration_percentile=calibration_percentile,
         levels=levels or None,
         lowerings=lowerings or None,
         classes=classes_from_file(class_names) if class_names else None,
-        mean=normalization.mean,
-        std=normalization.std,
+        mean=mean or IMAGENET_MEAN,
+        std=std or IMAGENET_STD,
         opset=opset,
         reference_frames=[frame for _, frame in _frames(reference_images or (), size, "reference")],
         source=arch or model,
@@ -217,38 +211,18 @@ def export_command(
     return document
 
 
-def _kept(patterns: Sequence[str], precisions: Sequence[Precision]) -> Mapping[Precision | str, tuple[str, ...]]:
-    """The patterns of each precision's trunks: ``int8:head`` is for int8 alone, ``head`` for all but fp32."""
-    reduced = [precision for precision in precisions if precision is not Precision.FP32]
+def _kept(
+    patterns: Sequence[str], precisions: Sequence[Precision]
+) -> Mapping[Precision | str, tuple[str, ...]] | tuple[str, ...]:
+    """``keep_fp32`` of the operation: ``int8:head`` is for int8 alone, ``head`` for all trunks but fp32."""
+    parts = [text.rpartition(":") for text in patterns]
+    prefixes = [prefix for prefix, colon, _ in parts if colon]
+    if not prefixes:
+        return tuple(patterns)
     kept: dict[Precision | str, tuple[str, ...]] = {}
-    for text in patterns:
-        prefix, colon, pattern = text.rpartition(":")
-        if colon and prefix not in [precision.value for precision in reduced]:
-            raise InputError(f"--keep-fp32 {text!r} is for {prefix!r} trunks, and none are to be written")
-        if not reduced:
-            raise InputError("--keep-fp32 is for the trunks of another --precision than fp32")
-        for precision in [Precision(prefix)] if colon else reduced:
-            kept[precision] = (*kept.get(precision, ()), pattern)
-    return kept
-
-
-def _calibration_method(
-    precisions: Sequence[Precision], images: Sequence[str] | None, method: str | None, percentile: float | None
-) -> str | None:
-    """The name of the calibration, ``None`` without int8; options that would mean nothing are errors."""
-    if Precision.INT8 not in precisions:
-        for name, given in (("images", images), ("percentile", percentile)):
-            if given:
-                raise InputError(f"--calibration-{name} is for --precision int8")
-        if method:
-            raise InputError("--calibration is for --precision int8")
-        return None
-    if not images:
-        raise InputError("--precision int8 needs --calibration-images: frames such as the network is meant for")
-    method = method or "percentile"
-    if percentile is not None and method != "percentile":
-        raise InputError("--calibration-percentile is for --calibration percentile")
-    return method
+    for trunk in dict.fromkeys([*(held.value for held in precisions if held is not Precision.FP32), *prefixes]):
+        kept[trunk] = tuple(pattern for prefix, colon, pattern in parts if prefix == trunk or not colon)
+    return {trunk: held for trunk, held in kept.items() if held}
 
 
 def _calibration_frames(images: Sequence[str], size: Size) -> list[NDArray[np.uint8]]:
@@ -291,12 +265,3 @@ def _network(
         # A head that no checkpoint gives is random, but the same in every export.
         torch.manual_seed(0)
         return network_from_arch(arch, classes=classes, width=width or 64)
-
-
-def _normalization(mean: _Triple | None, std: _Triple | None) -> Normalization:
-    from converters.graphs.stages import Normalization
-
-    normalization = Normalization(mean or Normalization.mean, std or Normalization.std)
-    if not all(math.isfinite(x) for x in normalization.mean) or not all(0 < x < math.inf for x in normalization.std):
-        raise InputError(f"--mean is finite and --std above zero for every channel; received {normalization}")
-    return normalization

@@ -33,8 +33,10 @@ def train(
     Args:
         dataset: its name, ``"camvid"``, ``"cityscapes"``, ``"gta5"``, ``"folder"`` or ``"scenes"``, whose parts
             ``train`` and ``val`` are used; or the frames to train with and those to validate with.
-        output: where the weights go (``.safetensors``). State, learning curves and TensorBoard events go to a
-            directory of the same name plus ``.run``.
+        output: the file of the weights, ``first.safetensors``, written when the run ends. The directory ``first.run``
+            beside it gets ``state.pt``, which a run is resumed from, every ``save_every`` steps and at the end; and
+            with every measurement ``metrics.csv``, ``curves.png`` (with matplotlib) and the events of TensorBoard in
+            ``events/`` (with tensorboardX).
         config: network, optimisation and augmentation; by default SMP-ResNet-18 by the paper's protocol.
         root: directory of a named dataset; scenes need none.
         device: ``"cpu"`` or ``"cuda"``.

@@ -7,10 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from converters.analysis.network import traced_network
 from converters.networks import network_from_arch, network_from_factory
 from engines.errors import InputError, NetworkError
-from engines.schedules.phases import Size
 from smp_deploy.datasets.base import DatasetInfo
 from smp_deploy.training.config import TrainingConfig
 from smp_deploy.training.sampling import draw_sampling, sampled_labels, sampled_logits, training_form
@@ -33,22 +31,16 @@ def network_from_config(config: TrainingConfig, info: DatasetInfo) -> nn.Module:
     return network
 
 
-def size_multiple_from_network(network: nn.Module) -> Size:
-    """What the sides ``(H, W)`` of an image must be multiples of: the network's own word, else its windows."""
-    return traced_network(network, shared=True).size_multiple
-
-
 def check_fits(network: nn.Module, config: TrainingConfig, info: DatasetInfo) -> None:
     """One step without values: sizes, classes and batch norms, in a moment whatever the network's size.
 
     Raises :class:`InputError` for crops that the network cannot take, other classes than the dataset's, or batch
     norms without a variance, :class:`NetworkError` where the network cannot be trained at all.
     """
-    crop, (rows, columns) = config.augmentation.crop, size_multiple_from_network(network)
+    form = training_form(copy.deepcopy(network).to("meta"), config.dense_levels)
+    crop, (rows, columns) = config.augmentation.crop, form.size_multiple
     if crop[0] % rows or crop[1] % columns:
         raise InputError(f"training: --crop must be multiples of {rows}x{columns}; received {crop}")
-    on_meta = copy.deepcopy(network).to("meta")
-    form = training_form(on_meta, config.dense_levels)
     sampling = draw_sampling(form, torch.Generator().manual_seed(0))
     x = torch.empty(config.batch, 3, *crop, device="meta")
     labels = torch.empty(config.batch, *crop, dtype=torch.int64, device="meta")

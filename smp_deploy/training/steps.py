@@ -23,7 +23,6 @@ from smp_deploy.training.sampling import (
     sampled_logits,
     validation_form,
 )
-from smp_deploy.training.sources import size_multiple_from_network
 
 
 def logits_and_labels(
@@ -56,12 +55,11 @@ def validate(network: nn.Module, dataset: Dataset, *, phases: int, device: torch
     guess of the whole frames', which ``smp-deploy evaluate`` gives. A network without splits is judged at every pixel.
     """
     form = validation_form(network.eval())
-    multiple = size_multiple_from_network(network)
     rows, columns = total_window(form.windows)
     matrix = ConfusionMatrix(dataset.info)
     for index in range(len(dataset)):
         example = dataset.load(index)
-        size = padded_size((example.labels.shape[0], example.labels.shape[1]), multiple)
+        size = padded_size((example.labels.shape[0], example.labels.shape[1]), form.size_multiple)
         x = padded_to(planes_from_image(example.image), size)[None].to(device)
         labels = padded_to(torch.from_numpy(example.labels.astype(np.int64)), size, value=dataset.info.ignore_id)[None]
         order = torch.randperm(rows * columns, generator=torch.Generator().manual_seed(index))

@@ -43,7 +43,7 @@ class Run:
 
     @property
     def directory(self) -> Path:
-        """The output without its suffix, plus ``.run``: the state, the learning curves and the events."""
+        """The output with ``.run`` for its suffix: ``state.pt``, ``metrics.csv``, ``curves.png`` and ``events/``."""
         return self.output.with_suffix(".run")
 
     @property

@@ -27,6 +27,8 @@ from tests.networks import uneven_network, with_statistics
 Size = tuple[int, int]
 FIRST = {"precisions": (), "lowerings": "reshape"}
 """The bundle's first trunk alone, in fp32."""
+NOISE = reference.noise_frame((32, 32), seed=0)
+INT8 = {"precisions": "int8", "calibration_frames": [NOISE]}
 
 
 def frame_of(size: Size, seed: int = 0) -> np.ndarray:
@@ -355,18 +357,25 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         ({"size": (32,)}, r"size is \(height, width\) of a frame in pixels.* received \(32,\)"),
         ({"size": (32, 0)}, "size is"),
         ({"size": "32x32"}, "size is .* received '32x32'"),
-        ({"outputs": "masks"}, "outputs knows 'labels', 'logits', 'probabilities'; received 'masks'"),
-        ({"precisions": ("fp8",)}, "precisions knows 'fp32', .*; received 'fp8'"),
-        ({"lowerings": "unrolled"}, "lowerings knows 'reshape', .*; received 'unrolled'"),
+        ({"outputs": "masks"}, "outputs='masks' is unknown; known are labels, logits, probabilities"),
+        ({"precisions": ("fp8",)}, "precisions='fp8' is unknown; known are fp32, fp16, bf16, int8"),
+        ({"lowerings": "unrolled"}, "lowerings='unrolled' is unknown; known are reshape, strided, dilated"),
         ({"levels": (-1,)}, r"levels are numbers of splits .* received \(-1,\)"),
         ({"levels": 1.5}, "levels are numbers of splits"),
-        ({"keep_fp32": {"bf16": ("head",)}}, "stay in fp32 in bf16 trunks, and precisions has none"),
-        ({"keep_fp32": "head", "precisions": ()}, "keep_fp32 is for the trunks of other precisions"),
-        ({"precisions": "int8"}, "int8 needs calibration_frames"),
-        ({"calibration": "median"}, "calibration knows"),
-        ({"calibration_percentile": 0}, "calibration_percentile is above 0"),
+        ({"keep_fp32": {"bf16": ("head",)}}, "keep_fp32= names 'head' for bf16 trunks, and precisions= has no bf16"),
+        ({"keep_fp32": "head", "precisions": ()}, "keep_fp32= is for the trunks of other precisions"),
+        ({"precisions": "int8"}, "needs calibration_frames=, frames such as"),
+        ({"calibration_frames": [NOISE]}, r'calibration_frames= is for precisions=\("int8",\)'),
+        ({"calibration_percentile": 99}, r'calibration_percentile= is for precisions=\("int8",\)'),
+        ({"calibration": "minmax"}, r'calibration= is for precisions=\("int8",\)'),
+        ({"calibration": "median", **INT8}, "calibration='median' is unknown; known are "),
+        (
+            {"calibration": "minmax", "calibration_percentile": 99.99, **INT8},
+            "calibration_percentile= is for calibration=\"percentile\"; received 'minmax'",
+        ),
+        ({"calibration_percentile": 0, **INT8}, "calibration_percentile is above 0"),
         ({"mean": (0.5, 0.5)}, "mean and std are three numbers each"),
-        ({"std": (0.0, 1.0, 1.0)}, "std above zero"),
+        ({"std": (0.0, 1.0, 1.0)}, "std= above zero"),
         ({"reference_frames": [np.zeros((32, 31, 3), np.uint8)]}, r"reference_frames\[0\] is uint8 of shape \(32, 31"),
         ({"reference_frames": [np.zeros((32, 32, 3), np.float32)]}, r"reference_frames\[0\] is float32"),
     ],

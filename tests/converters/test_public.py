@@ -9,21 +9,26 @@ import pytest
 
 import converters
 from converters.exporting import export
-from converters.networks import network_from_source
+from converters.networks import network_from_arch, network_from_source
 from converters.pooling import MergePool2d, SplitPool2d, merge, split
+from converters.verification import Frame
+from converters.verification.validate import validate
 from engines.errors import NetworkError
 
 
 def test_names_are_sorted_and_lead_to_what_they_name() -> None:
     assert converters.__all__ == sorted(converters.__all__)
     assert set(converters.__all__) <= set(dir(converters))
-    found = {name: getattr(converters, name) for name in ("MergePool2d", "SplitPool2d", "export", "merge", "split")}
+    found = {name: getattr(converters, name) for name in converters.__all__}
     assert found == {
+        "Frame": Frame,
         "MergePool2d": MergePool2d,
         "SplitPool2d": SplitPool2d,
         "export": export,
         "merge": merge,
+        "network_from_arch": network_from_arch,
         "split": split,
+        "validate": validate,
     }
     with pytest.raises(AttributeError, match="no attribute 'exports'"):
         converters.exports  # noqa: B018 - the access is what is tested

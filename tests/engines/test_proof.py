@@ -1,5 +1,6 @@
 """A backend against the stored outputs, without PyTorch and onnx."""
 
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,15 @@ def test_onnxruntime_proves_itself(exported: Bundle) -> None:
     assert check.hop == ("PyTorch", "onnxruntime, fp32")
     assert check.graph == "trunk.onnx"
     assert "sub-batch 4" in check.subject
+
+
+def test_the_record_has_the_versions_of_every_runtime_that_is_installed(exported: Bundle) -> None:
+    installed = {held.name.replace("_", "-"): held.version for held in distributions()}
+    here = prove(exported, "onnxruntime", keep=False).tools.here
+    runtimes = {"onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"}
+    named = {"smp-deploy", "numpy", "torch", "onnx", *runtimes}
+    assert here == {name: installed[name] for name in named & installed.keys()}
+    assert here.keys() & runtimes
 
 
 def test_what_rounds_nothing_proves_nothing_of_fp16(exported: Bundle) -> None:

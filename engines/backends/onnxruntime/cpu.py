@@ -21,6 +21,7 @@ class OnnxRuntimeCpu(Backend):
     kind = Kind.CPU
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "ort"
+    packages = ("onnxruntime", "onnxruntime-gpu")
     # Measured on x86-64 (docs/memory.md); an fp16 graph is computed in fp32 there, and int8 as it is written.
     memory = MemoryModel(
         process_bytes=64 * MIB,

@@ -21,6 +21,7 @@ class OnnxRuntimeCuda(Backend):
     kind = Kind.GPU
     precisions = frozenset(Precision)
     extra = "ort"
+    packages = ("onnxruntime-gpu",)
     memory = MemoryModel()
 
     def device_title(self, device: DeviceName) -> str:

@@ -28,6 +28,8 @@ class TensorRTBackend(Backend):
         self.name = flavour.name  # type: ignore[misc]
         self.title = title  # type: ignore[misc]
         self.extra = flavour.extra  # type: ignore[misc]
+        # The extra is called as the package that it installs.
+        self.packages = (flavour.extra,)  # type: ignore[misc]
 
     @property
     def needs_engines(self) -> bool:

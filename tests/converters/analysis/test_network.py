@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from converters.analysis.network import traced_network
 from converters.networks import SMP, network_from_arch
 from converters.pooling import MergePool2d, SplitPool2d, merge, split
+from engines.errors import NetworkError
 from tests.networks import UnevenNetwork, with_statistics
 
 
@@ -56,6 +57,37 @@ def test_a_copy_may_be_changed_and_what_is_known_is_carried_over() -> None:
     with torch.no_grad():
         graph.get_submodule("stem").weight.zero_()  # type: ignore[operator,union-attr]
     assert traced.graph.get_submodule("stem").weight.abs().sum() > 0  # type: ignore[operator,union-attr,arg-type]
+
+
+class Named(nn.Module):
+    """A convolution, and before it a parameter, under names that need not be identifiers."""
+
+    def __init__(self, layer: str, factor: str = "factor") -> None:
+        super().__init__()
+        self.layer, self.factor = layer, factor
+        self.body = nn.ModuleDict({layer: nn.Conv2d(3, 2, 1)})
+        self.body.register_parameter(factor, nn.Parameter(torch.tensor(2.0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body[self.layer](x * getattr(self.body, self.factor))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "class", "None", "\ufb01"])
+def test_a_name_that_no_code_can_say_is_one_clear_error(name: str) -> None:
+    for network, path in ((Named(name), f"body.{name}"), (Named("layer", name), f"body.{name}")):
+        for shared in (False, True):
+            with pytest.raises(NetworkError) as raised:
+                traced_network(network, shared=shared)
+            assert str(raised.value).startswith(f"Named has a module or parameter {path!r}, which torch.fx cannot ")
+
+
+@pytest.mark.parametrize("name", ["a b", "a'b", "ü", "7", "a/b", "a{b}", "self"])
+def test_a_name_that_is_no_identifier_may_be_traced(name: str) -> None:
+    network, x = Named(name, f"{name}*"), torch.randn(1, 3, 4, 4)
+    traced = traced_network(network)
+    assert traced.modules == (f"body.{name}",)
+    with torch.no_grad():
+        assert torch.equal(traced.graph(x), network(x))
 
 
 class Pooled(nn.Module):

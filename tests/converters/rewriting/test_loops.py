@@ -263,6 +263,28 @@ def test_a_copy_takes_no_name_of_the_networks_own() -> None:
     assert [original_module(graph, path) for path in called] == ["conv_dilated_2x2", *["conv"] * 3]
 
 
+@pytest.mark.parametrize("kind", ["parameter", "buffer"])
+def test_a_copy_takes_no_name_of_a_parameter_or_buffer(kind: str) -> None:
+    class Scaled(TwoLevels):
+        def __init__(self) -> None:
+            super().__init__()
+            scale = torch.tensor([[[0.5]], [[1.0]], [[2.0]]])
+            if kind == "parameter":
+                self.conv_dilated_2x2 = nn.Parameter(scale)
+            else:
+                self.register_buffer("conv_dilated_2x2", scale)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x * self.conv_dilated_2x2)
+
+    network = with_statistics(Scaled, seed=0)
+    assert_equal_to_whole(network, (8, 8))
+    graph = lowered(looped_from_network(traced_network(network)), Lowering.DILATED).graph
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
+    assert called == ["conv", "conv_dilated_2x2_", "conv_dilated_2x4"]
+    assert [original_module(graph, path) for path in called] == ["conv"] * 3
+
+
 def test_rewrites_carry_on_what_is_known() -> None:
     """Windows of the levels that are walked are gone, deeper layers have the others on their stack."""
     network = with_statistics(lambda: network_from_arch("smp-resnet18", width=4), seed=1)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnx
+import psutil
 import pytest
 import torch
 from torch import nn
 
 from converters.exporting import export
 from converters.pooling import MergePool2d, SplitPool2d
-from converters.verification import Findings, Subject, checks_of, engine_hops, reference_frames
+from converters.verification import Findings, Frame, Subject, checks_of, engine_hops, reference_frames
+from converters.verification.chain import whole_checks
 from converters.verification.layers import _sample
 from converters.verification.layouts import layout_checks
 from converters.verification.precision_search import searched_precision
@@ -134,7 +138,28 @@ def test_a_layer_behind_a_window_with_a_side_of_one_has_its_place() -> None:
     assert _sample((96, 12, 4, 3), (24, 48), windows, (0, 1), 1) is not None
 
 
+def test_labels_of_a_frame_are_given_by_name() -> None:
+    image, labels = np.zeros((*SIZE, 3), np.uint8), np.ones(SIZE, np.uint8)
+    with pytest.raises(TypeError, match="positional arguments"):
+        Frame("road", image, labels)  # type: ignore[call-arg,misc]
+    assert Frame("road", image, truth=labels).truth is labels
+
+
 def test_levels_named_twice_are_one_trunk(tmp_path: Path) -> None:
     network = with_statistics(lambda: Begins(nn.Conv2d(3, 3, 1), 4), seed=0)
     bundle = export(network, tmp_path / "own", size=SIZE, levels=(1, 1), lowerings=("reshape", "reshape"))
     assert len(bundle.manifest.trunks) == 1
+
+
+def test_a_whole_graph_that_memory_cannot_hold_is_not_run(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    model = onnx.load(bundle / opened.manifest.model, load_external_data=False)
+    for axis, side in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 2**20, 2**20, 3), strict=True):
+        axis.dim_value = side
+    onnx.save(model, bundle / opened.manifest.model)
+    checks = list(whole_checks(Subject(opened, reference_frames(opened)), {}))
+    assert [check.status for check in checks] == [Status.NOT_RUN] * 2
+    # Eight times a tensor of 3 * 2**40 numbers of 4 bytes.
+    assert checks[0].detail.startswith(f"needs about {8 * 3 * 2**40 * 4 // 2**30} GiB of memory, ")
+    said = float(checks[0].detail.removesuffix(" GiB are free").rpartition(" ")[2])
+    assert 0 <= said <= psutil.virtual_memory().total / 2**30 + 1

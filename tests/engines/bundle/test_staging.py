@@ -59,8 +59,11 @@ def test_a_place_under_a_file_cannot_be_written(tmp_path: Path) -> None:
         pass
 
 
-def test_an_existing_target_wants_force(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"exists already; .*--force"), staged_directory(tmp_path):
+def test_an_existing_target_is_replaced_on_request_only(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"exists already; .* replace it with replace=True$"),
+        staged_directory(tmp_path),
+    ):
         pass
 
 

@@ -15,6 +15,7 @@ from converters.reference import noise_frame
 from engines import Bundle, OutputKind, Precision, Session
 from engines.bundle.manifest import CalibrationRecord
 from smp_deploy.cli.debug_precision import _command
+from smp_deploy.cli.export import _kept
 from tests.conftest import Cli
 
 NETWORK = """
@@ -126,8 +127,13 @@ INT8 = ("--precision", "int8")
         (("--calibration", "minmax"), "--calibration is for --precision int8"),
         (("--precision", "bf16", "--opset", "18"), "bf16 needs opset 22 or later"),
         (("--keep-fp32", "9.*"), "'9.*' names no module of the network; it has"),
-        (("--keep-fp32", "int8:3"), "--keep-fp32 'int8:3' is for 'int8' trunks, and none are to be written"),
-        (("--precision", "fp32", "--keep-fp32", "3"), "--keep-fp32 is for the trunks of another --precision than fp32"),
+        (("--keep-fp32", "int8:3"), "--keep-fp32 names '3' for int8 trunks, and --precision has no int8"),
+        (("--keep-fp32", "int4:3"), "--keep-fp32 int4 is unknown; known are fp32, fp16, bf16, int8"),
+        (
+            ("--precision", "fp32", "--keep-fp32", "3"),
+            "--keep-fp32 is for the trunks of other precisions than fp32, and --precision has none",
+        ),
+        (("--calibration-percentile", "99"), "--calibration-percentile is for --precision int8"),
     ],
 )
 def test_options_that_cannot_be_met(cli: Cli, work: Path, options: tuple[str, ...], part: str) -> None:
@@ -138,13 +144,39 @@ def test_options_that_cannot_be_met(cli: Cli, work: Path, options: tuple[str, ..
     assert not (work / "refused").exists()
 
 
+@pytest.mark.parametrize(
+    ("patterns", "kept"),
+    [
+        (["head", "stem"], ("head", "stem")),
+        (["int8:5"], {"int8": ("5",)}),
+        (["a", "int8:b", "c"], {"fp16": ("a", "c"), "int8": ("a", "b", "c")}),
+        # What is not to be written is for the export to refuse.
+        (["bf16:a", "b"], {"fp16": ("b",), "int8": ("b",), "bf16": ("a", "b")}),
+    ],
+)
+def test_patterns_go_to_the_trunks_that_they_name(patterns: list[str], kept: object) -> None:
+    assert _kept(patterns, (Precision.FP32, Precision.FP16, Precision.INT8)) == kept
+
+
 def test_the_proposed_export_is_that_of_the_bundle(exported: Bundle) -> None:
     manifest, trunk = exported.manifest, exported.manifest.trunk()
     # The defaults are left out, and what a bundle does not know has a placeholder.
     search = SimpleNamespace(proposal=("head",))
     assert _command(manifest, Precision.FP16, search) == (
-        "smp-deploy export --arch smp-resnet18 --size 64x96 --precision fp16 --keep-fp32 fp16:head -o NEW_BUNDLE"
+        "smp-deploy export CHECKPOINT --arch smp-resnet18 --size 64x96 --precision fp16 --keep-fp32 fp16:head "
+        "-o NEW_BUNDLE"
     )
+    for source, checksum, named in (
+        ("nets:my", None, "--model nets:my"),
+        ("nets:my", "0" * 64, "CHECKPOINT --model nets:my"),
+        # A network that was exported from memory: a factory of it is for its owner to name.
+        ("tests.networks.UnevenNetwork", None, "--model PACKAGE.MODULE:FACTORY"),
+        ("UnevenNetwork", "0" * 64, "CHECKPOINT --model PACKAGE.MODULE:FACTORY"),
+    ):
+        network = msgspec.structs.replace(manifest.network, source=source, checkpoint_sha256=checksum)
+        assert _command(msgspec.structs.replace(manifest, network=network), Precision.FP16, search) == (
+            f"smp-deploy export {named} --size 64x96 --precision fp16 --keep-fp32 fp16:head -o NEW_BUNDLE"
+        )
     own = msgspec.structs.replace(
         manifest,
         network=msgspec.structs.replace(manifest.network, source="nets:my", checkpoint_sha256="0" * 64),

@@ -43,7 +43,7 @@ def with_record(path: Path, **changes: Any) -> Bundle:
     bundle = Bundle.open(path)
     figures = ValidationFigures(overlays=[OverlayName(name="road.png", precision=Precision.FP16)])
     made = validation_from_checks(
-        bundle, [CHECK], seconds=1, overrides={}, frames=["noise"], commands=[], figures=figures
+        bundle, [CHECK], seconds=1, overrides={}, frames=["noise"], commands=[], tools={}, figures=figures
     )
     write(path, {**builtins_from_record(made), **changes})
     save_arrays(path, np.zeros(SIZE, np.uint8))

@@ -60,6 +60,7 @@ def record(bundle: Path) -> Validation:
         overrides={},
         frames=["frame 0", "frame 1", "frame 2"],
         commands=["smp-deploy validate bundle"],
+        tools={},
         figures=ValidationFigures(layers=[layer]),
     )
 

@@ -18,6 +18,9 @@ from smp_deploy.cli.app import app
 from smp_deploy.datasets import Scenes
 from smp_deploy.evaluation import NetworkPredictor
 from smp_deploy.training import Augmentation, Observer, Run, Trainer, TrainingConfig, Validation, network_from_weights
+from smp_deploy.training.sources import network_from_config
+from smp_deploy.training.steps import validate
+from tests.networks import UnevenNetwork
 
 MODEL = "tests.networks:uneven_for_scenes"
 FAST = ("--dataset", "scenes", "--epochs", "1", "--batch", "50", "--crop", "24x32", "--threads", "1")
@@ -165,6 +168,30 @@ def branching() -> nn.Module:
 def test_what_does_not_fit_is_said_before_the_first_step(tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
         Trainer(_config(**changes), TRAIN, VAL, Run(tmp_path / "a.safetensors"))
+
+
+TRACES: list[str] = []
+
+
+def counting() -> nn.Module:
+    """Notes every time that Python runs its forward pass: a form that was traced does not."""
+
+    class _Counting(UnevenNetwork):
+        def forward(self, x):
+            TRACES.append(type(x).__name__)
+            return super().forward(x)
+
+    return _Counting(classes=9)
+
+
+def test_a_network_is_traced_once_to_see_whether_it_fits_and_once_to_judge_it():
+    TRACES.clear()
+    network = network_from_config(_config(model=f"{__name__}:counting"), TRAIN.info)
+    assert TRACES == ["Proxy"]
+    matrix = validate(network, VAL, phases=1, device=torch.device("cpu"))
+    assert TRACES == ["Proxy"] * 2
+    # One of the 96 elements of the windows, of two frames of 36x64.
+    assert matrix.counts.sum() == 2 * 36 * 64 // 96
 
 
 def test_one_network_is_named():
