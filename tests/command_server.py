@@ -49,7 +49,7 @@ def become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    # What takes long to import, and starts no threads, which a fork would not have. Commands import lazily: other tests.
+    # What takes long to import and starts no threads, which a fork would not have. Onnxruntime starts some.
     import torch  # noqa: F401
 
     import converters.exporting
