@@ -137,6 +137,8 @@ def test_named_parts_give_one_schedule(
     assert (ran["schedule"], ran["schedule_reason"]) == (str(wanted), "asked for")
     benched = document(cli("bench", bundle, *SHORT, *options, "--json"))
     assert (benched["schedule"], benched["reason"]) == (as_json(wanted), "asked for")
+    validated = document(cli("validate", bundle, "--backend", "onnxruntime", *options, "--json"))
+    assert [check["subject"].endswith(f", {wanted}") for check in validated["checks"]] == [True]
 
 
 def as_json(schedule: Schedule) -> dict[str, object]:

@@ -69,7 +69,9 @@ def test_the_manifest_says_how_int8_was_made(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_run_in_every_precision_of_the_cpu(cli: Cli, bundle: Path, work: Path, tmp_path: Path, precision: str) -> None:
+def test_run_labels_as_a_session_in_every_precision(
+    cli: Cli, bundle: Path, work: Path, tmp_path: Path, precision: str
+) -> None:
     result = cli("run", bundle, work / "frames" / "0.png", "-o", tmp_path, "--precision", precision)
     assert result.returncode == 0, result.stderr
     with Session.open(bundle, precision=Precision(precision)) as session:
