@@ -164,3 +164,10 @@ def test_the_proposed_export_is_that_of_the_bundle(exported: Bundle) -> None:
         "--precision int8 --keep-fp32 'int8:layer4.*' --keep-fp32 int8:head --calibration percentile "
         "--calibration-percentile 99.0 --calibration-images FRAMES --class-names FILE -o NEW_BUNDLE"
     )
+
+
+def test_validate_of_what_rounds_nothing_is_not_run(cli: Cli, bundle: Path) -> None:
+    result = cli("validate", bundle, "--backend", "onnxruntime", "--precision", "fp16", "--json")
+    assert result.returncode == 3
+    assert {check["status"] for check in json.loads(result.stdout)["checks"]} == {"not run"}
+    assert "no check could run here: ONNX Runtime computes fp16 graphs in fp32 on a CPU" in result.stderr
