@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from converters.exporting import export
 from converters.networks import network_from_arch
 from engines import Bundle
-from tests.networks import with_statistics
+from tests.networks import BroadNetwork, with_statistics
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (64, 96)
@@ -85,6 +85,17 @@ def exported(small_network: torch.nn.Module, tmp_path_factory: pytest.TempPathFa
         export(small_network, target, size=SIZE, source="smp-resnet18", width=WIDTH)
 
     return Bundle.open(made_once(tmp_path_factory, "exported", make))
+
+
+@pytest.fixture(scope="session")
+def broad(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose trunks take more memory than all else of a session: at 512x768, of levels 0 and 2."""
+
+    def make(target: Path) -> None:
+        network = with_statistics(BroadNetwork, seed=2)
+        export(network, target, size=(512, 768), precisions="fp32", levels=(0, 2), lowerings="reshape")
+
+    return Bundle.open(made_once(tmp_path_factory, "broad", make))
 
 
 @pytest.fixture

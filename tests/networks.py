@@ -62,6 +62,25 @@ def uneven_for_scenes() -> nn.Module:
     return UnevenNetwork(classes=9)
 
 
+class BroadNetwork(nn.Module):
+    """Two splits and few layers of 16 and 32 channels: much memory for little work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.split1, self.split2 = SplitPool2d(2), SplitPool2d(2)
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.body = nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Conv2d(16, 32, 3, padding=1)
+        self.head = nn.Conv2d(32, 5, 1)
+        self.relu = nn.ReLU()
+        self.merges = nn.Sequential(MergePool2d(self.split2), MergePool2d(self.split1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.split1(self.relu(self.stem(x)))
+        x = self.split2(self.relu(self.body(x)))
+        return self.merges(self.head(self.relu(self.last(x))))
+
+
 class RandomNetwork(nn.Module):
     """A chain of convolutions, pointwise layers, shortcuts and splits at random places, merged at the end."""
 

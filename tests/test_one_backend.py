@@ -23,6 +23,7 @@ from engines.errors import BackendError, InputError
 from engines.executors.base import Executor
 from engines.executors.host import RunnerExecutor
 from engines.executors.runner import Array, Runner
+from smp_deploy.datasets.base import DatasetInfo, Example
 
 REASON = "a shadow has no whole numbers"
 MODEL = MemoryModel(process_bytes=10 * MIB, runtime_bytes=3 * MIB, weights=2.0, packing=1.5, measured=True)
@@ -58,6 +59,13 @@ def _spec(end: Any) -> TensorSpec:
     )
 
 
+class LateRunner(ShadowRunner):
+    """One whose results are shifted by a column."""
+
+    def _infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: np.roll(array, 1, axis=-1) for name, array in super()._infer(feed).items()}
+
+
 class Shadow(Backend):
     """All that the project is told of a runtime."""
 
@@ -69,8 +77,9 @@ class Shadow(Backend):
     extra = "ort"
     packages = ("onnxruntime",)
 
-    def __init__(self) -> None:
+    def __init__(self, runner: type[ShadowRunner] = ShadowRunner) -> None:
         self.opened: list[Schedule] = []
+        self._runner = runner
 
     def refusal(self, precision: Precision) -> str | None:
         return REASON if precision is Precision.INT8 else super().refusal(precision)
@@ -88,8 +97,8 @@ class Shadow(Backend):
         self.opened.append(schedule)
         trunk = bundle.manifest.trunk_of(schedule)
         return RunnerExecutor(
-            ShadowRunner(bundle.file(bundle.manifest.prepare)),
-            ShadowRunner(bundle.trunk_graph(trunk, precision)),
+            self._runner(bundle.file(bundle.manifest.prepare)),
+            self._runner(bundle.trunk_graph(trunk, precision)),
             bundle.manifest.grid(trunk),
         )
 
@@ -177,14 +186,38 @@ def test_it_is_proven(bundle: Path, shadow: Shadow) -> None:
     assert shadow.opened == [engines.choose_schedule(Bundle.open(bundle), shadow).schedule]
 
 
-def test_a_wrong_result_is_not_proven(bundle: Path, shadow: Shadow, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = ShadowRunner._infer
+def test_a_wrong_result_is_not_proven(bundle: Path) -> None:
+    assert engines.prove(bundle, Shadow(LateRunner)).verdict.value == "failed"
 
-    def late(self: ShadowRunner, feed: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: np.roll(array, 1, axis=-1) for name, array in right(self, feed).items()}
 
-    monkeypatch.setattr(ShadowRunner, "_infer", late)
-    assert engines.prove(bundle, shadow).verdict.value == "failed"
+class Labelled:
+    """A frame whose truth is what ONNX Runtime says of it."""
+
+    def __init__(self, bundle: Bundle, frame: np.ndarray) -> None:
+        classes = bundle.manifest.classes
+        self.info = DatasetInfo("one", tuple(c.name for c in classes), tuple(c.color for c in classes), 255)
+        with Session.open(bundle) as session:
+            self._example = Example("frame", frame, session.predict(frame))
+
+    def __len__(self) -> int:
+        return 1
+
+    def load(self, index: int) -> Example:
+        return self._example
+
+
+def test_it_is_evaluated(exported: Bundle, frame: np.ndarray, shadow: Shadow) -> None:
+    dataset, schedule = Labelled(exported, frame), Schedule(3, 2)
+    found = smp_deploy.evaluate(exported, dataset, backend=shadow, schedule=schedule)
+    assert (found.frames, found.confusion.mean_iou, found.schedule) == (1, 1.0, schedule)
+    assert shadow.opened == [schedule]
+    late = smp_deploy.evaluate(exported, dataset, backend=Shadow(LateRunner))
+    assert late.confusion.mean_iou < 0.9
+    # A budget is held to its own model.
+    budget = min(peak_by_hand(exported.manifest, c.schedule) for c in engines.plan(exported, shadow).candidates)
+    smallest = smp_deploy.evaluate(exported, dataset, backend=shadow, memory=budget).schedule
+    assert smallest is not None
+    assert peak_by_hand(exported.manifest, smallest) == budget
 
 
 def test_it_is_measured(bundle: Path, shadow: Shadow) -> None:
@@ -218,8 +251,13 @@ def test_its_tuning_is_found_again(bundle: Path, shadow: Shadow) -> None:
         pytest.param(lambda bundle, on, precision: Session.open(bundle, on, precision=precision), id="Session.open"),
         pytest.param(lambda bundle, on, precision: engines.plan(bundle, on, precision), id="plan"),
         pytest.param(
-            lambda bundle, on, precision: engines.choose_schedule(bundle, on, precision, memory="1GiB"),
-            id="choose_schedule",
+            lambda bundle, on, precision: engines.choose_schedule(bundle, on, precision), id="choose_schedule"
+        ),
+        pytest.param(
+            lambda bundle, on, precision: smp_deploy.evaluate(
+                bundle, Labelled(bundle, np.zeros((64, 96, 3), np.uint8)), backend=on, precision=precision
+            ),
+            id="evaluate",
         ),
         pytest.param(lambda bundle, on, precision: engines.prove(bundle, on, precision, keep=False), id="prove"),
         pytest.param(lambda bundle, on, precision: smp_deploy.bench(bundle, on, precision, keep=False), id="bench"),

@@ -103,7 +103,7 @@ def test_an_engine_is_built_for_the_schedule_of_the_budget(cli: Cli, bundle: Pat
     assert budget < peak_of(opened, DEFAULT, "tensorrt-rtx")
     assert choose_schedule(opened, "tensorrt-rtx", memory=budget).schedule == wanted
     assert choose_schedule(opened, "tensorrt-rtx").schedule == DEFAULT
-    options = ("--flavour", "tensorrt-rtx", "--memory", f"{budget // 1024}KiB")
+    options = ("--backend", "tensorrt-rtx", "--memory", f"{budget // 1024}KiB")
     document(cli("build-engine", bundle, *options, "--json"))
     (engine,) = Bundle.open(bundle).manifest.engines
     assert engine.schedule == wanted
@@ -137,6 +137,8 @@ def test_named_parts_give_one_schedule(
     assert (ran["schedule"], ran["schedule_reason"]) == (str(wanted), "asked for")
     benched = document(cli("bench", bundle, *SHORT, *options, "--json"))
     assert (benched["schedule"], benched["reason"]) == (as_json(wanted), "asked for")
+    validated = document(cli("validate", bundle, "--backend", "onnxruntime", *options, "--json"))
+    assert [check["subject"].endswith(f", {wanted}") for check in validated["checks"]] == [True]
 
 
 def as_json(schedule: Schedule) -> dict[str, object]:

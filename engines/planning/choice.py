@@ -8,7 +8,7 @@ from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
-from engines.errors import InputError
+from engines.errors import BackendError, InputError
 from engines.planning.planner import plan
 from engines.planning.sizes import bytes_of_memory, shown_bytes
 from engines.planning.tunings import here, tunings_of
@@ -59,9 +59,13 @@ def choose_schedule(
             would), an unknown backend, or a device of another kind.
         BundleError: the bundle has no such trunk.
         BackendError: the backend has no such arithmetic.
-        MissingDependency: the bundle has a tuning for the backend, and its runtime is missing.
+        MissingDependency: the bundle has a tuning for the backend, or the runtime must say whether it has the
+            arithmetic, and the runtime is missing.
     """
     found, precision = backend_named(backend), named(Precision, "precision", precision)
+    found.device(device)
+    if reason := found.refusal(precision):
+        raise BackendError(reason)
     if (levels, lowering, sub_batch) != (None, None, None):
         if memory is not None:
             raise InputError("memory= chooses the schedule; leave out levels=, lowering= and sub_batch=")

@@ -98,11 +98,12 @@ def plan(
 
     Raises:
         BackendError: the backend has no such arithmetic.
-        InputError: nothing fits (the message says the smallest budget that would), an unknown backend, or no trunk of
-            this precision.
+        InputError: nothing fits (the message says the smallest budget that would), an unknown backend, a device of
+            another kind, or no trunk of this precision.
         MissingDependency: the bundle has a tuning for the backend, and its runtime is missing.
     """
     found, precision = backend_named(backend), named(Precision, "precision", precision)
+    found.device(device)
     return plan_from_manifest(
         bundle.manifest,
         found,

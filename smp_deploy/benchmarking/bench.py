@@ -55,7 +55,7 @@ def bench(
 
     Args:
         bundle: an open bundle, or the path of one.
-        backend: a name of :data:`engines.backends.BACKENDS`.
+        backend: a name of :data:`engines.backends.BACKENDS`, or a backend.
         precision: arithmetic of the trunk.
         schedule: what to measure; by default what :func:`engines.choose_schedule` chooses, from ``memory`` where it is
             given.
@@ -106,7 +106,7 @@ def bench(
         latency_ms=Latency(**asdict(summary)),
         throughput=Throughput(frames_per_s=frames_per_s, megapixels_per_s=frames_per_s * height * width / 1e6),
         rearrangement=None if moved_ms is None else Rearrangement(ms=moved_ms, share=moved_ms / summary.median),
-        memory=_memory(opened, chosen.schedule, arithmetic, on),
+        memory=_memory(opened, chosen.schedule, arithmetic, on, device),
         machine=msgspec.convert(measured_with(on, device), BenchMachine),
     )
     if keep:
@@ -114,11 +114,13 @@ def bench(
     return record
 
 
-def _memory(bundle: Bundle, schedule: Schedule, precision: Precision, backend: Backend) -> PeakMemory:
+def _memory(
+    bundle: Bundle, schedule: Schedule, precision: Precision, backend: Backend, device: str | None
+) -> PeakMemory:
     if backend not in BACKENDS:
         return PeakMemory(not_measured="a fresh process knows the listed backends alone")
     try:
-        peak = session_peak(bundle.path, schedule, precision=precision, backend=backend.name)
+        peak = session_peak(bundle.path, schedule, precision=precision, backend=backend.name, device=device)
     except MachineError as error:
         return PeakMemory(not_measured=str(error))
     return PeakMemory(above_empty_process_bytes=peak.work_bytes, process_bytes=peak.peak_bytes)

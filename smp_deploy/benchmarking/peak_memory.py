@@ -2,7 +2,7 @@
 
 A process that has run before holds freed memory, loaded libraries and warm caches; a fresh one holds what the work
 needs. The figure is the peak of its resident set (``VmHWM`` in Linux's ``/proc/self/status``) above that of an empty
-process: an interpreter with numpy and onnxruntime imported.
+process: an interpreter with numpy and the backend's runtime imported.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from typing import Any
 import msgspec
 import psutil
 
+from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.errors import BackendError, InputError, MachineError
 from engines.schedules.schedule import Precision, Schedule
-
-EMPTY_PROCESS = ("numpy", "onnxruntime")
-"""What an empty process has imported."""
 
 ENOUGH_SUB_BATCHES = 3
 """From the second on, ONNX Runtime knows which tensors there will be; the third shows that nothing grows."""
@@ -36,7 +34,7 @@ class PeakMemory:
     """Peaks of one process, in bytes."""
 
     empty_bytes: int
-    """Before the work, with :data:`EMPTY_PROCESS` imported."""
+    """Before the work, with numpy and the backend's runtime imported."""
     peak_bytes: int
     """After it."""
     returned: Any = None
@@ -48,13 +46,14 @@ class PeakMemory:
         return self.peak_bytes - self.empty_bytes
 
 
-def peak_of(work: str, *arguments: object, timeout_s: float = 540) -> PeakMemory:
+def peak_of(work: str, *arguments: object, backend: str = DEFAULT_BACKEND, timeout_s: float = 540) -> PeakMemory:
     """Call ``work(*arguments)`` in a fresh process and give the peaks of its memory.
 
     Args:
         work: ``"package.module:function"``; the process finds the modules that this one finds.
         arguments: what msgspec can write as JSON: numbers, strings, lists, dictionaries, enums, dataclasses. They
             arrive as plain values, and so does what the function returns.
+        backend: whose runtime an empty process has imported.
         timeout_s: the process is ended when it takes longer.
 
     Raises:
@@ -62,7 +61,7 @@ def peak_of(work: str, *arguments: object, timeout_s: float = 540) -> PeakMemory
         MachineError: this is no Linux.
     """
     current_peak_bytes()
-    task = {"work": work, "arguments": arguments}
+    task = {"work": work, "arguments": arguments, "backend": backend}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "smp_deploy.benchmarking.peak_memory"]
     try:
@@ -82,7 +81,8 @@ def session_peak(
     schedule: Schedule,
     *,
     precision: Precision = Precision.FP32,
-    backend: str = "onnxruntime",
+    backend: str = DEFAULT_BACKEND,
+    device: str | None = None,
     sub_batches: int = ENOUGH_SUB_BATCHES,
 ) -> PeakMemory:
     """The peak of opening a bundle and labelling frames of noise, up to so many sub-batches.
@@ -90,9 +90,8 @@ def session_peak(
     Raises what :func:`peak_of` raises.
     """
     named = [schedule.levels, schedule.sub_batch, schedule.lowering.value]
-    return peak_of(
-        "smp_deploy.benchmarking.peak_memory:_label_noise", str(bundle), named, precision.value, backend, sub_batches
-    )
+    work = "smp_deploy.benchmarking.peak_memory:_label_noise"
+    return peak_of(work, str(bundle), named, precision.value, backend, device, sub_batches, backend=backend)
 
 
 def current_peak_bytes() -> int:
@@ -115,7 +114,9 @@ class _EnoughError(Exception):
     """Ends a prediction whose peak is known."""
 
 
-def _label_noise(bundle: str, schedule: Sequence[Any], precision: str, backend: str, sub_batches: int) -> int:
+def _label_noise(
+    bundle: str, schedule: Sequence[Any], precision: str, backend: str, device: str | None, sub_batches: int
+) -> int:
     import numpy as np
 
     from engines.schedules.schedule import Lowering
@@ -130,7 +131,7 @@ def _label_noise(bundle: str, schedule: Sequence[Any], precision: str, backend: 
         if steps == sub_batches:
             raise _EnoughError
 
-    with Session.open(bundle, backend, precision=Precision(precision), schedule=wanted) as session:
+    with Session.open(bundle, backend, precision=Precision(precision), schedule=wanted, device=device) as session:
         frame = np.random.default_rng(0).integers(0, 256, (*session.grid.frame_size, 3), dtype=np.uint8)
         with contextlib.suppress(_EnoughError):
             # A large sub-batch is all of a frame: the next frames are further sub-batches then.
@@ -140,10 +141,10 @@ def _label_noise(bundle: str, schedule: Sequence[Any], precision: str, backend: 
 
 
 def _main() -> None:
-    for name in EMPTY_PROCESS:
-        importlib.import_module(name)
-    empty = current_peak_bytes()
     task = json.loads(sys.stdin.buffer.read())
+    # To say its version a runtime is imported, and numpy with it.
+    backend_named(task["backend"]).runtime()
+    empty = current_peak_bytes()
     module, _, function = task["work"].partition(":")
     if not function:
         raise InputError(f"work is package.module:function; received {task['work']!r}")

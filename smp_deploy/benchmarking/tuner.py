@@ -47,7 +47,7 @@ class TuningConfig:
     device: str | None = None
     """The backend's first by default."""
     fits: Callable[[Schedule], bool] = field(default=lambda schedule: True)
-    """Which schedules may be tried: others take more memory than there is."""
+    """Which schedules may be tried: others take more memory than there is, or than the backend takes in one tensor."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def candidates(manifest: Manifest, config: TuningConfig) -> list[Schedule]:
         and config.fits(schedule)
     ]
     default = named_schedule(manifest)
-    default = default if default in held else (found or [default])[0]
+    default = default if default in held and config.fits(default) else (found or [default])[0]
     if not found:
         raise InputError(
             "no schedule is left to compare: the bundle has no trunk, or no engine, of these levels and lowerings that "
@@ -174,14 +174,21 @@ def tune(
 def _fits(
     bundle: Bundle, backend: Backend, precision: Precision, memory: int | str | None
 ) -> Callable[[Schedule], bool]:
-    """Whether a schedule may be tried: by its predicted peak, and within half of what is free without a budget."""
-    planned = plan(bundle, backend, precision)
-    peaks = {candidate.schedule: planned.needed_bytes(candidate) for candidate in planned.candidates}
+    """Whether a schedule may be tried: by its largest tensor and its predicted peak.
+
+    Without a budget the peak is within half of what is free.
+    """
     limit = None if memory is None else bytes_of_memory(memory)
     if limit is None and backend.kind is Kind.CPU:
         limit = available_bytes() // 2
+    planned = plan(bundle, backend, precision)
+    refused = {
+        candidate.schedule
+        for candidate in planned.candidates
+        if candidate.too_large or (limit is not None and planned.needed_bytes(candidate) > limit)
+    }
     # A built engine may have a sub-batch that is no candidate of the planner; it is there to be tried.
-    return lambda schedule: limit is None or peaks.get(schedule, 0) <= limit
+    return lambda schedule: schedule not in refused
 
 
 def measured(

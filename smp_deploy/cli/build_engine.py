@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from engines.backends import BACKENDS
 from engines.backends.tensorrt.builder import BuildListener
 from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility, MemoryPool
 from engines.backends.tensorrt.targets import Target
@@ -28,6 +29,7 @@ from smp_deploy.cli.options import (
     LoweringOption,
     MemoryOption,
     SubBatchOption,
+    backend_option,
     memory_bytes,
 )
 
@@ -47,9 +49,12 @@ def build_engine_command(
         Target,
         typer.Option("--target", help="Where the engine shall run. A platform is refused anywhere but on itself."),
     ] = Target.THIS_MACHINE,
-    flavour: Annotated[
-        Literal["tensorrt", "tensorrt-rtx"] | None,
-        typer.Option("--flavour", help="Which TensorRT.  [default: TensorRT where it is installed, else TensorRT-RTX]"),
+    backend: Annotated[
+        str | None,
+        backend_option(
+            "What runs the engine.  [default: tensorrt where it is installed, else tensorrt-rtx]",
+            tuple(known.name for known in BACKENDS if known.needs_engines),
+        ),
     ] = None,
     timing_cache: Annotated[
         Path | None,
@@ -115,7 +120,7 @@ def build_engine_command(
     with ExitStack() as bars:
         built = build_engine(
             Bundle.open(bundle),
-            flavour,
+            backend,
             precision,
             levels=levels,
             lowering=lowering,

@@ -123,5 +123,6 @@ def _print(source: Path, split: str, found: Evaluation, *, as_json: bool) -> Non
         print_json({"source": str(source), **document_from_evaluation(found)})
     else:
         judged = f"{found.frames} frames of {found.info.name} {split}"
-        title = f"{judged}, {found.seconds:.1f} s of prediction"
+        ran = "" if found.schedule is None else f", {found.schedule}"
+        title = f"{judged}{ran}, {found.seconds:.1f} s of prediction"
         print_table(("class", "IoU, %", "boundary IoU, %"), table_from_evaluation(found), title=title)

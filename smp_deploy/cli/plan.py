@@ -17,6 +17,7 @@ from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import (
     BundleArgument,
+    DeviceOption,
     JsonOption,
     MemoryOption,
     PrecisionOption,
@@ -33,6 +34,7 @@ def plan_command(
         str,
         backend_option("Whose memory is predicted."),
     ] = DEFAULT_BACKEND,
+    device: DeviceOption = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -50,7 +52,7 @@ def plan_command(
     opened = Bundle.open(bundle)
     if plot is not None:
         check_file_target(opened, plot, ".png")
-    planned = plan(opened, backend, precision, memory=memory)
+    planned = plan(opened, backend, precision, memory=memory, device=device)
     entries = [_entry(candidate, planned) for candidate in planned.candidates]
     choice = _entry(planned.choice, planned) if planned.choice else None
     document = {
@@ -89,7 +91,7 @@ def plan_command(
         typer.echo(f"How much {backend} takes is an assumption: it was not measured.")
     typer.echo(planned.reason)
     if planned.choice is not None:
-        typer.echo(_command(bundle, planned, planned.choice))
+        typer.echo(_command(bundle, planned, planned.choice, device))
     return document
 
 
@@ -106,12 +108,13 @@ def _entry(candidate: Candidate, planned: Plan) -> dict[str, Any]:
     }
 
 
-def _command(bundle: Path, planned: Plan, choice: Candidate) -> str:
+def _command(bundle: Path, planned: Plan, choice: Candidate, device: str | None) -> str:
     """What to type next."""
     schedule, backend, precision = choice.schedule, planned.backend, planned.precision.value
     options = f"--levels {schedule.levels} --lowering {schedule.lowering.value} --sub-batch {schedule.sub_batch}"
+    options += f" --device {device}" if device else ""
     if backend.needs_engines:
-        return f"smp-deploy build-engine {bundle} --{precision} --flavour {backend} {options}"
+        return f"smp-deploy build-engine {bundle} --{precision} --backend {backend} {options}"
     return f"smp-deploy run {bundle} IMAGES -o DIR --backend {backend} --precision {precision} {options}"
 
 
@@ -128,12 +131,12 @@ def _picture(planned: Plan) -> bytes:
     for lowering, marker in (("reshape", "o"), ("strided", "s"), ("dilated", "^")):
         points = [c for c in planned.candidates if c.schedule.lowering.value == lowering]
         if points:
-            peaks = [c.peak_bytes / 2**20 for c in points]
+            peaks = [planned.needed_bytes(c) / 2**20 for c in points]
             axes.scatter(peaks, [c.compute for c in points], marker=marker, label=lowering, alpha=0.6)
     if planned.memory_bytes is not None:
         axes.axvline(planned.memory_bytes / 2**20, color="black", linestyle="--", linewidth=1, label="budget")
     if planned.choice is not None:
-        x, y = planned.choice.peak_bytes / 2**20, planned.choice.compute
+        x, y = planned.needed_bytes(planned.choice) / 2**20, planned.choice.compute
         axes.scatter(
             [x], [y], marker="o", s=160, facecolors="none", edgecolors="red", label=f"{planned.choice.schedule}"
         )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import InputError, LayoutError
+from engines.schedules.schedule import Schedule
 from smp_deploy.datasets.base import Dataset, DatasetInfo, Example
 from smp_deploy.evaluation.boundary import BoundaryCounts
 from smp_deploy.evaluation.confusion import ConfusionMatrix, ious, mean_of_defined
@@ -43,6 +44,8 @@ class Evaluation:
     """The frames with the highest, best first."""
     seconds: float
     """Wall-clock time of the predictions alone."""
+    schedule: Schedule | None = None
+    """Of a bundle: what ran. ``None`` for what has no schedules."""
 
 
 def evaluation_of(

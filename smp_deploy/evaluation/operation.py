@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,11 @@ def evaluate(
             type(source).__name__,
         )
         opening = _as_it_is(source)
-    with opening as predictor:
+    with opening as (predictor, ran):
         if output is not None:
             _make(output)
         found = evaluation_of(predictor, frames, extremes=extremes, limit=limit, on_progress=on_progress)
+        found = replace(found, schedule=ran)
         if on_result is not None:
             on_result(found)
         if output is not None:
@@ -101,9 +103,13 @@ def evaluate(
     return found
 
 
+_Opened = Iterator[tuple[Predictor, Schedule | None]]
+"""What labels frames, and its schedule where it is a bundle."""
+
+
 @contextmanager
-def _as_it_is(predictor: Predictor) -> Iterator[Predictor]:
-    yield predictor
+def _as_it_is(predictor: Predictor) -> _Opened:
+    yield predictor, None
 
 
 @contextmanager
@@ -117,7 +123,7 @@ def _bundle_predictor(
     schedule: Schedule | None,
     memory: int | str | None,
     device: str | None,
-) -> Iterator[Predictor]:
+) -> _Opened:
     from engines.session import Session
 
     bundle = source if isinstance(source, Bundle) else Bundle.open(source)
@@ -133,7 +139,7 @@ def _bundle_predictor(
         if outputs is not OutputKind.LABELS:
             raise InputError(f"{bundle.path} gives {outputs.value}; a bundle of labels can be evaluated")
         check_same_classes(bundle.path, [record.name for record in session.manifest.classes], info)
-        yield session if phases is None else BundlePredictor(session, phases)
+        yield session if phases is None else BundlePredictor(session, phases), session.schedule
 
 
 @contextmanager
@@ -145,7 +151,7 @@ def _checkpoint_predictor(
     device: str | None,
     threads: int | None,
     model: str | None,
-) -> Iterator[Predictor]:
+) -> _Opened:
     try:
         import torch
 
@@ -159,7 +165,7 @@ def _checkpoint_predictor(
         raise BackendError(f'evaluation on {name} was asked for, and PyTorch sees no such device; use device="cpu"')
     network, weights = network_from_weights(source, model)
     check_same_classes(source, weights.dataset.classes, info)
-    yield NetworkPredictor(network, phases=phases, device=str(name))
+    yield NetworkPredictor(network, phases=phases, device=str(name)), None
 
 
 def _refuse(arguments: dict[str, Any], kind: str, source: object) -> None:

@@ -9,6 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from engines.bundle.staging import write_file
 from smp_deploy.evaluation.evaluate import Evaluation, FrameScore
 
@@ -16,11 +18,15 @@ _PER_CENT_DIGITS = 1
 
 
 def document_from_evaluation(evaluation: Evaluation) -> dict[str, Any]:
-    """Every figure of an evaluation; IoUs in [0, 1], null where a class does not occur."""
+    """Every figure of an evaluation; IoUs in [0, 1], null where a class does not occur.
+
+    The schedule is null where no bundle was judged.
+    """
     info, confusion, rims = evaluation.info, evaluation.confusion, evaluation.boundary
     return {
         "dataset": info.name,
         "frames": evaluation.frames,
+        "schedule": msgspec.to_builtins(evaluation.schedule),
         "mean_iou": _number(confusion.mean_iou),
         "thin_iou": _number(confusion.thin_iou),
         "boundary_iou": _number(rims.mean_iou),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import Bundle, Lowering, Precision, Schedule
+from engines import Bundle, Lowering, OutputKind, Precision, Schedule
 from engines.backends import BACKENDS, backend_named
 from engines.bundle.manifest import Manifest
 from engines.errors import BackendError, InputError
@@ -28,26 +28,51 @@ def with_trunk(manifest: Manifest, **changes: object) -> Manifest:
 
 
 def test_a_peak_by_hand(exported: Bundle) -> None:
-    manifest = exported.manifest
-    # Planes of 64x96 with a border of 3 are 70x102; windows of level 2 are 67x99, and are part of what is alive.
-    windows = 4 * 3 * 67 * 99
-    small = with_trunk(manifest, packed_bytes={Precision.FP32: 1430}, live_bytes={Precision.FP32: windows + 1000})
-    parameters = 4 * manifest.network.parameters
-    work = 3 * 64 * 96 + 4 * 3 * 70 * 102 + 64 * 96
-    first, second = plan(small).candidates[:2]
+    window = 79_596  # of level 2: 67x99 pixels of three fp32 planes, 4 * 3 * 67 * 99
+    trunk = {"packed_bytes": {Precision.FP32: 1_430}, "live_bytes": {Precision.FP32: window + 1_000}}
+    manifest = with_trunk(exported.manifest, **trunk)
+    # SMP-18 of width 8: stem 1192, stages 2368, 8352, 33 088 and 131 712, head 64 * 19 + 19.
+    assert manifest.network.parameters == 177_947
+    weights = 711_788
+    frame, labels = 18_432, 6_144  # 64x96 pixels of three bytes and of one
+    planes = 85_680  # the frame with a border of 3: 4 * 3 * 70 * 102
+    at_work = 23_068_672  # 22 MiB for sessions and code
+    common = at_work + weights + frame + planes + labels
+    assert common == 23_890_716
+    planned = plan(manifest)
+    first, second = planned.candidates[:2]
     assert first.schedule == Schedule(2, 1, Lowering.RESHAPE)
-    assert first.peak_bytes == 22 * MIB + parameters + work + windows + 1430
-    assert second.peak_bytes == 22 * MIB + parameters + work + 2 * (windows + 1430)
-    # On a GPU what is alive counts, windows included, and the packing is assumed.
-    (first,) = (c for c in plan(small, backend="tensorrt").candidates if c.schedule.sub_batch == 1)
-    assert first.peak_bytes == parameters + work + windows + 1300
+    assert first.peak_bytes == 23_971_742  # common + window + 1430
+    assert second.peak_bytes == 24_052_768  # common + 2 * (window + 1430)
+    # The process: 64 MiB.
+    assert planned.needed_bytes(first) == 23_971_742 + 67_108_864
+    # On a GPU what is alive counts 1.3 times, the window is a part of it that does not, and nothing else is known.
+    (first,) = (c for c in plan(manifest, backend="tensorrt").candidates if c.schedule.sub_batch == 1)
+    assert first.peak_bytes == weights + frame + planes + labels + window + 1_300 == 902_940
+    # OpenVINO: 50 MiB at work, 1.8 times the weights.
+    (first,) = (c for c in plan(manifest, backend="openvino").candidates if c.schedule.sub_batch == 1)
+    assert first.peak_bytes == 52_428_800 + 1_281_218 + frame + planes + labels + window + 1_300 == 53_901_170
     # A sub-batch alone, where only the difference between schedules counts.
     eight = Schedule(2, 8, Lowering.RESHAPE)
-    for name, held in (("onnxruntime", 1430), ("tensorrt", 1300)):
-        assert backend_named(name).memory.sub_batch_bytes(small, eight, Precision.FP32) == 8 * (windows + held)
-    # While a bundle with large weights is opened, the largest are there twice.
-    network = msgspec.structs.replace(manifest.network, parameters=100 * MIB)
-    assert plan(msgspec.structs.replace(small, network=network)).candidates[0].peak_bytes == (12 + 660) * MIB
+    for name, bytes_of_eight in (("onnxruntime", 648_208), ("tensorrt", 647_168)):
+        assert backend_named(name).memory.sub_batch_bytes(manifest, eight, Precision.FP32) == bytes_of_eight
+
+
+def test_a_peak_of_other_results_and_of_opening_by_hand(exported: Bundle) -> None:
+    manifest = exported.manifest
+
+    def first_peak(changed: Manifest) -> int:
+        return plan(changed).candidates[0].peak_bytes
+
+    # Nineteen floats for a pixel, in place of a byte.
+    logits = msgspec.structs.replace(manifest, outputs=OutputKind.LOGITS)
+    assert first_peak(logits) - first_peak(manifest) == 466_944 - 6_144
+    # A padded result is cropped into an array of its own, as large; the frame has 744 pixels of three bytes less.
+    frame = msgspec.structs.replace(manifest.input, size=(60, 90))
+    assert first_peak(msgspec.structs.replace(manifest, input=frame)) - first_peak(manifest) == 6_144 - 2_232
+    # 400 MiB of weights: while they are opened, 1.65 times as much and 12 MiB, which is more than at work.
+    network = msgspec.structs.replace(manifest.network, parameters=104_857_600)
+    assert first_peak(msgspec.structs.replace(manifest, network=network)) == 672 * MIB
 
 
 def test_candidates_are_every_trunk_with_powers_of_two(exported: Bundle) -> None:

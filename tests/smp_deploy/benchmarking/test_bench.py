@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
 from engines import Bundle, Lowering, Schedule
-from engines.errors import InputError
+from engines.errors import InputError, MachineError
 from smp_deploy.benchmarking.bench import bench
 from smp_deploy.reports.benches import kept
 
@@ -36,6 +37,19 @@ def test_a_record_is_kept_only_if_asked(bundle: Path, frame: np.ndarray) -> None
     record = bench(bundle, frames=[frame], keep=False, **SHORT)
     assert record.reason.startswith("the bundle's default; it is not tuned")
     assert not kept(Bundle.open(bundle))
+
+
+def test_memory_is_measured_on_the_device_of_the_latencies(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def measured(*_: object, **options: object) -> NoReturn:
+        asked.update(options)
+        raise MachineError("not here")
+
+    monkeypatch.setattr("smp_deploy.benchmarking.bench.session_peak", measured)
+    record = bench(exported, device="cpu", keep=False, **SHORT)
+    assert (asked["backend"], asked["device"]) == ("onnxruntime", "cpu")
+    assert record.memory.not_measured == "not here"
 
 
 def test_a_length_that_is_none_is_refused(exported: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engines import Bundle, Lowering, Precision, Schedule, Session, plan
@@ -10,6 +11,7 @@ from engines.errors import InputError, OutputError
 from smp_deploy.benchmarking.tuner import (
     EQUALLY_FAST,
     TuningConfig,
+    _fits,
     candidates,
     hopeful,
     missing_trunks,
@@ -114,6 +116,18 @@ def test_a_budget_leaves_out_what_does_not_fit(bundle: Path) -> None:
     }
     with pytest.raises(InputError, match="no schedule is left"):
         tune(bundle, memory=1024)
+
+
+def test_what_a_backend_cannot_hold_is_never_tried(bundle: Path) -> None:
+    opened, backend = Bundle.open(bundle), backend_named("tensorrt-rtx")
+    for schedule in (DEFAULT, Schedule(3, 1)):
+        opened = opened.with_engine("tensorrt-rtx", Precision.FP32, schedule, plan=b"plan", prepare=b"", record={})
+    default, *others = opened.manifest.trunks
+    default = msgspec.structs.replace(default, largest_tensor=2**31 + 1)
+    spoilt = Bundle(bundle, msgspec.structs.replace(opened.manifest, trunks=[default, *others]))
+    config = TuningConfig(backend=backend, levels=(2, 3), fits=_fits(spoilt, backend, Precision.FP32, None))
+    # Not even the default, which others are compared with elsewhere.
+    assert candidates(spoilt.manifest, config) == [Schedule(3, 1)]
 
 
 def test_a_bundle_that_cannot_be_written_is_refused_before_the_first_measurement(

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
-from engines import Bundle
+from engines import Bundle, Precision, Schedule
+from engines.backends import backend_named
+from engines.bundle.manifest import TuningMeasurement, TuningRecord
+from engines.planning.planner import plan
+from engines.planning.tunings import here
+from smp_deploy.cli.plan import _picture
 
 
 def test_plan_shows_schedules_and_chooses(exported: Bundle, cli, tmp_path: Path) -> None:
@@ -23,6 +31,40 @@ def test_plan_shows_schedules_and_chooses(exported: Bundle, cli, tmp_path: Path)
     assert document["choice"] is None
     assert document["memory_model"] == "not measured"
     assert len(document["schedules"]) == 34
+
+
+def test_the_measurements_of_the_device_that_is_named_decide(bundle: Path, cli) -> None:
+    backend, fastest = backend_named("onnxruntime"), Schedule(2, 4)
+    device, runtime = here(backend, "cpu")
+    measured = [TuningMeasurement(schedule=fastest, frame_ms=[1.0])]
+    record = TuningRecord(
+        device=device, backend="onnxruntime", precision=Precision.FP32, runtime=runtime, measurements=measured
+    )
+    Bundle.open(bundle).with_tuning(record)
+    shown = cli("plan", bundle, "--memory", "1GiB", "--device", "cpu").stdout
+    assert "--levels 2 --lowering reshape --sub-batch 4 --device cpu" in shown
+    result = cli("plan", bundle, "--device", "cuda:1")
+    assert result.returncode == 2
+    assert "onnxruntime computes on cpu" in result.stderr
+
+
+def test_the_picture_has_the_process_in_the_peaks_as_in_the_budget(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[float]] = []
+    right = Axes.scatter
+
+    def scatter(self: Axes, x: list[float], *rest: Any, **options: Any) -> Any:
+        drawn.append(x)
+        return right(self, x, *rest, **options)
+
+    monkeypatch.setattr(Axes, "scatter", scatter)
+    planned = plan(exported, memory="1GiB")
+    _picture(planned)
+    *points, choice = drawn
+    assert planned.choice is not None
+    assert choice == [64 + planned.choice.peak_bytes / 2**20]
+    assert sorted(chain(*points)) == sorted(64 + c.peak_bytes / 2**20 for c in planned.candidates)
 
 
 def test_a_budget_that_nothing_fits_says_the_smallest(exported: Bundle, cli) -> None:

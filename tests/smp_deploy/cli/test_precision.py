@@ -70,7 +70,9 @@ def test_the_manifest_says_how_int8_was_made(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_run_in_every_precision_of_the_cpu(cli: Cli, bundle: Path, work: Path, tmp_path: Path, precision: str) -> None:
+def test_run_labels_as_a_session_in_every_precision(
+    cli: Cli, bundle: Path, work: Path, tmp_path: Path, precision: str
+) -> None:
     result = cli("run", bundle, work / "frames" / "0.png", "-o", tmp_path, "--precision", precision)
     assert result.returncode == 0, result.stderr
     with Session.open(bundle, precision=Precision(precision)) as session:
@@ -89,7 +91,7 @@ def test_bf16_on_the_cpu_is_one_clear_message(cli: Cli, bundle: Path, work: Path
 @pytest.mark.parametrize(("flag", "counts"), [("--bf16", {"BF16": 3}), ("--int8", {"INT8": 2, "FLOAT": 1})])
 def test_engines_of_the_new_precisions(cli: Cli, bundle: Path, flag: str, counts: dict[str, int]) -> None:
     pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
-    result = cli("build-engine", bundle, flag, "--flavour", "tensorrt-rtx", "--json")
+    result = cli("build-engine", bundle, flag, "--backend", "tensorrt-rtx", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["convolutions"] == counts
 
@@ -194,3 +196,10 @@ def test_the_proposed_export_is_that_of_the_bundle(exported: Bundle) -> None:
         "--precision int8 --keep-fp32 'int8:layer4.*' --keep-fp32 int8:head --calibration percentile "
         "--calibration-percentile 99.0 --calibration-images FRAMES --class-names FILE -o NEW_BUNDLE"
     )
+
+
+def test_validate_of_what_rounds_nothing_is_not_run(cli: Cli, bundle: Path) -> None:
+    result = cli("validate", bundle, "--backend", "onnxruntime", "--precision", "fp16", "--json")
+    assert result.returncode == 3
+    assert {check["status"] for check in json.loads(result.stdout)["checks"]} == {"not run"}
+    assert "no check could run here: ONNX Runtime computes fp16 graphs in fp32 on a CPU" in result.stderr

@@ -13,7 +13,7 @@ from engines.errors import InputError
 from smp_deploy.cli.app import app
 from smp_deploy.datasets import open_dataset
 from smp_deploy.datasets.cityscapes import LABEL_IDS
-from smp_deploy.evaluation import NetworkPredictor, evaluate
+from smp_deploy.evaluation import NetworkPredictor, document_from_evaluation, evaluate
 from smp_deploy.evaluation.predictors import BundlePredictor
 from tests.smp_deploy.datasets import trees
 
@@ -54,7 +54,17 @@ def test_the_command_takes_a_bundle(exported, root):
     arguments = [str(exported.path), "--dataset", "cityscapes", "--root", str(root), "--phases", "1", "--json"]
     result = CliRunner().invoke(app, ["evaluate", *arguments], standalone_mode=False)
     assert result.exception is None
-    assert json.loads(result.stdout)["frames"] == 2
+    document = json.loads(result.stdout)
+    assert document["frames"] == 2
+    assert document["schedule"] == {"levels": 2, "sub_batch": 1, "lowering": "reshape"}
+    shown = CliRunner().invoke(app, ["evaluate", *arguments[:-1], "--levels", "3"], standalone_mode=False)
+    assert "2 frames of cityscapes val, levels 3, sub-batch 1, reshape, " in " ".join(shown.stdout.split())
+
+
+def test_what_is_no_bundle_has_no_schedule(small_network, root):
+    found = evaluate(NetworkPredictor(small_network.eval(), phases=1), open_dataset("cityscapes", root, "val"))
+    assert found.schedule is None
+    assert document_from_evaluation(found)["schedule"] is None
 
 
 def test_classes_must_be_the_datasets(exported):
