@@ -69,7 +69,7 @@ def builds(arch: str, size: str, directory: Path) -> Iterator[dict[str, Any]]:
     for levels in LEVELS:
         for lowering in LOWERINGS:
             schedule = ("--levels", levels, "--lowering", lowering)
-            command = ("build-engine", bundle, "--fp16", "--backend", "tensorrt-rtx", *schedule)
+            command = ("build-engine", bundle, "--fp16", "--flavour", "tensorrt-rtx", *schedule)
             first, second = run(*command), run(*command)
             row = {
                 "network": arch,

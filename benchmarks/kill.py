@@ -74,7 +74,7 @@ def main() -> None:
         bundle, frame, pictures = folder / "bundle", folder / "frame.png", folder / "pictures"
         export(network_from_arch("smp-resnet18", width=8), bundle, size=SIZE, levels=(2,))
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(frame)
-        build = [COMMAND, "build-engine", str(bundle), "--backend", "tensorrt-rtx", "--force"]
+        build = [COMMAND, "build-engine", str(bundle), "--flavour", "tensorrt-rtx", "--force"]
         run = [COMMAND, "run", str(bundle), str(frame), "-o", str(pictures), "--side-by-side"]
         usual = {"build": usual_seconds(build), "run": usual_seconds(run)}
         held = check_bundle(bundle, 0)

@@ -103,7 +103,7 @@ def test_an_engine_is_built_for_the_schedule_of_the_budget(cli: Cli, bundle: Pat
     assert budget < peak_of(opened, DEFAULT, "tensorrt-rtx")
     assert choose_schedule(opened, "tensorrt-rtx", memory=budget).schedule == wanted
     assert choose_schedule(opened, "tensorrt-rtx").schedule == DEFAULT
-    options = ("--backend", "tensorrt-rtx", "--memory", f"{budget // 1024}KiB")
+    options = ("--flavour", "tensorrt-rtx", "--memory", f"{budget // 1024}KiB")
     document(cli("build-engine", bundle, *options, "--json"))
     (engine,) = Bundle.open(bundle).manifest.engines
     assert engine.schedule == wanted

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from engines.backends import BACKENDS
 from engines.backends.tensorrt.builder import BuildListener
 from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility, MemoryPool
 from engines.backends.tensorrt.targets import Target
@@ -29,7 +28,6 @@ from smp_deploy.cli.options import (
     LoweringOption,
     MemoryOption,
     SubBatchOption,
-    backend_option,
     memory_bytes,
 )
 
@@ -49,12 +47,9 @@ def build_engine_command(
         Target,
         typer.Option("--target", help="Where the engine shall run. A platform is refused anywhere but on itself."),
     ] = Target.THIS_MACHINE,
-    backend: Annotated[
-        str | None,
-        backend_option(
-            "What runs the engine.  [default: tensorrt where it is installed, else tensorrt-rtx]",
-            tuple(known.name for known in BACKENDS if known.needs_engines),
-        ),
+    flavour: Annotated[
+        Literal["tensorrt", "tensorrt-rtx"] | None,
+        typer.Option("--flavour", help="Which TensorRT.  [default: TensorRT where it is installed, else TensorRT-RTX]"),
     ] = None,
     timing_cache: Annotated[
         Path | None,
@@ -120,7 +115,7 @@ def build_engine_command(
     with ExitStack() as bars:
         built = build_engine(
             Bundle.open(bundle),
-            backend,
+            flavour,
             precision,
             levels=levels,
             lowering=lowering,

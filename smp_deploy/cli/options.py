@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from engines.bundle.bundle import Bundle
 
 
-BACKEND_NAMES = tuple(backend.name for backend in BACKENDS)
-
-
 class FrameSize(NamedTuple):
     """Height and width of a frame in pixels."""
 
@@ -76,6 +73,23 @@ def above_zero(value: float | None) -> float | None:
     return value
 
 
+def backend_names() -> tuple[str, ...]:
+    """What ``--backend`` takes."""
+    return tuple(backend.name for backend in BACKENDS)
+
+
+def backend_name(text: str) -> str:
+    """A name of :func:`backend_names`. Raises ``typer.BadParameter`` for another."""
+    if text not in backend_names():
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, backend_names()))}.")
+    return text
+
+
+def backends_from(incomplete: str) -> list[str]:
+    """For the completion of a shell."""
+    return [name for name in backend_names() if name.startswith(incomplete)]
+
+
 BundleArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's directory.")]
 
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -88,19 +102,14 @@ ImagesOption: TypeAlias = Annotated[
 ]
 
 
-def backend_option(text: str, names: Sequence[str] = BACKEND_NAMES) -> Any:
-    """``--backend`` of these names, with a command's own help."""
-
-    def backend_name(given: str) -> str:
-        if given not in names:
-            raise typer.BadParameter(f"{given!r} is not one of {', '.join(map(repr, names))}.")
-        return given
-
-    def completed(incomplete: str) -> list[str]:
-        return [name for name in names if name.startswith(incomplete)]
-
+def backend_option(text: str) -> Any:
+    """``--backend``, with a command's own help."""
     return typer.Option(
-        "--backend", parser=backend_name, autocompletion=completed, metavar=f"<{'|'.join(names)}>", help=text
+        "--backend",
+        parser=backend_name,
+        autocompletion=backends_from,
+        metavar=f"<{'|'.join(backend_names())}>",
+        help=text,
     )
 
 

@@ -20,7 +20,7 @@ from tests.conftest import Cli
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="not run: tensorrt_rtx is not installed"
 )
-RTX = ("--backend", "tensorrt-rtx")
+RTX = ("--flavour", "tensorrt-rtx")
 
 
 def contents(bundle: Path) -> dict[str, str]:
@@ -110,7 +110,7 @@ def test_rtx_without_a_gpu_and_its_timing_cache(cli: Cli, bundle: Path, tmp_path
         (("--builder-optimization-level", "6"), 2, "6 is not in the range"),
         (("--sub-batch", "17"), 2, "at most 16 phases go together"),
         (("--target", "orin"), 2, "'orin' is not one of"),
-        (("--target", "rtx", "--backend", "tensorrt"), 2, "target rtx is TensorRT-RTX alone"),
+        (("--target", "rtx", "--flavour", "tensorrt"), 2, "target rtx is TensorRT-RTX alone"),
         (("--target", "jetson-thor"), 3, "trtexec --onnx="),
         (("--target", "drive-orin", *RTX), 3, "there is no cross-building"),
     ],

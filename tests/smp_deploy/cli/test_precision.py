@@ -91,7 +91,7 @@ def test_bf16_on_the_cpu_is_one_clear_message(cli: Cli, bundle: Path, work: Path
 @pytest.mark.parametrize(("flag", "counts"), [("--bf16", {"BF16": 3}), ("--int8", {"INT8": 2, "FLOAT": 1})])
 def test_engines_of_the_new_precisions(cli: Cli, bundle: Path, flag: str, counts: dict[str, int]) -> None:
     pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
-    result = cli("build-engine", bundle, flag, "--backend", "tensorrt-rtx", "--json")
+    result = cli("build-engine", bundle, flag, "--flavour", "tensorrt-rtx", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["convolutions"] == counts
 
