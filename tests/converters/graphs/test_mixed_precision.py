@@ -243,7 +243,7 @@ def test_patterns_name_modules_and_all_inside_them() -> None:
         (
             {"precisions": ("int8",), "calibration_frames": (np.full_like(FRAMES[0], 9),)},
             InputError,
-            r"calibration_frames\[0\] has one value throughout, 9",
+            "frame 0 of calibration_frames= has one value throughout, 9",
         ),
         ({"keep_fp32": ("steem",)}, NetworkError, "'steem' names no module .* it has stem"),
         ({"keep_fp32": {"int8": ("stem",)}}, InputError, "stay in fp32 in int8 trunks, and precisions has none"),
