@@ -354,9 +354,9 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         ({"opset": 7}, "opset= is a number from 18 to 23; received 7"),
         ({"classes": default_classes(3)}, "3 classes are named, and the network's logits have 2 channels"),
         ({"classes": "road"}, "classes= are names, or records"),
-        ({"size": (32,)}, r"size is \(height, width\) of a frame in pixels.* received \(32,\)"),
-        ({"size": (32, 0)}, "size is"),
-        ({"size": "32x32"}, "size is .* received '32x32'"),
+        ({"size": (32,)}, r"size= is \(height, width\) of a frame in pixels.* received \(32,\)"),
+        ({"size": (32, 0)}, "size= is"),
+        ({"size": "32x32"}, "size= is .* received '32x32'"),
         ({"outputs": "masks"}, "outputs='masks' is unknown; known are labels, logits, probabilities"),
         ({"precisions": ("fp8",)}, "precisions='fp8' is unknown; known are fp32, fp16, bf16, int8"),
         ({"lowerings": "unrolled"}, "lowerings='unrolled' is unknown; known are reshape, strided, dilated"),
@@ -376,8 +376,11 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         ({"calibration_percentile": 0, **INT8}, "calibration_percentile= is above 0"),
         ({"mean": (0.5, 0.5)}, "mean= and std= are three numbers each"),
         ({"std": (0.0, 1.0, 1.0)}, "std= above zero"),
-        ({"reference_frames": [np.zeros((32, 31, 3), np.uint8)]}, r"reference_frames\[0\] is uint8 of shape \(32, 31"),
-        ({"reference_frames": [np.zeros((32, 32, 3), np.float32)]}, r"reference_frames\[0\] is float32"),
+        (
+            {"reference_frames": [np.zeros((32, 31, 3), np.uint8)]},
+            r"frame 0 of reference_frames= is uint8 of shape \(32, 31",
+        ),
+        ({"reference_frames": [np.zeros((32, 32, 3), np.float32)]}, r"frame 0 of reference_frames= is float32"),
     ],
 )
 def test_errors_speak_of_the_arguments(arguments: dict[str, object], message: str, tmp_path: Path) -> None:

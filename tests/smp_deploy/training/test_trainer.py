@@ -162,7 +162,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
     run = Run(tmp_path / "a.safetensors")
     trainer = Trainer(_config(epochs=1, batch=12), TRAIN, VAL, run)
     trainer.network.head.bias.register_hook(lambda gradient: gradient * math.nan)
-    with pytest.raises(CheckFailed, match="the weights are no longer numbers after step 1; lower --learning-rate"):
+    with pytest.raises(CheckFailed, match="the weights are no longer numbers after step 1; lower learning_rate="):
         trainer.fit(Observer(), resume=False)
     assert not run.state.exists()
     assert not run.output.exists()
@@ -170,7 +170,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     config = _config(epochs=30, learning_rate=1e30)
-    with pytest.raises(CheckFailed, match=r"the training loss is (nan|inf) at step \d+; lower --learning-rate"):
+    with pytest.raises(CheckFailed, match=r"the training loss is (nan|inf) at step \d+; lower learning_rate="):
         Trainer(config, TRAIN, VAL, Run(tmp_path / "a.safetensors")).fit(Observer(), resume=False)
 
 
@@ -233,19 +233,19 @@ def test_differences_name_nested_fields():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "--epochs must be 1 to 1000000; received 0"),
-        ({"epochs": 10**400}, "--epochs must be 1 to 1000000; received 10000"),
-        ({"batch": 0}, "--batch must be at least 1; received 0"),
-        ({"learning_rate": 0.0}, r"--learning-rate must be in \(0, 1e\+30\]; received 0.0"),
-        ({"learning_rate": math.inf}, r"--learning-rate must be in \(0, 1e\+30\]; received inf"),
-        ({"learning_rate": 1e39}, r"--learning-rate must be in \(0, 1e\+30\]; received 1e\+39"),
-        ({"weight_decay": math.inf}, r"--weight-decay must be in \[0, 1e\+30\]; received inf"),
-        ({"weight_decay": math.nan}, r"--weight-decay must be in \[0, 1e\+30\]; received nan"),
-        ({"averaging": 1.0}, r"--averaging must be in \[0, 1\); received 1.0"),
-        ({"clip_norm": 0.0}, r"--clip-norm must be in \(0, 1e\+30\]; received 0.0"),
-        ({"clip_norm": math.inf}, "--clip-norm must be in"),
-        ({"seed": -1}, "--seed must be 0 to 4294967295; received -1"),
-        ({"seed": 2**32}, "--seed must be 0 to 4294967295; received 4294967296"),
+        ({"epochs": 0}, "epochs= must be 1 to 1000000; received 0"),
+        ({"epochs": 10**400}, "epochs= must be 1 to 1000000; received 10000"),
+        ({"batch": 0}, "batch= must be at least 1; received 0"),
+        ({"learning_rate": 0.0}, r"learning_rate= must be in \(0, 1e\+30\]; received 0.0"),
+        ({"learning_rate": math.inf}, r"learning_rate= must be in \(0, 1e\+30\]; received inf"),
+        ({"learning_rate": 1e39}, r"learning_rate= must be in \(0, 1e\+30\]; received 1e\+39"),
+        ({"weight_decay": math.inf}, r"weight_decay= must be in \[0, 1e\+30\]; received inf"),
+        ({"weight_decay": math.nan}, r"weight_decay= must be in \[0, 1e\+30\]; received nan"),
+        ({"averaging": 1.0}, r"averaging= must be in \[0, 1\); received 1.0"),
+        ({"clip_norm": 0.0}, r"clip_norm= must be in \(0, 1e\+30\]; received 0.0"),
+        ({"clip_norm": math.inf}, "clip_norm= must be in"),
+        ({"seed": -1}, "seed= must be 0 to 4294967295; received -1"),
+        ({"seed": 2**32}, "seed= must be 0 to 4294967295; received 4294967296"),
     ],
 )
 def test_settings_that_make_no_sense(changes, message):
@@ -264,7 +264,7 @@ def test_the_loss_and_the_validation_name_their_options():
 
 def test_the_largest_settings_train_or_say_why_not(tmp_path):
     config = _config(epochs=1, seed=2**32 - 1, learning_rate=1e30, weight_decay=1e30, optimizer=Optimizer.ADAMW)
-    with pytest.raises(CheckFailed, match="lower --learning-rate"):
+    with pytest.raises(CheckFailed, match="lower learning_rate="):
         Trainer(config, TRAIN, VAL, Run(tmp_path / "a.safetensors")).fit(Observer(), resume=False)
 
 
