@@ -5,6 +5,7 @@ SmpDeployError
 │   ├── LayoutError          a window, phase or size that does not fit
 │   ├── FrameError           an image that cannot be used
 │   ├── BundleError          a bundle that is absent, damaged or too new
+│   │   └── MissingEngine    a bundle without the engine that was asked for
 │   ├── DatasetError         a dataset that is incomplete or not in its layout
 │   ├── CheckpointError      a checkpoint that cannot be loaded, or is another network's
 │   ├── NetworkError         a network that is unknown, or that a rewrite does not understand
@@ -17,6 +18,9 @@ SmpDeployError
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class SmpDeployError(Exception):
@@ -37,6 +41,21 @@ class FrameError(InputError):
 
 class BundleError(InputError):
     """A bundle that is absent, damaged, tampered with or of a newer schema."""
+
+
+class MissingEngine(BundleError):
+    """The bundle has no engine of this use.
+
+    Args:
+        what: that there is none, and what there is.
+        call: the call that builds it.
+        arguments: of that call, by their names.
+    """
+
+    def __init__(self, what: str, call: str, arguments: Mapping[str, Any]) -> None:
+        super().__init__(f"{what}; build it on this machine: {call}")
+        self.what = what
+        self.arguments = arguments
 
 
 class DatasetError(InputError):

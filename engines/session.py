@@ -116,7 +116,7 @@ class Session:
             MachineError: the runtime is missing or refuses the work.
             OutOfMemory: the memory does not suffice.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = Bundle.of(bundle)
         on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
         if schedule is None:
             chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device).schedule

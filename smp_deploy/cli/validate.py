@@ -13,6 +13,7 @@ import typer
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import Check, Status, Validation, builtins_from_record, check_reports
 from engines.errors import CheckFailed, InputError, MachineError, MissingDependency, OutputError
+from engines.planning.sizes import memory_text
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import (
@@ -289,8 +290,9 @@ def _command(bundle: Path, options: Mapping[str, Any]) -> str:
     words = ["smp-deploy", "validate", str(bundle)]
     for name, value in options.items():
         for single in value if isinstance(value, (tuple, list)) else [] if value is None else [value]:
-            shown_value = single.value if isinstance(single, Enum) else single
-            words += [f"--{name.replace('_', '-')}", str(shown_value)]
+            if name == "memory":
+                single = memory_text(single)
+            words += [f"--{name.replace('_', '-')}", str(single.value if isinstance(single, Enum) else single)]
     return shlex.join(words)
 
 
