@@ -8,12 +8,14 @@ import pytest
 from numpy.typing import NDArray
 
 from engines import Bundle, OutputKind, Precision, Session
-from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU, OnnxRuntimeCpu
 from engines.bundle.records import Quantity, Status, Tolerance, Validation, record_from_json
 from engines.errors import BackendError, BundleError, InputError, OutputError
 from engines.parity.tolerances import TOLERANCES, tolerance_of
 from engines.proof import backend_checks, prove
 from engines.schedules.schedule import Schedule
+from tests.engines.executors.host_device import HostDevice
+from tests.engines.executors.host_engine import opener
 
 
 def test_onnxruntime_proves_itself(exported: Bundle) -> None:
@@ -59,6 +61,22 @@ def test_what_breaks_in_the_open_session_is_a_failure(
     assert checks[-1].status is Status.FAILED
     assert checks[-1].value is None
     assert "an illegal memory access" in checks[-1].detail
+
+
+def test_what_breaks_in_the_first_run_of_an_opening_is_a_failure(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines were loaded and ran: no lack of a GPU."""
+
+    def opened(backend: object, bundle: Bundle, precision: Precision, schedule: Schedule, device: object) -> object:
+        return opener(HostDevice(), bundle, broken=True)(schedule)
+
+    monkeypatch.setattr(OnnxRuntimeCpu, "_open", opened)
+    validation = prove(exported, "onnxruntime", schedule=Schedule(2, 100), keep=False)
+    (check,) = validation.checks
+    assert (check.status, check.value, validation.verdict) == (Status.FAILED, None, Status.FAILED)
+    assert "an illegal memory access" in check.detail
+    assert "sub-batch 16" in check.subject
 
 
 DEAD = {
