@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -57,7 +57,7 @@ def prove(
     command: str = "",
     keep: bool = True,
 ) -> Validation:
-    """Compare a backend with PyTorch's outputs for the bundle's reference frames, and engines with what they are of.
+    """Compare a backend with PyTorch's outputs for the bundle's reference frames, and its engine with what it is of.
 
     Args:
         bundle: an open bundle, or the path of one, whose files are then verified.
@@ -83,10 +83,11 @@ def prove(
     if keep:
         # Said before the work, not after it.
         check_reports(opened.path / "reports")
-    checks = []
-    opening: dict[str, Any] = {"schedule": schedule, "memory": memory, "device": device}
+    chosen = session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)
+    use, checks = (on.name, arithmetic, chosen), []
     for check in chain(
-        provenance_checks(opened), backend_checks(opened, on, arithmetic, overrides=tolerances, **opening)
+        provenance_checks(opened, [engine for engine in opened.manifest.engines if engine.use == use]),
+        backend_checks(opened, on, arithmetic, schedule=chosen, device=device, overrides=tolerances),
     ):
         on_check(check)
         checks.append(check)
@@ -104,9 +105,9 @@ def prove(
     return validation
 
 
-def provenance_checks(bundle: Bundle) -> Iterator[Check]:
-    """Every engine's build record against the bundle: built from these graphs and these weights."""
-    for engine in bundle.manifest.engines:
+def provenance_checks(bundle: Bundle, engines: Iterable[EngineRecord]) -> Iterator[Check]:
+    """Build records of engines against their bundle: built from these graphs and these weights."""
+    for engine in engines:
         yield _provenance_check(bundle, engine)
 
 

@@ -19,7 +19,7 @@ from engines.session import Session
 def engine_checks(subject: Subject) -> Iterator[Check]:
     """Every engine: its record against the bundle's files, and its predictions against PyTorch's."""
     bundle = subject.bundle
-    yield from provenance_checks(bundle)
+    yield from provenance_checks(bundle, bundle.manifest.engines)
     for engine in bundle.manifest.engines:
         yield from _predictions_checks(subject, engine)
     if not bundle.manifest.engines:
