@@ -14,7 +14,8 @@ SmpDeployError
 └── MachineError             this machine lacks something (exit code 3)
     ├── MissingDependency    a Python package that an extra installs
     └── BackendError         a runtime or device that refuses the work
-        └── OutOfMemory      memory that does not suffice: a smaller schedule may
+        ├── OutOfMemory      memory that does not suffice: a smaller schedule may
+        └── WorkFailed       work that had begun and broke: nothing was absent
 """
 
 from __future__ import annotations
@@ -102,3 +103,7 @@ class BackendError(MachineError):
 
 class OutOfMemory(BackendError):
     """The memory of the machine or the device does not suffice; a smaller schedule may."""
+
+
+class WorkFailed(BackendError):
+    """All that the work needs was there; it began and broke."""

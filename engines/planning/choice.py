@@ -78,6 +78,26 @@ def choose_schedule(
     return _usual(bundle.manifest, found, precision, device)
 
 
+def session_schedule(
+    bundle: Bundle,
+    backend: Backend,
+    precision: Precision,
+    schedule: Schedule | None,
+    *,
+    memory: int | str | None = None,
+    device: str | None = None,
+) -> Schedule:
+    """What a session walks: ``schedule`` with a sub-batch that the frame has, or else :func:`choose_schedule`'s.
+
+    Raises what these raise, and :class:`InputError` for a budget beside a schedule.
+    """
+    if schedule is None:
+        return choose_schedule(bundle, backend, precision, memory=memory, device=device).schedule
+    if memory is not None:
+        raise InputError("memory= chooses the schedule; leave out schedule=")
+    return named_schedule(bundle.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
+
+
 def named_schedule(
     manifest: Manifest, levels: int | None = None, sub_batch: int | None = None, lowering: Lowering | None = None
 ) -> Schedule:

@@ -163,7 +163,8 @@ def validate_command(
         where = f"; the first: {failed[0].name}" + (f", in {failed[0].location}" if failed[0].location else "")
         raise CheckFailed(f"{len(failed)} of {len(validation.checks)} checks failed{where}")
     if validation.verdict is Status.NOT_RUN:
-        raise MachineError(f"no check could run here: {validation.checks[0].detail}")
+        reason = next(check.detail for check in validation.checks if check.status is Status.NOT_RUN)
+        raise MachineError(f"no check could run here: {reason}")
     return document
 
 
