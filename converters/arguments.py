@@ -91,7 +91,7 @@ def _size(size: Sequence[int]) -> Size:
     except (TypeError, ValueError):
         height = width = 0
     if height < 1 or width < 1:
-        raise InputError(f"size is (height, width) of a frame in pixels, two numbers from 1; received {size!r}")
+        raise InputError(f"size= is (height, width) of a frame in pixels, two numbers from 1; received {size!r}")
     return height, width
 
 
@@ -104,7 +104,7 @@ def _choices(
 
 def _check_opset(opset: int, precisions: tuple[Precision, ...]) -> None:
     if opset not in OPSETS:
-        raise InputError(f"opset is a number from {OPSETS.start} to {OPSETS.stop - 1}; received {opset!r}")
+        raise InputError(f"opset= is a number from {OPSETS.start} to {OPSETS.stop - 1}; received {opset!r}")
     for precision in precisions:
         check_opset(precision, opset)
 
@@ -113,7 +113,7 @@ def _normalization(mean: Sequence[float], std: Sequence[float]) -> Normalization
     try:
         (r, g, b), (sr, sg, sb) = ((float(value) for value in values) for values in (mean, std))
     except (TypeError, ValueError):
-        raise InputError(f"mean and std are three numbers each, of R, G and B; received {mean!r}, {std!r}") from None
+        raise InputError(f"mean= and std= are three numbers each, of R, G and B; received {mean!r}, {std!r}") from None
     if not all(math.isfinite(value) for value in (r, g, b)) or not all(0 < value < math.inf for value in (sr, sg, sb)):
         raise InputError(f"mean= is finite and std= above zero for every channel; received {mean!r} and {std!r}")
     return Normalization((r, g, b), (sr, sg, sb))
@@ -168,11 +168,11 @@ def _calibration(
     elif chosen is not CalibrationMethod.PERCENTILE:
         raise InputError(f'calibration_percentile= is for calibration="percentile"; received {chosen.value!r}')
     if not 0 < percentile <= 100:
-        raise InputError(f"calibration_percentile is above 0 and at most 100; received {percentile!r}")
+        raise InputError(f"calibration_percentile= is above 0 and at most 100; received {percentile!r}")
     for index, frame in enumerate(frames):
         if frame.min() == frame.max():
             raise InputError(
-                f"calibration_frames[{index}] has one value throughout, {frame.min()}: it says nothing of the "
+                f"frame {index} of calibration_frames= has one value throughout, {frame.min()}: it says nothing of the "
                 "activations on real frames"
             )
     return CalibrationConfig(frames, chosen, percentile)
@@ -184,13 +184,13 @@ def _levels(levels: Iterable[int] | int) -> tuple[int, ...] | None:
     except TypeError:
         wanted = (-1,)
     if min(wanted, default=0) < 0:
-        raise InputError(f"levels are numbers of splits that the loop walks, from 0; received {levels!r}")
+        raise InputError(f"levels= are numbers of splits that the loop walks, from 0; received {levels!r}")
     return wanted or None
 
 
 def _classes(classes: Sequence[ClassRecord | str]) -> tuple[ClassRecord, ...]:
     if isinstance(classes, str) or not all(isinstance(held, (ClassRecord, str)) for held in classes):
-        raise InputError(f"classes are names, or records of a name and a colour, one a channel; received {classes!r}")
+        raise InputError(f"classes= are names, or records of a name and a colour, one a channel; received {classes!r}")
     made_up = classes_from_names([held if isinstance(held, str) else held.name for held in classes])
     return tuple(made if isinstance(held, str) else held for held, made in zip(classes, made_up, strict=True))
 
@@ -201,7 +201,7 @@ def _frames(argument: str, frames: Sequence[Any], size: Size) -> tuple[NDArray[n
     for index, array in enumerate(arrays):
         if array.shape != (*size, 3) or array.dtype != np.uint8:
             raise InputError(
-                f"{argument}[{index}] is {array.dtype} of shape {array.shape}; it must be a frame of size, uint8 of "
+                f"frame {index} of {argument}= is {array.dtype} of shape {array.shape}; it must be a frame of size, uint8 of "
                 f"shape {(*size, 3)}"
             )
     return arrays

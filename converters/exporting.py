@@ -209,7 +209,7 @@ class _Export:
         if classes is None:
             classes = tuple(default_classes(channels))
         if len(classes) != channels:
-            raise InputError(f"classes names {len(classes)}, and the network's logits have {channels} channels")
+            raise InputError(f"{len(classes)} classes are named, and the network's logits have {channels} channels")
         if self.request.outputs is OutputKind.LABELS and channels > _MAX_LABELS:
             raise NetworkError(
                 f'labels are uint8; {channels} classes do not fit: choose outputs="logits" or outputs="probabilities"'

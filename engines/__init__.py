@@ -2,6 +2,8 @@
 
 from engines.backends import BACKENDS
 from engines.backends.base import Backend
+from engines.backends.tensorrt.builder import BuildListener
+from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility, MemoryPool
 from engines.building import EngineBuild, build_engine
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest, OutputKind
@@ -16,11 +18,15 @@ from engines.session import Session
 __all__ = [
     "BACKENDS",
     "Backend",
+    "BuildListener",
+    "BuildOptions",
     "Bundle",
     "ChosenSchedule",
     "EngineBuild",
+    "HardwareCompatibility",
     "Lowering",
     "Manifest",
+    "MemoryPool",
     "OutputKind",
     "PhaseGrid",
     "Plan",

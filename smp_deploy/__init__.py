@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from converters import Frame, MergePool2d, SplitPool2d, export, network_from_arch, validate
     from engines import (
+        BuildListener,
+        BuildOptions,
         Bundle,
+        HardwareCompatibility,
         Lowering,
+        MemoryPool,
         OutputKind,
         Precision,
         Schedule,
@@ -29,17 +33,37 @@ if TYPE_CHECKING:
     from smp_deploy.datasets import Scenes
     from smp_deploy.evaluation import evaluate
     from smp_deploy.reports import report
-    from smp_deploy.training import TrainingConfig, train
+    from smp_deploy.training import (
+        Augmentation,
+        Autocast,
+        LearningRateSchedule,
+        Loss,
+        Observer,
+        Optimizer,
+        TrainingConfig,
+        Validation,
+        train,
+    )
 
 _HOMES = {
+    "Augmentation": "smp_deploy.training",
+    "Autocast": "smp_deploy.training",
+    "BuildListener": "engines",
+    "BuildOptions": "engines",
     "Bundle": "engines",
     "Check": "engines.bundle.records",
     "Frame": "converters",
+    "HardwareCompatibility": "engines",
     "InputError": "engines.errors",
+    "LearningRateSchedule": "smp_deploy.training",
+    "Loss": "smp_deploy.training",
     "Lowering": "engines",
+    "MemoryPool": "engines",
     "MergePool2d": "converters",
     "MissingDependency": "engines.errors",
     "NetworkError": "engines.errors",
+    "Observer": "smp_deploy.training",
+    "Optimizer": "smp_deploy.training",
     "OutOfMemory": "engines.errors",
     "OutputKind": "engines",
     "Precision": "engines",
@@ -50,6 +74,7 @@ _HOMES = {
     "SplitPool2d": "converters",
     "Status": "engines.bundle.records",
     "TrainingConfig": "smp_deploy.training",
+    "Validation": "smp_deploy.training",
     "bench": "smp_deploy.benchmarking.bench",
     "build_engine": "engines",
     "choose_schedule": "engines",
@@ -66,14 +91,24 @@ _HOMES = {
 """The module that holds each public name."""
 
 __all__ = [
+    "Augmentation",
+    "Autocast",
+    "BuildListener",
+    "BuildOptions",
     "Bundle",
     "Check",
     "Frame",
+    "HardwareCompatibility",
     "InputError",
+    "LearningRateSchedule",
+    "Loss",
     "Lowering",
+    "MemoryPool",
     "MergePool2d",
     "MissingDependency",
     "NetworkError",
+    "Observer",
+    "Optimizer",
     "OutOfMemory",
     "OutputKind",
     "Precision",
@@ -84,6 +119,7 @@ __all__ = [
     "SplitPool2d",
     "Status",
     "TrainingConfig",
+    "Validation",
     "__version__",
     "bench",
     "build_engine",
@@ -105,11 +141,26 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = _version()
     elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+        value = getattr(_module(_HOMES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _module(home: str) -> Any:
+    """The module of a public name. Raises :class:`MissingDependency` where it needs a package that is not installed."""
+    try:
+        return import_module(home)
+    except ModuleNotFoundError as error:
+        if home != "smp_deploy.training" or error.name is None or error.name.partition(".")[0] in _OURS:
+            raise
+        from engines.errors import MissingDependency
+
+        raise MissingDependency(error.name, "train") from error
+
+
+_OURS = ("converters", "engines", "smp_deploy")
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,7 @@ from engines.errors import NetworkError
 _FAMILIES: dict[str, type[SMP] | type[FCN32s] | type[FCN8s]] = {"smp": SMP, "fcn32s": FCN32s, "fcn8s": FCN8s}
 
 ARCHITECTURES = tuple(f"{family}-{backbone}" for family in _FAMILIES for backbone in BACKBONES)
-"""Names of the segmentation networks, for ``--arch``."""
+"""Names of the segmentation networks, for ``arch=``."""
 
 _MOST_CLASSES, _MOST_CHANNELS = 65536, 4096
 """Beyond these a slip of the finger is likelier than a network, and its weights fit no memory."""

@@ -77,7 +77,7 @@ class Bundle:
             raise BundleError(
                 f"the bundle has no {precision.value} trunk (it has {held}); "
                 f'export it with precisions=("{precision.value}",)'
-                + (" and calibration_frames" if precision is Precision.INT8 else "")
+                + (" and calibration_frames=" if precision is Precision.INT8 else "")
             )
         return self.file(trunk.graphs[precision])
 

@@ -148,7 +148,7 @@ def tune(
         rounds: measurements of each schedule; hopeless ones are dropped early.
         seconds: length of one measurement; a frame that takes longer is cut short, and its time extrapolated.
         memory: ``"1GiB"`` or bytes: only schedules with a predicted peak within it are compared. By default half of
-            what is free.
+            what is free on a CPU, and no limit on a GPU.
         device: ``"cuda:1"`` say; the backend's first by default.
         on_progress: called with ``(measurements done, in all)``.
 
@@ -183,7 +183,7 @@ def _fits(
 ) -> Callable[[Schedule], bool]:
     """Whether a schedule may be tried: by its largest tensor and its predicted peak.
 
-    Without a budget the peak is within half of what is free.
+    Without a budget the peak is within half of what is free on a CPU, and any on a GPU.
     """
     limit = None if memory is None else bytes_of_memory(memory)
     if limit is None and backend.kind is Kind.CPU:

@@ -17,17 +17,17 @@ from engines.building import build_engine
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import builtins_from_record
 from engines.errors import InputError
-from engines.schedules.schedule import Precision
+from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import (
     BundleArgument,
-    DeviceOption,
     JsonOption,
-    LevelsOption,
-    LoweringOption,
     MemoryOption,
-    SubBatchOption,
+    device_option,
+    levels_option,
+    lowering_option,
     memory_bytes,
+    sub_batch_option,
 )
 
 
@@ -37,11 +37,13 @@ def build_engine_command(
     fp32: Annotated[bool, typer.Option("--fp32", help="Build the single-precision trunk (the default).")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Build the bfloat16 trunk.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Build the quantized trunk.")] = False,
-    levels: LevelsOption = None,
-    lowering: LoweringOption = None,
-    sub_batch: SubBatchOption = None,
+    levels: Annotated[int | None, levels_option("[default: the bundle's, which repeats no work]")] = None,
+    lowering: Annotated[Lowering | None, lowering_option("[default: the bundle's]")] = None,
+    sub_batch: Annotated[int | None, sub_batch_option("[default: 1]")] = None,
     memory: MemoryOption = None,
-    device: DeviceOption = None,
+    device: Annotated[
+        str | None, device_option("The GPU that it is built for: cuda, cuda:1.  [default: the first]")
+    ] = None,
     target: Annotated[
         Target,
         typer.Option("--target", help="Where the engine shall run. A platform is refused anywhere but on itself."),

@@ -13,7 +13,7 @@ def main() -> NoReturn:
     """Entry point of the console script."""
     # A terminated process cleans up like an interrupted one: staged directories are removed on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(exit_code_of(_run))
+    sys.exit(exit_code_of(_run, "".join(sys.argv[1:2])))
 
 
 def _run() -> int:

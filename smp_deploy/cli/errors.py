@@ -20,8 +20,10 @@ MACHINE_LACKS = 3
 Command: TypeAlias = Callable[[], int]
 
 
-def exit_code_of(command: Command) -> int:
+def exit_code_of(command: Command, name: str = "") -> int:
     """Run ``command``; a user's mistake becomes one line on stderr and its exit code.
+
+    ``name`` is what the user typed for it, ``"build-engine"``.
 
     Anything that is not in the table is a defect of this program and keeps its traceback.
     """
@@ -33,7 +35,7 @@ def exit_code_of(command: Command) -> int:
         code = _code_of(error)
         if not code:
             raise
-        message = _message(error)
+        message = _message(error, name)
     print(f"smp-deploy: {message}", file=sys.stderr)
     return code
 
@@ -53,9 +55,9 @@ def _code_of(error: Exception) -> int:
     return next((code for kind, code in table if isinstance(error, kind)), 0)
 
 
-def _message(error: Exception) -> str:
+def _message(error: Exception, command: str) -> str:
     if isinstance(error, MemoryError):
-        return f"this machine's memory does not suffice{f': {error}' if str(error) else ''}"
+        return in_options(f"this machine's memory does not suffice{f': {error}' if str(error) else ''}", command)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         hint = "; free some space or choose another place" if error.errno == errno.ENOSPC else ""
@@ -64,7 +66,7 @@ def _message(error: Exception) -> str:
 
     if isinstance(error, MissingEngine):
         return f"{error.what}; build it on this machine: {build_engine_line(**error.arguments)}"
-    return in_options(str(error))
+    return in_options(str(error), command)
 
 
 def build_engine_line(
@@ -81,32 +83,57 @@ _OPTIONS = {
     **{
         name: name.replace("_", "-")
         for name in (
+            "accumulate",
             "allow_smaller",
+            "arch",
+            "aspect",
+            "averaging",
             "backbone_only",
             "backend",
+            "batch",
             "calibration",
             "calibration_percentile",
+            "class_weighting",
+            "classes",
+            "clip_norm",
+            "crop",
+            "dense_levels",
             "device",
+            "epochs",
+            "flip",
+            "jitter",
             "keep_fp32",
+            "learning_rate",
             "levels",
+            "lovasz",
             "lowering",
             "max_aux_streams",
             "mean",
             "memory",
+            "model",
             "opset",
             "outputs",
+            "patience",
             "phases",
             "precision",
+            "resume",
+            "root",
+            "scale",
+            "seed",
             "size",
             "std",
             "sub_batch",
             "target",
+            "threads",
             "timing_cache",
             "version_compatible",
+            "weight_decay",
             "width",
+            "workers",
         )
     },
     "calibration_frames": "calibration-images",
+    "every_epochs": "validate-every",
     "hardware_compatibility": "hardware-compatibility-level",
     "lowerings": "lowering",
     "optimization_level": "builder-optimization-level",
@@ -114,22 +141,32 @@ _OPTIONS = {
     "precisions": "precision",
     "reference_frames": "reference-images",
     "replace": "force",
+    "source": "model",
 }
 """Arguments of the Python functions, and the options that stand for them."""
 
-_ARGUMENT = re.compile(r"""(?<![\w-])([a-z]\w*)=(?:True\b|"([^"]*)"|'([^']*)'|\(["']([^"']*)["'],\)|(\w[\w.:]*))?""")
+_OPTIONS_OF = {"build-engine": {"backend": "flavour"}}
+"""Where a command has another option for an argument than the others."""
+
+_ARGUMENT = re.compile(
+    r"""(?<![\w/.-])([a-z]\w*)="""
+    r"""(?:True\b|"([^"]*)"|'([^']*)'|\(["']([^"']*)["'],\)|(\d+(?:\.\d+)?))?"""
+    # What goes on, is a part of a file's name: batch=8.safetensors, width=2/a.png.
+    r"""(?![\w/"'(-]|\.\w)"""
+)
 
 _CALL = re.compile(r"(\w+\([^()]*\))")
 
 
-def in_options(message: str) -> str:
-    """A message that speaks of Python arguments, in options: ``memory="2GiB"`` -> ``--memory 2GiB``."""
+def in_options(message: str, command: str = "") -> str:
+    """A message that speaks of Python arguments, in a command's options: ``memory="2GiB"`` -> ``--memory 2GiB``."""
+    options = {**_OPTIONS, **_OPTIONS_OF.get(command, {})}
 
     def option(found: re.Match[str]) -> str:
-        if found[1] not in _OPTIONS:
+        if found[1] not in options:
             return found[0]
         value = next((text for text in found.groups()[1:] if text), "")
-        return f"--{_OPTIONS[found[1]]} {value}".rstrip()
+        return f"--{options[found[1]]} {value}".rstrip()
 
     # A call that the message shows is Python and stays whole.
     parts = _CALL.split(message)

@@ -53,11 +53,14 @@ def evaluate_command(
     ] = None,
     levels: Annotated[
         int | None,
-        typer.Option("--levels", min=0, metavar="N", help="Bundle: levels that the loop walks; default the bundle's."),
+        typer.Option("--levels", min=0, metavar="N", help="Bundle: levels that the loop walks; default as of `run`."),
     ] = None,
-    lowering: Annotated[Lowering | None, typer.Option("--lowering", help="Bundle: form of the splits inside.")] = None,
+    lowering: Annotated[
+        Lowering | None, typer.Option("--lowering", help="Bundle: form of the splits inside; default as of `run`.")
+    ] = None,
     sub_batch: Annotated[
-        int | None, typer.Option("--sub-batch", min=1, metavar="N", help="Bundle: phases at a time; default 1.")
+        int | None,
+        typer.Option("--sub-batch", min=1, metavar="N", help="Bundle: phases at a time; default as of `run`."),
     ] = None,
     memory: MemoryOption = None,
     device: Annotated[

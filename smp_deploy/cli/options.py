@@ -127,25 +127,34 @@ BackendOption: TypeAlias = Annotated[str, backend_option("What runs the graphs."
 
 PrecisionOption: TypeAlias = Annotated[Precision, typer.Option("--precision", help="Which of the bundle's trunks.")]
 
-LevelsOption: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--levels",
-        min=0,
-        metavar="N",
-        help="Splits that a loop over their phases stands for; more take less memory.  [default: the bundle's, "
-        "which repeats no work]",
-    ),
-]
+_CHOSEN = "[default: what `tune` found, or the only engine's, else the bundle's]"
+"""What :func:`engines.choose_schedule` takes where no part of a schedule is named."""
 
-LoweringOption: TypeAlias = Annotated[
-    Lowering | None,
-    typer.Option("--lowering", help="How the splits inside the trunk are computed.  [default: the bundle's]"),
-]
+
+def levels_option(default: str) -> Any:
+    """``--levels``, with a command's own default."""
+    text = f"Splits that a loop over their phases stands for; more take less memory.  {default}"
+    return typer.Option("--levels", min=0, metavar="N", help=text)
+
+
+def lowering_option(default: str) -> Any:
+    """``--lowering``, with a command's own default."""
+    return typer.Option("--lowering", help=f"How the splits inside the trunk are computed.  {default}")
+
+
+def sub_batch_option(default: str) -> Any:
+    """``--sub-batch``, with a command's own default."""
+    text = f"Phases at a time; more take more memory.  {default}"
+    return typer.Option("--sub-batch", min=1, metavar="N", help=text)
+
+
+LevelsOption: TypeAlias = Annotated[int | None, levels_option(_CHOSEN)]
+
+LoweringOption: TypeAlias = Annotated[Lowering | None, lowering_option(_CHOSEN)]
 
 SubBatchOption: TypeAlias = Annotated[
     int | None,
-    typer.Option("--sub-batch", min=1, metavar="N", help="Phases at a time; more take more memory.  [default: 1]"),
+    sub_batch_option("[default: 1 with --levels or --lowering, else as theirs]"),
 ]
 
 MemoryOption: TypeAlias = Annotated[

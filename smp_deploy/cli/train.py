@@ -122,12 +122,7 @@ def train_command(
     The defaults are the paper's protocol. State, learning curves (CSV, PNG) and TensorBoard events go to a
     directory beside the output; a run that was killed goes on with --resume.
     """
-    try:
-        from smp_deploy.training import Observer, train
-    except ImportError as error:
-        from engines.errors import MissingDependency
-
-        raise MissingDependency(error.name or "torch", "train") from error
+    from smp_deploy import Observer, train
 
     with progress("train") as advance:
         last = train(
@@ -152,7 +147,7 @@ def train_command(
 
 def config_from_options(options: Mapping[str, Any]) -> TrainingConfig:
     """The configuration that the command's options name."""
-    from smp_deploy.training import (
+    from smp_deploy import (
         Augmentation,
         Autocast,
         LearningRateSchedule,

@@ -61,7 +61,10 @@ def tune_command(
     ] = 2.0,
     memory: Annotated[
         int | None,
-        memory_option("Compare only schedules with a predicted peak within this.  [default: half of what is free]"),
+        memory_option(
+            "Compare only schedules with a predicted peak within this.  "
+            "[default: on a CPU half of what is free, on a GPU no limit]"
+        ),
     ] = None,
     device: DeviceOption = None,
     images: ImagesOption = None,
@@ -70,7 +73,8 @@ def tune_command(
     """Measure the schedules of BUNDLE on this machine and record the fastest in it.
 
     Every lowering and sub-batch of the levels that repeat no work is a candidate, unless its predicted peak is more
-    than half of what is free, or than --memory. Rounds are interleaved; what is hopeless after a round is dropped.
+    than --memory, or without it on a CPU than half of what is free. Rounds are interleaved; what is hopeless after a
+    round is dropped.
     From then on `run`, `bench` and sessions use the winner on this device with this runtime.
     """
     from smp_deploy.benchmarking.tuner import tune

@@ -13,7 +13,7 @@ from smp_deploy.datasets.gta5 import GTA5
 from smp_deploy.datasets.scenes import Scenes
 
 DATASETS = ("camvid", "cityscapes", "gta5", "folder", "scenes")
-"""Names for ``--dataset``."""
+"""Names for ``dataset=``."""
 
 
 def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
@@ -26,7 +26,7 @@ def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
     if name not in DATASETS:
         raise DatasetError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}")
     if root is None:
-        raise DatasetError(f"the dataset {name} is read from a directory; name it with --root")
+        raise DatasetError(f"the dataset {name} is read from a directory; name it with root=")
     if not root.is_dir():
         raise DatasetError(f"{name}: {root} is no directory")
     if name == "camvid":

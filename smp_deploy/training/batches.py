@@ -38,7 +38,7 @@ class DataOrder:
         if self.frames < self.batch:
             raise InputError(
                 f"a batch of {self.batch} needs as many training frames; the dataset has {self.frames}. "
-                "Choose a smaller --batch"
+                "Choose a smaller batch="
             )
 
     @property

@@ -60,13 +60,13 @@ class Augmentation:
     """Brightness and contrast factors are drawn from ``[1 - jitter, 1 + jitter]``, saturation a third wider."""
 
     def __post_init__(self) -> None:
-        _require(min(self.crop) >= 1, "--crop", "at least 1x1", self.crop)
-        _require(0 <= self.flip <= 1, "--flip", "a probability", self.flip)
+        _require(min(self.crop) >= 1, "crop", "at least 1x1", self.crop)
+        _require(0 <= self.flip <= 1, "flip", "a probability", self.flip)
         _require(
-            0.01 <= self.scale[0] <= self.scale[1] <= 100, "--scale", "factors of 0.01 to 100, low first", self.scale
+            0.01 <= self.scale[0] <= self.scale[1] <= 100, "scale", "factors of 0.01 to 100, low first", self.scale
         )
-        _require(0 <= self.aspect < 1, "--aspect", "in [0, 1)", self.aspect)
-        _require(0 <= self.jitter < 0.75, "--jitter", "in [0, 0.75)", self.jitter)
+        _require(0 <= self.aspect < 1, "aspect", "in [0, 1)", self.aspect)
+        _require(0 <= self.jitter < 0.75, "jitter", "in [0, 0.75)", self.jitter)
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Loss:
     """Weight of the Lovász-softmax loss, a convex surrogate of the mean IoU."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.class_weighting <= 1, "--class-weighting", "in [0, 1]", self.class_weighting)
-        _require(0 <= self.lovasz <= _LARGEST, "--lovasz", f"in [0, {_LARGEST:g}]", self.lovasz)
+        _require(0 <= self.class_weighting <= 1, "class_weighting", "in [0, 1]", self.class_weighting)
+        _require(0 <= self.lovasz <= _LARGEST, "lovasz", f"in [0, {_LARGEST:g}]", self.lovasz)
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class Validation:
     """Stop after this many validations without a better mean IoU, and keep the best weights; None: never."""
 
     def __post_init__(self) -> None:
-        _require_epochs("--validate-every", self.every_epochs)
+        _require_epochs("every_epochs", self.every_epochs)
         _require(self.phases >= 1, "phases", "at least 1", self.phases)
-        _require(self.patience is None or self.patience >= 1, "--patience", "at least 1", self.patience)
+        _require(self.patience is None or self.patience >= 1, "patience", "at least 1", self.patience)
 
 
 @dataclass(frozen=True)
@@ -136,24 +136,24 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         self._name_one_network()
         for name in ("batch", "accumulate"):
-            _require(getattr(self, name) >= 1, f"--{name}", "at least 1", getattr(self, name))
-        _require(self.width is None or self.width >= 1, "--width", "at least 1", self.width)
-        _require_epochs("--epochs", self.epochs)
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.width is None or self.width >= 1, "width", "at least 1", self.width)
+        _require_epochs("epochs", self.epochs)
         positive, from_zero = f"in (0, {_LARGEST:g}]", f"in [0, {_LARGEST:g}]"
-        _require(0 < self.learning_rate <= _LARGEST, "--learning-rate", positive, self.learning_rate)
-        _require(0 <= self.weight_decay <= _LARGEST, "--weight-decay", from_zero, self.weight_decay)
+        _require(0 < self.learning_rate <= _LARGEST, "learning_rate", positive, self.learning_rate)
+        _require(0 <= self.weight_decay <= _LARGEST, "weight_decay", from_zero, self.weight_decay)
         _require(0 <= self.warmup < 1, "warmup", "in [0, 1)", self.warmup)
-        _require(self.clip_norm is None or 0 < self.clip_norm <= _LARGEST, "--clip-norm", positive, self.clip_norm)
-        _require(0 <= self.averaging < 1, "--averaging", "in [0, 1)", self.averaging)
-        _require(self.dense_levels >= 0, "--dense-levels", "at least 0", self.dense_levels)
-        _require(0 <= self.seed < 2**32, "--seed", f"0 to {2**32 - 1}", self.seed)
+        _require(self.clip_norm is None or 0 < self.clip_norm <= _LARGEST, "clip_norm", positive, self.clip_norm)
+        _require(0 <= self.averaging < 1, "averaging", "in [0, 1)", self.averaging)
+        _require(self.dense_levels >= 0, "dense_levels", "at least 0", self.dense_levels)
+        _require(0 <= self.seed < 2**32, "seed", f"0 to {2**32 - 1}", self.seed)
 
     def _name_one_network(self) -> None:
         if self.model is not None:
             if self.arch is not None or self.width is not None:
                 raise InputError(
-                    f"training: --arch and --width name a known network, --model {self.model} one of your own; give "
-                    "the one or the other"
+                    f'training: arch= and width= name a known network, model="{self.model}" one of your own; give the '
+                    "one or the other"
                 )
             return
         # A frozen value is completed while it is made.
@@ -187,11 +187,11 @@ def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _require_epochs(option: str, received: int) -> None:
-    _require(1 <= received <= _MOST_EPOCHS, option, f"1 to {_MOST_EPOCHS}", received)
+def _require_epochs(name: str, received: int) -> None:
+    _require(1 <= received <= _MOST_EPOCHS, name, f"1 to {_MOST_EPOCHS}", received)
 
 
 def _require(holds: bool, name: str, expected: str, received: object) -> None:
-    """Refuse a setting; ``name`` is its option of ``smp-deploy train``, where it has one."""
+    """Refuse a setting by the name of its field."""
     if not holds:
-        raise InputError(f"training: {name} must be {expected}; received {received}")
+        raise InputError(f"training: {name}= must be {expected}; received {received}")

@@ -1,4 +1,4 @@
-"""What PyTorch says when a machine is too small for a step, in words that name the options to change."""
+"""What PyTorch says when a machine is too small for a step, in words that name the arguments to change."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def machine_limits() -> Iterator[None]:
         said = str(error)
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in said:
             raise MemoryError(
-                "training needs more than is free; use a smaller --batch, with --accumulate for the same gradient, "
-                "or a smaller --crop or --width"
+                "training needs more than is free; use a smaller batch=, with accumulate= for the same gradient, "
+                "or a smaller crop= or width="
             ) from error
         if any(all(part in said for part in parts) for parts in _WORKER_ENDED):
             raise MachineError(
                 "a process that prepares batches was ended from outside, often for want of memory; use fewer "
-                "--workers, and go on with --resume"
+                "workers=, and go on with resume=True"
             ) from error
         raise

@@ -50,7 +50,7 @@ def training_form(network: nn.Module, dense_levels: int) -> SampledNetwork:
     levels = len(traced.windows)
     if dense_levels > levels:
         expected = f"0 to {levels}" if levels else "0 for a network without splits"
-        raise InputError(f"training: --dense-levels must be {expected}; received {dense_levels}")
+        raise InputError(f"training: dense_levels= must be {expected}; received {dense_levels}")
     return sampled_from_network(traced, min(levels - dense_levels, traced.most_levels))
 
 

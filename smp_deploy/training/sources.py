@@ -40,7 +40,7 @@ def check_fits(network: nn.Module, config: TrainingConfig, info: DatasetInfo) ->
     form = training_form(copy.deepcopy(network).to("meta"), config.dense_levels)
     crop, (rows, columns) = config.augmentation.crop, form.size_multiple
     if crop[0] % rows or crop[1] % columns:
-        raise InputError(f"training: --crop must be multiples of {rows}x{columns}; received {crop}")
+        raise InputError(f"training: crop= must be multiples of {rows}x{columns}; received {crop}")
     sampling = draw_sampling(form, torch.Generator().manual_seed(0))
     x = torch.empty(config.batch, 3, *crop, device="meta")
     labels = torch.empty(config.batch, *crop, dtype=torch.int64, device="meta")
@@ -50,7 +50,7 @@ def check_fits(network: nn.Module, config: TrainingConfig, info: DatasetInfo) ->
         # The network is the user's code and may raise anything.
         if "more than 1 value per channel" in str(error):
             raise InputError(
-                f"training: --batch {config.batch} with --crop {crop[0]}x{crop[1]} leaves the last batch norms one "
+                f"training: batch={config.batch} with crop= of {crop[0]}x{crop[1]} leaves the last batch norms one "
                 "element to normalise; choose a larger batch or crop"
             ) from error
         raise NetworkError(

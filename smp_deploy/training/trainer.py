@@ -83,7 +83,7 @@ class Trainer:
         self._steps_per_epoch = order.batches_per_epoch / config.accumulate
         self.steps = config.epochs * order.batches_per_epoch // config.accumulate
         if self.steps < 1:
-            raise InputError(f"--accumulate {config.accumulate} leaves no step in {config.epochs} epochs; use less")
+            raise InputError(f"accumulate={config.accumulate} leaves no step in {config.epochs} epochs; use less")
         self._save_every = run.save_every or max(1, round(self._steps_per_epoch))
         self._measure_every = max(1, round(config.validation.every_epochs * self._steps_per_epoch))
         torch.manual_seed(config.seed)
@@ -156,7 +156,7 @@ class Trainer:
         """The state on disk, taken over."""
         if not resume:
             raise OutputError(
-                f"{self.run.directory} holds a run already; continue it with --resume, or choose another output"
+                f"{self.run.directory} holds a run already; continue it with resume=True, or choose another output"
             )
         state = load_state(self.run.state, self._identity)
         self.network.load_state_dict(state.network)
@@ -209,7 +209,7 @@ class Trainer:
             total += float(loss.detach())
         if not math.isfinite(total):
             raise CheckFailed(
-                f"the training loss is {total} at step {self._step}; lower --learning-rate or set --clip-norm"
+                f"the training loss is {total} at step {self._step}; lower learning_rate= or set clip_norm="
             )
         if config.clip_norm is not None:
             scaler.unscale_(optimizer)
@@ -279,7 +279,7 @@ class Trainer:
         # A state that holds no numbers would be resumed for ever.
         if not all(bool(value.isfinite().all()) for value in self.network.state_dict().values()):
             raise CheckFailed(
-                f"the weights are no longer numbers after step {self._step}; lower --learning-rate or set --clip-norm"
+                f"the weights are no longer numbers after step {self._step}; lower learning_rate= or set clip_norm="
             )
         state = RunState(
             step=self._step,
@@ -303,9 +303,9 @@ def _is_reduced(precision: Autocast) -> bool:
 
 def _device(name: str, precision: Autocast) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise BackendError("training on cuda was asked for, and PyTorch sees no CUDA device; use --device cpu")
+        raise BackendError('training on cuda was asked for, and PyTorch sees no CUDA device; use device="cpu"')
     if name != "cuda" and precision is Autocast.FP16:
-        raise InputError("fp16 training needs --device cuda; on a CPU use bf16 or fp32")
+        raise InputError('fp16 training needs device="cuda"; on a CPU use bf16 or fp32')
     return torch.device(name)
 
 

@@ -72,13 +72,13 @@ def network_from_weights(path: Path, model: str | None = None) -> tuple[nn.Modul
         if model is None:
             raise CheckpointError(
                 f"{path} holds the weights of a network of your own, and a file alone makes no code run; name its "
-                f"factory: --model {info.model}"
+                f'factory: model="{info.model}"'
             )
         network = network_from_factory(model)
     else:
         if model is not None:
             raise InputError(
-                f"{path} holds the weights of {info.arch}, which needs no --model; received --model {model}"
+                f'{path} holds the weights of {info.arch}, which needs no model=; received model="{model}"'
             )
         assert info.width is not None
         network = network_from_arch(info.arch, classes=len(info.dataset.classes), width=info.width)

@@ -37,6 +37,34 @@ def test_a_public_name_is_what_its_module_defines(name: str) -> None:
     assert value.__doc__
 
 
+@pytest.mark.parametrize(
+    ("call", "extra"),
+    [
+        ("smp_deploy.train", "train"),
+        ("smp_deploy.TrainingConfig", "train"),
+        ("smp_deploy.Optimizer", "train"),
+        ("smp_deploy.export", "export"),
+    ],
+)
+def test_without_torch_the_extra_is_named(call: str, extra: str) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import smp_deploy\n"
+        f"try:\n    {call}\n"
+        "except smp_deploy.MissingDependency as error:\n    print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout == f"torch is not installed; install it with: pip install 'smp-deploy[{extra}]'\n"
+
+
+def test_what_needs_no_torch_is_there_without_it() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from smp_deploy import BuildListener, BuildOptions, HardwareCompatibility, MemoryPool, Session, build_engine\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'smp_deploy' has no attribute 'exprot'"):
         _ = smp_deploy.exprot

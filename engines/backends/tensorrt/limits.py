@@ -22,7 +22,7 @@ def check_tensor_sizes(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> None:
     if size > MAX_ELEMENTS:
         raise BackendError(
             f"the output of layer {name} has {size} elements ({' x '.join(map(str, shape))}); TensorRT takes at most "
-            f"{MAX_ELEMENTS} in one tensor: choose a smaller sub_batch, or export for a smaller frame"
+            f"{MAX_ELEMENTS} in one tensor: choose a smaller sub_batch=, or export for a smaller frame"
         )
 
 

@@ -51,10 +51,10 @@ class BuildLog:
         """The errors so far, as the reason of a failure, with what to do where that is known."""
         text = "; ".join(self.errors) or "it gave no reason"
         if "workspace limit" in text.lower():
-            return f"{text} (raise pool_limits of workspace)"
+            return f"{text} (raise pool_limits= of workspace)"
         if "memory" in text.lower() or "could not find any implementation" in text.lower():
             # TensorRT reports a tactic that did not fit as a missing implementation.
-            return f"{text} (the memory of this device does not suffice; choose a smaller sub_batch)"
+            return f"{text} (the memory of this device does not suffice; choose a smaller sub_batch=)"
         return text
 
 

@@ -102,12 +102,12 @@ def check_machine(target: Target, machine: Machine, trtexec: Callable[[], list[s
 def check_flavour(target: Target, machine: Machine, flavour: Flavour) -> None:
     """Raise :class:`InputError` for a flavour that does not serve the target."""
     if target is Target.RTX and not flavour.portable:
-        raise InputError(f"target rtx is TensorRT-RTX alone, not {flavour.name}; name no backend")
+        raise InputError(f'target="rtx" is TensorRT-RTX alone, not {flavour.name}; leave backend= out')
     if flavour.portable and (target in PLATFORMS or machine.soc is not None):
         where = target.value if target in PLATFORMS else str(machine)
         raise InputError(
             f"TensorRT-RTX does not run on {where}: it supports compute capabilities 7.5, 8.6, 8.9, 12.0 and 12.1, no "
-            "Orin or Thor; use the TensorRT of the system, backend tensorrt"
+            'Orin or Thor; use the TensorRT of the system, backend="tensorrt"'
         )
 
 
@@ -128,18 +128,18 @@ def check_build(
         if compatible:
             raise InputError(
                 "TensorRT-RTX ignores a hardware compatibility level: its engines are compiled on the GPU they meet; "
-                "leave hardware_compatibility out"
+                "leave hardware_compatibility= out"
             )
         if options.version_compatible:
             raise InputError(
                 f"TensorRT-RTX {version} comes without the lean runtime that a version-compatible engine needs; "
-                "leave version_compatible out"
+                "leave version_compatible= out"
             )
         return
     if compatible and machine.soc is not None:
         raise InputError(
             f"hardware compatibility is not for Jetson or DRIVE, and this is a {machine}; "
-            "leave hardware_compatibility out"
+            "leave hardware_compatibility= out"
         )
     major = int(version.split(".", 1)[0])
     platform = PLATFORMS.get(target)

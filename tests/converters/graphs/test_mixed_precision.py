@@ -238,12 +238,12 @@ def test_patterns_name_modules_and_all_inside_them() -> None:
         (
             {"precisions": ("int8",), "calibration_frames": (FRAMES[0], FRAMES[0][:20])},
             InputError,
-            r"calibration_frames\[1\] is uint8 of shape \(20, 32, 3\)",
+            r"frame 1 of calibration_frames= is uint8 of shape \(20, 32, 3\)",
         ),
         (
             {"precisions": ("int8",), "calibration_frames": (np.full_like(FRAMES[0], 9),)},
             InputError,
-            r"calibration_frames\[0\] has one value throughout, 9",
+            "frame 0 of calibration_frames= has one value throughout, 9",
         ),
         ({"keep_fp32": ("steem",)}, NetworkError, "'steem' names no module .* it has stem"),
         ({"keep_fp32": {"int8": ("stem",)}}, InputError, "stay in fp32 in int8 trunks, and precisions has none"),

@@ -174,7 +174,7 @@ def test_what_tensorrt_ignores_is_refused() -> None:
 @needs_rtx
 def test_a_workspace_too_small_for_any_kernel(exported: Bundle) -> None:
     config = BuildConfig(Precision.FP32, options=BuildOptions(pool_limits={MemoryPool.WORKSPACE: 2**10}))
-    with pytest.raises(BackendError, match=r"within workspace limit.*raise pool_limits of workspace"):
+    with pytest.raises(BackendError, match=r"within workspace limit.*raise pool_limits= of workspace"):
         engine_from_onnx(fp32_graph(exported), RTX, config)
 
 

@@ -78,7 +78,7 @@ def test_targets_that_any_machine_serves() -> None:
 
 
 def test_flavours_that_do_not_serve_a_target() -> None:
-    with pytest.raises(InputError, match="target rtx is TensorRT-RTX alone, not tensorrt"):
+    with pytest.raises(InputError, match='target="rtx" is TensorRT-RTX alone, not tensorrt; leave backend= out'):
         check_flavour(Target.RTX, X86, PROPER)
     orin = MACHINES[Target.JETSON_ORIN]
     with pytest.raises(InputError, match="TensorRT-RTX does not run on jetson-orin"):
@@ -236,7 +236,7 @@ def test_a_log_gives_reasons_with_what_to_do() -> None:
     log.add(1, "ERROR", "Could not find any implementation for node conv1")
     assert log.why() == (
         "Could not find any implementation for node conv1 "
-        "(the memory of this device does not suffice; choose a smaller sub_batch)"
+        "(the memory of this device does not suffice; choose a smaller sub_batch=)"
     )
     assert log.warnings == ["slow"]
 

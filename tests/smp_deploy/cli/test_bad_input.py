@@ -298,7 +298,10 @@ def test_a_number_is_finite(cli: Cli, words: tuple[str, ...], number: str, tmp_p
 
 
 def test_sizes_and_streams_that_no_machine_has(cli: Cli, work: Path) -> None:
-    refused(cli("flops", "--arch", "smp-resnet18", "--width", "99999999", cwd=work), "1 to 4096 channels")
+    refused(
+        cli("flops", "--arch", "smp-resnet18", "--width", "99999999", cwd=work),
+        "received --classes 19, --width 99999999",
+    )
     refused(
         cli("export", "smp18.safetensors", *EXPORT, "--width", "99999999", "-o", "b", cwd=work), "1 to 4096 channels"
     )

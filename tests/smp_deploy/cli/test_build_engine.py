@@ -110,7 +110,11 @@ def test_rtx_without_a_gpu_and_its_timing_cache(cli: Cli, bundle: Path, tmp_path
         (("--builder-optimization-level", "6"), 2, "6 is not in the range"),
         (("--sub-batch", "17"), 2, "at most 16 phases go together"),
         (("--target", "orin"), 2, "'orin' is not one of"),
-        (("--target", "rtx", "--flavour", "tensorrt"), 2, "target rtx is TensorRT-RTX alone"),
+        (
+            ("--target", "rtx", "--flavour", "tensorrt"),
+            2,
+            "--target rtx is TensorRT-RTX alone, not tensorrt; leave --flavour out",
+        ),
         (("--target", "jetson-thor"), 3, "trtexec --onnx="),
         (("--target", "drive-orin", *RTX), 3, "there is no cross-building"),
     ],
@@ -129,9 +133,9 @@ def test_refusals_change_nothing(cli: Cli, bundle: Path, options: tuple[str, ...
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--hardware-compatibility-level", "ampere-plus"), 2, "ignores a hardware compatibility level"),
-        (("--version-compatible",), 2, "lean runtime"),
-        (("--pool-limit", "workspace:1KiB"), 3, "raise pool_limits of workspace"),
+        (("--hardware-compatibility-level", "ampere-plus"), 2, "they meet; leave --hardware-compatibility-level out"),
+        (("--version-compatible",), 2, "needs; leave --version-compatible out"),
+        (("--pool-limit", "workspace:1KiB"), 3, "(raise --pool-limit of workspace)"),
     ],
 )
 def test_refusals_of_rtx(cli: Cli, bundle: Path, options: tuple[str, ...], code: int, message: str) -> None:

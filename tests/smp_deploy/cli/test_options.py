@@ -15,7 +15,6 @@ from typer.main import get_command
 
 from engines.backends import BACKENDS
 from smp_deploy.cli.app import COMMANDS, app, command_named
-from smp_deploy.cli.errors import in_options
 from smp_deploy.cli.options import backend_names
 from tests.conftest import Cli
 
@@ -147,22 +146,6 @@ def test_the_completion_is_installed_for_the_user(cli: Cli, tmp_path: Path) -> N
     script = tmp_path / ".bash_completions" / "smp-deploy.sh"
     assert "complete -o default -F _smp_deploy_completion smp-deploy" in script.read_text()
     assert str(script) in (tmp_path / ".bashrc").read_text()
-
-
-@pytest.mark.parametrize(
-    ("message", "shown"),
-    [
-        ('needs more; give memory="2GiB" or allow_smaller=True', "needs more; give --memory 2GiB or --allow-smaller"),
-        ("sub_batch=4 is never filled", "--sub-batch 4 is never filled"),
-        ('precisions=("int8",) needs calibration_frames=', "--precision int8 needs --calibration-images"),
-        ("device= is for a checkpoint", "--device is for a checkpoint"),
-        ("export it again with replace=True", "export it again with --force"),
-        # What is no argument stays: other programs' options, environment variables, unknown names.
-        ("trtexec --precision=fp16 A_memory=1 colour=red", "trtexec --precision=fp16 A_memory=1 colour=red"),
-    ],
-)
-def test_messages_speak_in_options(message: str, shown: str) -> None:
-    assert in_options(message) == shown
 
 
 def test_help_loads_neither_numpy_nor_the_engines() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import shutil
 import warnings
@@ -16,7 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from engines.errors import BackendError, CheckpointError, DatasetError, InputError, OutputError
+from engines.errors import InputError, OutputError
+from smp_deploy import evaluate
 from smp_deploy.cli.app import app, command_named
 from smp_deploy.cli.train import config_from_options
 from smp_deploy.training import TrainingConfig, network_from_weights
@@ -130,32 +132,39 @@ def test_another_number_of_classes_leaves_the_head_fresh(checkpoint, tmp_path):
     assert "fresh: head.weight, head.bias" in _run("train", *arguments).stderr
 
 
+def _refused(result, code, message):
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert message in result.stderr
+
+
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("arguments", "message"),
     [
-        (("--init-from", "absent.pt"), CheckpointError, "cannot read the checkpoint absent.pt"),
-        (("--width", "4", "--init-from", "CHECKPOINT"), CheckpointError, r"has shape .*is the width another one's\?"),
-        (("--batch", "201"), InputError, "a batch of 201 needs as many training frames; the dataset has 200"),
-        (("--dataset", "camvid"), DatasetError, "name it with --root"),
-        (("--dense-levels", "6"), InputError, "--dense-levels must be 0 to 5; received 6"),
-        (("--accumulate", "9"), InputError, "leaves no step"),
-        (("--precision", "fp16"), InputError, "fp16 training needs --device cuda"),
-        (("--crop", "100x64"), InputError, "--crop must be multiples of 32"),
-        (("--model", "a.b:c"), InputError, "--arch and --width name a known network, --model a.b:c one of your own"),
-        (("--validate-every", "0"), InputError, "--validate-every must be 1 to 1000000; received 0"),
-        (("--seed", "4294967296"), InputError, "--seed must be 0 to 4294967295; received 4294967296"),
-        (("--batch", "1"), InputError, "--batch 1 with --crop 32x32 leaves the last batch norms one element"),
-        (("--scale", "1", "inf"), typer.BadParameter, "inf is no finite number"),
-        (("--threads", "99999"), typer.BadParameter, "99999 is not in the range 1<=x<=1024"),
-        (("--workers", "99999"), typer.BadParameter, "99999 is not in the range 0<=x<=256"),
-        (("--output", "CHECKPOINT", "--resume", "--width", "4"), CheckpointError, "width: 2, now 4"),
-        (("--output", "weights.pt"), OutputError, "written as .safetensors"),
+        (("--init-from", "absent.pt"), "cannot read the checkpoint absent.pt"),
+        (("--width", "4", "--init-from", "CHECKPOINT"), "is the width another one's?"),
+        (("--batch", "201"), "needs as many training frames; the dataset has 200. Choose a smaller --batch\n"),
+        (("--dataset", "camvid"), "name it with --root\n"),
+        (("--dense-levels", "6"), "--dense-levels must be 0 to 5; received 6"),
+        (("--accumulate", "9"), "smp-deploy: --accumulate 9 leaves no step in 1 epochs; use less"),
+        (("--precision", "fp16"), "fp16 training needs --device cuda; on"),
+        (("--crop", "100x64"), "--crop must be multiples of 32"),
+        (("--model", "a.b:c"), "--arch and --width name a known network, --model a.b:c one of your own"),
+        (("--learning-rate", "0"), "--learning-rate must be in (0, 1e+30]; received 0.0"),
+        (("--validate-every", "0"), "--validate-every must be 1 to 1000000; received 0"),
+        (("--seed", "4294967296"), "--seed must be 0 to 4294967295; received 4294967296"),
+        (("--batch", "1"), "--batch 1 with --crop of 32x32 leaves the last batch norms one element"),
+        (("--scale", "1", "inf"), "inf is no finite number"),
+        (("--threads", "99999"), "99999 is not in the range 1<=x<=1024"),
+        (("--workers", "99999"), "99999 is not in the range 0<=x<=256"),
+        (("--output", "CHECKPOINT", "--resume", "--width", "4"), "width: 2, now 4"),
+        (("--output", "CHECKPOINT"), "holds a run already; continue it with --resume, or choose another output"),
+        (("--output", "weights.pt"), "written as .safetensors"),
     ],
 )
-def test_mistakes_are_answered(checkpoint, tmp_path, arguments, error, message):
+def test_mistakes_are_answered(cli, checkpoint, tmp_path, arguments, message):
     named = [str(checkpoint) if argument == "CHECKPOINT" else argument for argument in arguments]
-    with pytest.raises(error, match=message):
-        _run("train", *FAST, "-o", tmp_path / "d.safetensors", *named)
+    _refused(cli("train", *FAST, "-o", tmp_path / "d.safetensors", *named, cwd=tmp_path), 2, message)
 
 
 FLOATS = [option.opts[0] for option in command_named("train").params if option.type.name in ("float", "float range")]
@@ -213,26 +222,23 @@ def test_a_dataset_with_thin_classes(checkpoint):
     assert header.split(",")[-1] == "thin_iou"
 
 
-def test_a_device_that_is_not_there(tmp_path, monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BackendError, match="PyTorch sees no CUDA device"):
-        _run("train", *FAST, "-o", tmp_path / "d.safetensors", "--device", "cuda")
+def test_a_device_that_is_not_there(cli, tmp_path):
+    without = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    result = cli("train", *FAST, "-o", tmp_path / "d.safetensors", "--device", "cuda", env=without)
+    _refused(result, 3, "PyTorch sees no CUDA device; use --device cpu\n")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("arguments", "message"),
     [
-        (("--backend", "onnxruntime"), InputError, "backend= is for a bundle"),
-        (("--model", "a.b:c"), InputError, "holds the weights of smp-resnet18, which needs no --model"),
-        (("--dataset", "gta5", "--root", "."), DatasetError, "images is missing"),
-        (("--split", "test"), DatasetError, "scenes has the splits train, val"),
+        (("--backend", "onnxruntime"), "smp-deploy: --backend is for a bundle"),
+        (("--model", "a.b:c"), "holds the weights of smp-resnet18, which needs no --model; received --model a.b:c"),
+        (("--dataset", "gta5", "--root", "."), "images is missing"),
+        (("--split", "test"), "scenes has the splits train, val"),
     ],
 )
-def test_mistakes_of_an_evaluation_are_answered(checkpoint, arguments, error, message):
-    with pytest.raises(error, match=message):
-        _run("evaluate", checkpoint, "--dataset", "scenes", *arguments)
+def test_mistakes_of_an_evaluation_are_answered(cli, checkpoint, arguments, message):
+    _refused(cli("evaluate", checkpoint, "--dataset", "scenes", *arguments), 2, message)
 
 
 def test_where_the_results_cannot_go_is_said_before_the_first_frame(checkpoint, tmp_path):
@@ -263,11 +269,17 @@ def test_a_result_outlives_a_full_disk(checkpoint, tmp_path, as_json, bytes_, na
     assert "wrote" not in result.stderr
 
 
-def test_what_is_no_checkpoint(tmp_path):
+def test_what_is_no_checkpoint(cli, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no")
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
-        _run("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes")
-    with pytest.raises(InputError, match="threads= is for a checkpoint"):
-        _run("evaluate", tmp_path, "--dataset", "scenes", "--threads", "1")
-    with pytest.raises(InputError, match="model= is for a checkpoint"):
-        _run("evaluate", tmp_path, "--dataset", "scenes", "--model", "a.b:c")
+    _refused(cli("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes"), 2, "not a safetensors file")
+
+
+@pytest.mark.parametrize(
+    ("argument", "option"), [({"threads": 1}, ("--threads", 1)), ({"model": "a.b:c"}, ("--model", "a.b:c"))]
+)
+def test_what_is_for_a_checkpoint_alone(cli, tmp_path, argument, option):
+    result = cli("evaluate", tmp_path, "--dataset", "scenes", *option)
+    _refused(result, 2, f"smp-deploy: {option[0]} is for a checkpoint; {tmp_path} is none\n")
+    (name,) = argument
+    with pytest.raises(InputError, match=f"^{name}= is for a checkpoint"):
+        evaluate(tmp_path, "scenes", **argument)

@@ -101,7 +101,7 @@ def test_16_bit_labels_are_refused(tmp_path):
     [
         ("camvid", ".", "night", "camvid has the splits train, val, test; received 'night'"),
         ("kitti", ".", "val", "unknown dataset 'kitti'; known are camvid, cityscapes"),
-        ("camvid", None, "val", "read from a directory; name it with --root"),
+        ("camvid", None, "val", "read from a directory; name it with root="),
         ("camvid", "absent", "val", "absent is no directory"),
     ],
 )

@@ -99,14 +99,14 @@ def test_padding_puts_the_map_where_it_is_told():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": (0, 64)}, r"--crop must be at least 1x1; received \(0, 64\)"),
-        ({"flip": 1.5}, "--flip must be a probability; received 1.5"),
-        ({"scale": (2.0, 1.0)}, "--scale must be factors of 0.01 to 100, low first"),
-        ({"scale": (1.0, math.inf)}, r"--scale must be .*; received \(1.0, inf\)"),
-        ({"scale": (math.nan, 1.0)}, "--scale must be"),
-        ({"scale": (1e-300, 1.0)}, "--scale must be"),
-        ({"jitter": 0.9}, r"--jitter must be in \[0, 0.75\)"),
-        ({"aspect": -1.0}, "--aspect must be"),
+        ({"crop": (0, 64)}, r"crop= must be at least 1x1; received \(0, 64\)"),
+        ({"flip": 1.5}, "flip= must be a probability; received 1.5"),
+        ({"scale": (2.0, 1.0)}, "scale= must be factors of 0.01 to 100, low first"),
+        ({"scale": (1.0, math.inf)}, r"scale= must be .*; received \(1.0, inf\)"),
+        ({"scale": (math.nan, 1.0)}, "scale= must be"),
+        ({"scale": (1e-300, 1.0)}, "scale= must be"),
+        ({"jitter": 0.9}, r"jitter= must be in \[0, 0.75\)"),
+        ({"aspect": -1.0}, "aspect= must be"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, message):

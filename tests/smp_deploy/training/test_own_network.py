@@ -57,7 +57,7 @@ def test_a_checkpoint_names_the_model_and_no_architecture(checkpoint):
 
 
 def test_a_file_alone_makes_no_code_run(checkpoint):
-    with pytest.raises(CheckpointError, match=f"a file alone makes no code run; name its factory: --model {MODEL}"):
+    with pytest.raises(CheckpointError, match=f'a file alone makes no code run; name its factory: model="{MODEL}"'):
         _run("evaluate", checkpoint, "--dataset", "scenes")
 
 
@@ -153,9 +153,9 @@ def branching() -> nn.Module:
         (
             {"augmentation": Augmentation((32, 32))},
             InputError,
-            r"--crop must be multiples of 6x16; received \(32, 32\)",
+            r"crop= must be multiples of 6x16; received \(32, 32\)",
         ),
-        ({"dense_levels": 4}, InputError, "--dense-levels must be 0 to 3; received 4"),
+        ({"dense_levels": 4}, InputError, "dense_levels= must be 0 to 3; received 4"),
         (
             {"model": f"{__name__}:resized"},
             NetworkError,
@@ -196,7 +196,7 @@ def test_a_network_is_traced_once_to_see_whether_it_fits_and_once_to_judge_it():
 
 def test_one_network_is_named():
     for other in ({"arch": "smp-resnet18"}, {"width": 8}):
-        with pytest.raises(InputError, match=f"--model {MODEL} one of your own; give the one or the other"):
+        with pytest.raises(InputError, match=f'model="{MODEL}" one of your own; give the one or the other'):
             TrainingConfig(model=MODEL, **other)
 
 
@@ -204,7 +204,7 @@ def test_a_known_architecture_needs_no_model(tmp_path):
     output = tmp_path / "a.safetensors"
     config = TrainingConfig(width=2, epochs=1, batch=4, augmentation=Augmentation((32, 64)))
     Trainer(config, TRAIN, VAL, Run(output)).fit(Observer(), resume=False)
-    with pytest.raises(InputError, match=f"weights of smp-resnet18, which needs no --model; received --model {MODEL}"):
+    with pytest.raises(InputError, match=f'weights of smp-resnet18, which needs no model=; received model="{MODEL}"'):
         network_from_weights(output, MODEL)
 
 

@@ -124,7 +124,7 @@ def test_events_can_be_read_by_tensorboards_format(undisturbed):
 
 def test_a_run_is_not_overwritten_and_not_continued_with_other_settings(undisturbed):
     tiny = _tiny()
-    with pytest.raises(OutputError, match=r"holds a run already; continue it with --resume"):
+    with pytest.raises(OutputError, match=r"holds a run already; continue it with resume=True"):
         tiny.trainer(undisturbed).fit(Observer(), resume=False)
     with pytest.raises(CheckpointError, match=r"other settings \(.*batch: 2, now 3"):
         tiny.trainer(undisturbed, TrainingConfig(width=2, batch=3)).fit(Observer(), resume=True)

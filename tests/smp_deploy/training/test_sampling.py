@@ -72,8 +72,8 @@ def test_a_network_without_splits_is_itself():
 @pytest.mark.parametrize(
     ("network", "levels", "message"),
     [
-        ("smp-resnet18", 6, "--dense-levels must be 0 to 5; received 6"),
-        ("fcn32s-resnet18", 1, "--dense-levels must be 0 for a network without splits; received 1"),
+        ("smp-resnet18", 6, "dense_levels= must be 0 to 5; received 6"),
+        ("fcn32s-resnet18", 1, "dense_levels= must be 0 for a network without splits; received 1"),
     ],
 )
 def test_more_dense_levels_than_there_are(network, levels, message):

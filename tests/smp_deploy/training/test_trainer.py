@@ -132,7 +132,7 @@ class _Deadly:
 
 def test_a_worker_that_is_killed_is_named(tmp_path):
     trainer = Trainer(_config(), _Deadly(), VAL, Run(tmp_path / "a.safetensors", workers=1))
-    with pytest.raises(MachineError, match="ended from outside, often for want of memory; use fewer --workers"):
+    with pytest.raises(MachineError, match="ended from outside, often for want of memory; use fewer workers="):
         trainer.fit(Observer(), resume=False)
 
 
@@ -140,7 +140,7 @@ def test_a_worker_that_is_killed_is_named(tmp_path):
 def test_a_crop_that_no_memory_holds(tmp_path, workers):
     config = _config(augmentation=Augmentation(crop=(32 * 10**6, 32 * 10**6)))
     trainer = Trainer(config, TRAIN, VAL, Run(tmp_path / "a.safetensors", workers=workers))
-    with pytest.raises(MemoryError, match="training needs more than is free; use a smaller --batch"):
+    with pytest.raises(MemoryError, match="training needs more than is free; use a smaller batch="):
         trainer.fit(Observer(), resume=False)
 
 
@@ -162,7 +162,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
     run = Run(tmp_path / "a.safetensors")
     trainer = Trainer(_config(epochs=1, batch=12), TRAIN, VAL, run)
     trainer.network.head.bias.register_hook(lambda gradient: gradient * math.nan)
-    with pytest.raises(CheckFailed, match="the weights are no longer numbers after step 1; lower --learning-rate"):
+    with pytest.raises(CheckFailed, match="the weights are no longer numbers after step 1; lower learning_rate="):
         trainer.fit(Observer(), resume=False)
     assert not run.state.exists()
     assert not run.output.exists()
@@ -170,7 +170,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     config = _config(epochs=30, learning_rate=1e30)
-    with pytest.raises(CheckFailed, match=r"the training loss is (nan|inf) at step \d+; lower --learning-rate"):
+    with pytest.raises(CheckFailed, match=r"the training loss is (nan|inf) at step \d+; lower learning_rate="):
         Trainer(config, TRAIN, VAL, Run(tmp_path / "a.safetensors")).fit(Observer(), resume=False)
 
 
@@ -212,7 +212,7 @@ def test_validation_is_an_unbiased_sample_of_full_evaluation():
 
 
 def test_a_crop_is_a_multiple_of_what_the_network_needs(tmp_path):
-    with pytest.raises(InputError, match=r"--crop must be multiples of 32x32; received \(100, 64\)"):
+    with pytest.raises(InputError, match=r"crop= must be multiples of 32x32; received \(100, 64\)"):
         Trainer(_config(augmentation=Augmentation((100, 64))), TRAIN, VAL, Run(tmp_path / "a.safetensors"))
 
 
@@ -233,19 +233,19 @@ def test_differences_name_nested_fields():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "--epochs must be 1 to 1000000; received 0"),
-        ({"epochs": 10**400}, "--epochs must be 1 to 1000000; received 10000"),
-        ({"batch": 0}, "--batch must be at least 1; received 0"),
-        ({"learning_rate": 0.0}, r"--learning-rate must be in \(0, 1e\+30\]; received 0.0"),
-        ({"learning_rate": math.inf}, r"--learning-rate must be in \(0, 1e\+30\]; received inf"),
-        ({"learning_rate": 1e39}, r"--learning-rate must be in \(0, 1e\+30\]; received 1e\+39"),
-        ({"weight_decay": math.inf}, r"--weight-decay must be in \[0, 1e\+30\]; received inf"),
-        ({"weight_decay": math.nan}, r"--weight-decay must be in \[0, 1e\+30\]; received nan"),
-        ({"averaging": 1.0}, r"--averaging must be in \[0, 1\); received 1.0"),
-        ({"clip_norm": 0.0}, r"--clip-norm must be in \(0, 1e\+30\]; received 0.0"),
-        ({"clip_norm": math.inf}, "--clip-norm must be in"),
-        ({"seed": -1}, "--seed must be 0 to 4294967295; received -1"),
-        ({"seed": 2**32}, "--seed must be 0 to 4294967295; received 4294967296"),
+        ({"epochs": 0}, "epochs= must be 1 to 1000000; received 0"),
+        ({"epochs": 10**400}, "epochs= must be 1 to 1000000; received 10000"),
+        ({"batch": 0}, "batch= must be at least 1; received 0"),
+        ({"learning_rate": 0.0}, r"learning_rate= must be in \(0, 1e\+30\]; received 0.0"),
+        ({"learning_rate": math.inf}, r"learning_rate= must be in \(0, 1e\+30\]; received inf"),
+        ({"learning_rate": 1e39}, r"learning_rate= must be in \(0, 1e\+30\]; received 1e\+39"),
+        ({"weight_decay": math.inf}, r"weight_decay= must be in \[0, 1e\+30\]; received inf"),
+        ({"weight_decay": math.nan}, r"weight_decay= must be in \[0, 1e\+30\]; received nan"),
+        ({"averaging": 1.0}, r"averaging= must be in \[0, 1\); received 1.0"),
+        ({"clip_norm": 0.0}, r"clip_norm= must be in \(0, 1e\+30\]; received 0.0"),
+        ({"clip_norm": math.inf}, "clip_norm= must be in"),
+        ({"seed": -1}, "seed= must be 0 to 4294967295; received -1"),
+        ({"seed": 2**32}, "seed= must be 0 to 4294967295; received 4294967296"),
     ],
 )
 def test_settings_that_make_no_sense(changes, message):
@@ -254,17 +254,17 @@ def test_settings_that_make_no_sense(changes, message):
 
 
 def test_the_loss_and_the_validation_name_their_options():
-    with pytest.raises(InputError, match=r"--validate-every must be 1 to 1000000; received 0"):
+    with pytest.raises(InputError, match=r"every_epochs= must be 1 to 1000000; received 0"):
         Validation(every_epochs=0)
-    with pytest.raises(InputError, match=r"--lovasz must be in \[0, 1e\+30\]; received inf"):
+    with pytest.raises(InputError, match=r"lovasz= must be in \[0, 1e\+30\]; received inf"):
         Loss(lovasz=math.inf)
-    with pytest.raises(InputError, match=r"--class-weighting must be in \[0, 1\]; received nan"):
+    with pytest.raises(InputError, match=r"class_weighting= must be in \[0, 1\]; received nan"):
         Loss(class_weighting=math.nan)
 
 
 def test_the_largest_settings_train_or_say_why_not(tmp_path):
     config = _config(epochs=1, seed=2**32 - 1, learning_rate=1e30, weight_decay=1e30, optimizer=Optimizer.ADAMW)
-    with pytest.raises(CheckFailed, match="lower --learning-rate"):
+    with pytest.raises(CheckFailed, match="lower learning_rate="):
         Trainer(config, TRAIN, VAL, Run(tmp_path / "a.safetensors")).fit(Observer(), resume=False)
 
 
@@ -273,7 +273,7 @@ def test_one_element_has_no_statistics(tmp_path, arch):
     """The refusal is as tight as torch's own: the next larger batch, crop or sampling takes a step."""
     one = {"arch": arch, "epochs": 1, "batch": 1, "augmentation": Augmentation((32, 32))}
     train = Scenes("train", size=(32, 64), count=2)
-    with pytest.raises(InputError, match="--batch 1 with --crop 32x32 leaves the last batch norms one element"):
+    with pytest.raises(InputError, match="batch=1 with crop= of 32x32 leaves the last batch norms one element"):
         Trainer(_config(**one), train, VAL, Run(tmp_path / "a.safetensors"))
     larger = [{"batch": 2}, {"augmentation": Augmentation((32, 64))}]
     if arch.startswith("smp"):
@@ -288,5 +288,5 @@ def test_a_network_that_no_memory_holds(tmp_path, monkeypatch):
         torch.empty(2**60, dtype=torch.uint8)
 
     monkeypatch.setattr("smp_deploy.training.sources.network_from_arch", _too_large)
-    with pytest.raises(MemoryError, match=r"use a smaller --batch.*or --width"):
+    with pytest.raises(MemoryError, match=r"use a smaller batch=.*or width="):
         Trainer(_config(), TRAIN, VAL, Run(tmp_path / "a.safetensors"))
