@@ -201,7 +201,7 @@ def _frames(argument: str, frames: Sequence[Any], size: Size) -> tuple[NDArray[n
     for index, array in enumerate(arrays):
         if array.shape != (*size, 3) or array.dtype != np.uint8:
             raise InputError(
-                f"frame {index} of {argument}= is {array.dtype} of shape {array.shape}; it must be a frame of size, "
-                f"uint8 of shape {(*size, 3)}"
+                f"frame {index} of {argument}= is {array.dtype} of shape {array.shape}; it must be uint8 of shape "
+                f"{(*size, 3)}"
             )
     return arrays

@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from converters.graphs.weights import SharedWeights
 from converters.palettes import default_classes
 from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import write_reference
-from converters.rewriting.lowerings import LoweredNetwork
+from converters.rewriting.lowerings.base import LoweredNetwork
 from converters.trunks import TrunkPrecisions, TrunkWriter, proven_trunks, write_trunks
+from engines.backends.versions import installed_version
 from engines.bundle.bundle import Bundle, record_of_file
 from engines.bundle.manifest import (
     MANIFEST_NAME,
@@ -48,6 +48,8 @@ from engines.schedules.phases import PhaseGrid, Size, padded_size
 from engines.schedules.schedule import Lowering, Precision
 
 _MAX_LABELS = 256
+_TOOLS = ("smp-deploy", "torch", "onnx", "onnxscript", "onnx-ir")
+"""What an export is made with, by the names on PyPI."""
 _MODEL, _PREPARE, _WEIGHTS = "model.onnx", "prepare.onnx", "weights.bin"
 
 Step = Callable[[str], None]
@@ -280,7 +282,7 @@ class _Export:
             engines=[],
             tunings=[],
             opset=request.opset,
-            tools={name: version(name) for name in ("smp-deploy", "torch", "onnx", "onnxscript", "onnx-ir")},
+            tools={name: known for name in _TOOLS if (known := installed_version(name)) is not None},
             files={},
         )
 

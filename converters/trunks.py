@@ -6,26 +6,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from converters.analysis.network import TracedNetwork
 from converters.flops import operations
 from converters.graphs.from_torch import onnx_from_torch
+from converters.graphs.layers import layers_of, precision_of
+from converters.graphs.lifetimes import largest_tensor, live_bytes
+from converters.graphs.packing import packed_bytes
+from converters.graphs.precision import cast_network
+from converters.graphs.quantization.graphs import quantize_network
 from converters.graphs.stages import Trunk
+from converters.graphs.weights import SharedWeights
 from converters.rewriting.loops import LoopedNetwork, looped_from_network
-from converters.rewriting.lowerings import LoweredNetwork, lowered
+from converters.rewriting.lowerings import lowered
+from converters.rewriting.lowerings.base import LoweredNetwork
 from converters.rewriting.proof import NoiseCase, noise_case, prove_phases
 from engines.bundle.manifest import InputRecord, OutputKind, TrunkRecord
 from engines.errors import NetworkError
 from engines.schedules.schedule import Lowering, Precision
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from converters.graphs.weights import SharedWeights
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,6 @@ class TrunkPrecisions:
 
     def converted(self, model: ir.Model, precision: Precision) -> ir.Model:
         """A trunk in one of the precisions, from its fp32 graph, which stays as it is."""
-        from converters.graphs.precision import cast_network
-        from converters.graphs.quantization.graphs import quantize_network
-
         if precision is Precision.FP32:
             return model
         model = model.clone()
@@ -112,9 +111,6 @@ class TrunkWriter:
 
     def write(self, form: LoweredNetwork, stem: str) -> TrunkRecord:
         """Export a trunk in every precision: ``<stem>.onnx``, ``<stem>.fp16.onnx`` and so on."""
-        from converters.graphs.lifetimes import largest_tensor, live_bytes
-        from converters.graphs.packing import packed_bytes
-
         inputs = self._inputs(form.looped)
         module = Trunk(form.graph, form.merges, self.outputs).eval()
         model = onnx_from_torch(module, inputs, output_name=self.outputs.value, opset=self.opset, batch="phases")
@@ -167,7 +163,5 @@ def write_trunks(
 
 def _convolutions(model: ir.Model) -> dict[Precision, int]:
     """How many convolutions of a graph compute in which precision."""
-    from converters.graphs.layers import layers_of, precision_of
-
     kinds = (precision_of(layer) for layer in layers_of(model) if layer.op_type == "Conv")
     return dict(Counter(kind for kind in kinds if kind is not None))

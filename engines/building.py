@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from engines.backends import BACKENDS, backend_named
 from engines.backends.base import Backend
@@ -15,6 +16,7 @@ from engines.backends.tensorrt.settings import BuildConfig, BuildOptions
 from engines.backends.tensorrt.targets import Target, check_build, check_flavour, check_machine
 from engines.backends.tensorrt.timing import check_timing_cache
 from engines.backends.tensorrt.trtexec import trtexec_lines
+from engines.backends.versions import installed_version
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import EngineRecord
 from engines.bundle.records import BuildRecord
@@ -37,7 +39,7 @@ class EngineBuild:
 
 
 def build_engine(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     backend: str | Backend | None = None,
     precision: Precision | str = Precision.FP32,
     *,
@@ -50,14 +52,13 @@ def build_engine(
     options: BuildOptions | None = None,
     force: bool = False,
     listener: Callable[[str], BuildListener] = lambda graph: BuildListener(),
-    smp_deploy: str = "",
 ) -> EngineBuild:
     """Build the engines of a bundle's trunk and of its ``prepare.onnx`` on this machine, and store them in the bundle.
 
     An engine that the bundle holds already, of the same graphs, TensorRT, device and flags, is not built again.
 
     Args:
-        bundle: an opened one.
+        bundle: an open bundle, or the path of one, whose files are then verified.
         backend: one that runs engines, ``"tensorrt"`` or ``"tensorrt-rtx"``; by default the first that is installed.
         precision: which of the bundle's trunks.
         levels: as ``lowering``, ``sub_batch``, ``memory`` and ``device`` of :func:`engines.choose_schedule`, which
@@ -72,20 +73,20 @@ def build_engine(
         options: in trtexec's terms.
         force: build even if the bundle holds this engine already.
         listener: for each graph, by its file name, who hears of its build.
-        smp_deploy: the version at work, for the build record.
 
     Raises:
         InputError: options that exclude each other or that this TensorRT would ignore, or no such schedule.
-        BundleError: the bundle has no such trunk.
+        BundleError: the bundle is absent or damaged, or has no such trunk.
         BackendError: the target or TensorRT refuses, with TensorRT's own words.
         MissingDependency: no TensorRT is installed.
         OutputError: the bundle or the timing cache cannot be written.
     """
+    bundle = Bundle.of(bundle)
     precision, target = named(Precision, "precision", precision), named(Target, "target", target)
     options = options or BuildOptions()
     machine = this_machine()
     asked = _asked(backend, target)
-    build = _Build(bundle, precision, options, machine, target, smp_deploy)
+    build = _Build(bundle, precision, options, machine, target)
 
     def chosen(by: TensorRTBackend) -> Schedule:
         if (levels, lowering, sub_batch, memory) == (None, None, None, None):
@@ -139,7 +140,6 @@ class _Build:
     options: BuildOptions
     machine: Machine
     target: Target
-    smp_deploy: str
 
     def trtexec(self, schedule: Schedule) -> list[str]:
         """The same engines by trtexec."""
@@ -181,8 +181,9 @@ class _Build:
 
         engine = built(inputs.graph, config)
         prepare = built(inputs.prepare, replace(config, precision=None, convolutions=None, sub_batch=1))
+        own_version = installed_version("smp-deploy") or "unknown"
         record = record_of_build(
-            identity, config, self.target, (engine, prepare), self.smp_deploy, timed=not flavour.portable
+            identity, config, self.target, (engine, prepare), own_version, timed=not flavour.portable
         )
         stored = bundle.with_engine(
             backend.name, self.precision, schedule, plan=engine.plan, prepare=prepare.plan, record=record

@@ -5,6 +5,7 @@ SmpDeployError
 │   ├── LayoutError          a window, phase or size that does not fit
 │   ├── FrameError           an image that cannot be used
 │   ├── BundleError          a bundle that is absent, damaged or too new
+│   │   └── MissingEngine    a bundle without the engine that was asked for
 │   ├── DatasetError         a dataset that is incomplete or not in its layout
 │   ├── CheckpointError      a checkpoint that cannot be loaded, or is another network's
 │   ├── NetworkError         a network that is unknown, or that a rewrite does not understand
@@ -13,10 +14,14 @@ SmpDeployError
 └── MachineError             this machine lacks something (exit code 3)
     ├── MissingDependency    a Python package that an extra installs
     └── BackendError         a runtime or device that refuses the work
-        └── OutOfMemory      memory that does not suffice: a smaller schedule may
+        ├── OutOfMemory      memory that does not suffice: a smaller schedule may
+        └── WorkFailed       work that had begun and broke: nothing was absent
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class SmpDeployError(Exception):
@@ -37,6 +42,21 @@ class FrameError(InputError):
 
 class BundleError(InputError):
     """A bundle that is absent, damaged, tampered with or of a newer schema."""
+
+
+class MissingEngine(BundleError):
+    """The bundle has no engine of this use.
+
+    Args:
+        what: that there is none, and what there is.
+        call: the call that builds it.
+        arguments: of that call, by their names.
+    """
+
+    def __init__(self, what: str, call: str, arguments: Mapping[str, Any]) -> None:
+        super().__init__(f"{what}; build it on this machine: {call}")
+        self.what = what
+        self.arguments = arguments
 
 
 class DatasetError(InputError):
@@ -83,3 +103,7 @@ class BackendError(MachineError):
 
 class OutOfMemory(BackendError):
     """The memory of the machine or the device does not suffice; a smaller schedule may."""
+
+
+class WorkFailed(BackendError):
+    """All that the work needs was there; it began and broke."""

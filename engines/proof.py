@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -31,12 +31,13 @@ from engines.bundle.records import (
     validation_name,
     write_report,
 )
-from engines.errors import BundleError, MachineError
+from engines.errors import BundleError, MachineError, WorkFailed
 from engines.parity.checks import Question
 from engines.parity.comparison import label_agreement, relative_error, softmax
 from engines.parity.metrics import by_phase, shift_of_labels
 from engines.parity.tolerances import tolerance_of
 from engines.parity.validation import OnCheck, validation_from_checks
+from engines.planning.choice import session_schedule
 from engines.schedules.schedule import Precision, Schedule, named
 from engines.session import Session
 
@@ -56,7 +57,7 @@ def prove(
     command: str = "",
     keep: bool = True,
 ) -> Validation:
-    """Compare a backend with PyTorch's outputs for the bundle's reference frames, and engines with what they are of.
+    """Compare a backend with PyTorch's outputs for the bundle's reference frames, and its engine with what it is of.
 
     Args:
         bundle: an open bundle, or the path of one, whose files are then verified.
@@ -73,7 +74,7 @@ def prove(
     Raises:
         BundleError: the bundle is damaged, or has no reference outputs or no trunk of this schedule and precision.
         InputError: an unknown backend or tolerance.
-        MachineError: the backend cannot be opened here. What breaks later is a check that failed.
+        MachineError: the backend cannot be opened here. What breaks when it works is a check that failed.
         OutputError: the record cannot be written.
     """
     started = time.monotonic()
@@ -82,10 +83,11 @@ def prove(
     if keep:
         # Said before the work, not after it.
         check_reports(opened.path / "reports")
-    checks = []
-    opening: dict[str, Any] = {"schedule": schedule, "memory": memory, "device": device}
+    chosen = session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)
+    use, checks = (on.name, arithmetic, chosen), []
     for check in chain(
-        provenance_checks(opened), backend_checks(opened, on, arithmetic, overrides=tolerances, **opening)
+        provenance_checks(opened, [engine for engine in opened.manifest.engines if engine.use == use]),
+        backend_checks(opened, on, arithmetic, schedule=chosen, device=device, overrides=tolerances),
     ):
         on_check(check)
         checks.append(check)
@@ -103,9 +105,9 @@ def prove(
     return validation
 
 
-def provenance_checks(bundle: Bundle) -> Iterator[Check]:
-    """Every engine's build record against the bundle: built from these graphs and these weights."""
-    for engine in bundle.manifest.engines:
+def provenance_checks(bundle: Bundle, engines: Iterable[EngineRecord]) -> Iterator[Check]:
+    """Build records of engines against their bundle: built from these graphs and these weights."""
+    for engine in engines:
         yield _provenance_check(bundle, engine)
 
 
@@ -151,28 +153,32 @@ def backend_checks(
 ) -> Iterator[Check]:
     """A backend's predictions against PyTorch's outputs for the bundle's reference frames.
 
-    Raises what :meth:`Session.open` raises: a backend that was asked for and is not there is an error. Errors of the
-    open session are checks that failed.
+    Raises what :meth:`Session.open` raises: a backend that was asked for and is not there is an error. Work that began
+    and broke, when the session was opened or later, is a check that failed.
     """
     if not bundle.manifest.reference:
         raise BundleError(f"{bundle.path} has no reference outputs to compare with; export it again")
     tolerance = tolerance_of(precision, overrides)
-    session = Session.open(bundle, backend, precision=precision, schedule=schedule, memory=memory, device=device)
+    chosen = session_schedule(bundle, backend, precision, schedule, memory=memory, device=device)
+    proof = _Proof(bundle, backend, precision, chosen, tolerance)
+    try:
+        session = Session.open(bundle, backend, precision=precision, schedule=chosen, device=device)
+    except WorkFailed as error:
+        yield from (question.broke(error) for question in proof.all_questions())
+        return
     if reason := backend.unproven(precision):
         session.close()
-        proof = _Proof(session, backend.name, precision, tolerance)
-        for index, case in enumerate(bundle.manifest.reference):
-            yield from (question.not_run(reason) for question in proof.questions(index, case))
+        yield from (question.not_run(reason) for question in proof.all_questions())
         return
-    yield from session_checks(session, backend.name, precision, tolerance)
+    yield from session_checks(session, backend, precision, tolerance)
 
 
-def session_checks(session: Session, backend: str, precision: Precision, tolerance: Tolerance) -> Iterator[Check]:
+def session_checks(session: Session, backend: Backend, precision: Precision, tolerance: Tolerance) -> Iterator[Check]:
     """The predictions of an open session against PyTorch's outputs; the session is closed in the end.
 
     What breaks from here on is a failure: the session was there, and its work began.
     """
-    proof = _Proof(session, backend, precision, tolerance)
+    proof = _Proof(session.bundle, backend, precision, session.schedule, tolerance)
     questions: list[Question] = []
     try:
         for index, case in enumerate(session.manifest.reference):
@@ -196,24 +202,30 @@ def session_checks(session: Session, backend: str, precision: Precision, toleran
 
 @dataclass(frozen=True)
 class _Proof:
-    """A session and what it is held to."""
+    """What runs, and what it is held to."""
 
-    session: Session
-    backend: str
+    bundle: Bundle
+    backend: Backend
     precision: Precision
+    schedule: Schedule
     tolerance: Tolerance
+
+    def all_questions(self) -> list[Question]:
+        """Of every reference frame."""
+        cases = enumerate(self.bundle.manifest.reference)
+        return [question for index, case in cases for question in self.questions(index, case)]
 
     def questions(self, index: int, case: ReferenceRecord) -> list[Question]:
         """Whether the labels agree; before that the error of what the bundle gives, where that is more than labels."""
-        schedule, manifest = self.session.schedule, self.session.manifest
-        kind = manifest.outputs
+        manifest = self.bundle.manifest
+        kind, graphs = manifest.outputs, manifest.trunk_of(self.schedule).graphs
         labels = Question.of_hop(
             "PyTorch",
             f"{self.backend}, {self.precision.value}",
-            f"reference frame {index}, phase {case.phase}, {schedule}",
+            f"reference frame {index}, phase {case.phase}, {self.schedule}",
             self.tolerance.label_agreement,
             quantity=Quantity.LABEL_AGREEMENT,
-            graph=manifest.trunk(schedule.levels, schedule.lowering).graphs.get(self.precision),
+            graph=graphs.get(self.backend.graph_precision(self.precision)),
             precision=self.precision,
         )
         if kind is OutputKind.LABELS:
@@ -240,7 +252,7 @@ class _Proof:
         agreement = label_agreement(labels, expected, self.tolerance.of_ties)
         check = question.measured(agreement.judged(self.tolerance), str(agreement))
         if check.failed:
-            return check.located(_location(self.session.bundle, labels, right, self.backend))
+            return check.located(_location(self.bundle, labels, right, self.backend))
         dead = float(np.bincount(right.ravel()).max() / right.size)
         if dead >= self.tolerance.label_agreement:
             return question.not_run(
@@ -250,7 +262,7 @@ class _Proof:
         return check
 
 
-def _location(bundle: Bundle, actual: NDArray[Any], expected: NDArray[Any], backend: str) -> str:
+def _location(bundle: Bundle, actual: NDArray[Any], expected: NDArray[Any], backend: Backend) -> str:
     shift = shift_of_labels(actual.astype(np.int64), expected)
     if shift is not None:
         return f"{backend}: labels are shifted by {shift} (rows, columns)"

@@ -21,7 +21,7 @@ from engines.executors.base import Executor
 from engines.executors.reducing import OpenExecutor, ReducingExecutor, Reduction
 from engines.executors.turns import Turns
 from engines.executors.walking import Frame, Step, Walker
-from engines.planning.choice import choose_schedule, named_schedule
+from engines.planning.choice import session_schedule
 from engines.planning.smaller import smaller_schedules
 from engines.schedules.anytime import NearestFill, Refinement
 from engines.schedules.phases import Phase, PhaseGrid
@@ -115,15 +115,11 @@ class Session:
                 a schedule.
             MachineError: the runtime is missing or refuses the work.
             OutOfMemory: the memory does not suffice.
+            WorkFailed: engines that run once when they are opened broke then.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = Bundle.of(bundle)
         on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
-        if schedule is None:
-            chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device).schedule
-        elif memory is not None:
-            raise InputError("memory= chooses the schedule; leave out schedule=")
-        else:
-            chosen = named_schedule(opened.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
+        chosen = session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)
         smaller = smaller_schedules(opened.manifest, on, arithmetic, chosen) if allow_smaller else ()
         return cls(opened, lambda wanted: on.open(opened, arithmetic, wanted, device), chosen, smaller)
 

@@ -151,5 +151,6 @@ def test_its_engines_have_the_records_of_the_command(script: ModuleType, bundle:
     pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
     backend = backend_named("tensorrt-rtx")
     built = script._with_engine(Bundle.open(bundle), backend, Precision.FP16, Schedule(2, 4))
-    (check,) = provenance_checks(Bundle.open(built.path))
+    opened = Bundle.open(built.path)
+    (check,) = provenance_checks(opened, opened.manifest.engines)
     assert check.status is Status.PASSED

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from converters.analysis.network import TracedNetwork
-from converters.rewriting.lowerings import LoweredNetwork
+from converters.rewriting.lowerings.base import LoweredNetwork
 from engines.errors import NetworkError
 from engines.schedules.phases import PhaseGrid
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from converters.verification.subject import Subject
+from engines.backends import backend_named
 from engines.bundle.manifest import EngineRecord
 from engines.bundle.records import Check, Quantity
 from engines.devices.gpus import gpus
-from engines.errors import MachineError
+from engines.errors import MachineError, WorkFailed
 from engines.parity.checks import Question
 from engines.proof import provenance_checks, session_checks
 from engines.schedules.schedule import Precision
@@ -18,7 +19,7 @@ from engines.session import Session
 def engine_checks(subject: Subject) -> Iterator[Check]:
     """Every engine: its record against the bundle's files, and its predictions against PyTorch's."""
     bundle = subject.bundle
-    yield from provenance_checks(bundle)
+    yield from provenance_checks(bundle, bundle.manifest.engines)
     for engine in bundle.manifest.engines:
         yield from _predictions_checks(subject, engine)
     if not bundle.manifest.engines:
@@ -31,14 +32,17 @@ def _predictions_checks(subject: Subject, engine: EngineRecord) -> Iterator[Chec
     if not gpus():
         yield question.not_run("there is no NVIDIA GPU")
         return
-    backend, precision = engine.backend, engine.precision
+    backend, precision = backend_named(engine.backend), engine.precision
     try:
         session = Session.open(subject.bundle, backend, precision=precision, schedule=engine.schedule)
+    except WorkFailed as error:
+        yield question.broke(error)
+        return
     except MachineError as error:
         # A bundle may hold engines for several targets: the others say nothing of this one's.
         yield question.not_run(str(error))
         return
-    # Its work begins: what breaks from here on is a failure.
+    # What breaks from here on is a failure, too.
     yield from session_checks(session, backend, precision, subject.tolerance(precision))
 
 

@@ -131,6 +131,7 @@ class Backend(abc.ABC):
             InputError: another kind of device.
             MachineError: the runtime is missing, lacks the precision, or refuses the work.
             OutOfMemory: the memory does not suffice.
+            WorkFailed: the first run, where opening makes one, began and broke.
         """
         chosen = self.device(device)
         if reason := self.refusal(precision):

@@ -50,6 +50,11 @@ class Bundle:
             bundle._verify(name, record)
         return bundle
 
+    @classmethod
+    def of(cls, source: Bundle | str | Path) -> Bundle:
+        """An open bundle as it is, and the one of a path opened."""
+        return source if isinstance(source, Bundle) else cls.open(source)
+
     def file(self, name: str) -> Path:
         """Where a listed file lies. Raises :class:`BundleError` for a path that leaves the bundle."""
         relative = PurePosixPath(name)

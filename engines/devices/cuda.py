@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from engines.devices.base import Copies, Device, Event, Graph, Stream
@@ -53,8 +53,12 @@ class CudaDevice(Device):
         self._call("cuCtxPushCurrent", self._context)
         try:
             yield
-        finally:
-            self._call("cuCtxPopCurrent")
+        except BaseException:
+            # After an error of the work this may fail too; what broke first is what is said.
+            with suppress(BackendError):
+                self._call("cuCtxPopCurrent")
+            raise
+        self._call("cuCtxPopCurrent")
 
     def allocate(self, size: int) -> int:
         return int(self._call("cudaMalloc", size, doing=f"{size} bytes of device memory"))

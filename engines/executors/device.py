@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.devices.base import Copies, Device, DeviceEngine, Execution, Graph, OpenEngine, Stream, pinned_array
-from engines.errors import BackendError, OutOfMemory
+from engines.errors import BackendError, OutOfMemory, WorkFailed
 from engines.executors.base import Executor, closed_error
 from engines.executors.resources import Resources
 from engines.executors.slots import CHANNELS, FLOAT, FrameSlot, frame_slot, sub_batch_slot
@@ -47,6 +48,7 @@ class DeviceExecutor(Executor):
 
     Raises:
         OutOfMemory: the device or the host has no room.
+        WorkFailed: the engines were there, and broke when they ran for the first time.
         BackendError: the device or an engine refuses the work.
     """
 
@@ -70,7 +72,9 @@ class DeviceExecutor(Executor):
                 self._allocate(prepare, trunk, grid.sub_batches(sub_batch))
                 self._warm_up()
             except BaseException:
-                self._resources.close()
+                # A device whose work broke refuses everything; what broke first is what is said.
+                with suppress(BackendError):
+                    self._resources.close()
                 raise
 
     @property
@@ -229,11 +233,16 @@ class DeviceExecutor(Executor):
 
         What goes wrong in the work itself is raised here, and not with somebody's first frame.
         """
-        for frame in self._frames:
-            frame.prepare.enqueue(self._compute)
-        for execution, _ in self._trunks.values():
-            execution.enqueue(self._compute)
-        self.device.synchronize(self._compute)
+        try:
+            for frame in self._frames:
+                frame.prepare.enqueue(self._compute)
+            for execution, _ in self._trunks.values():
+                execution.enqueue(self._compute)
+            self.device.synchronize(self._compute)
+        except OutOfMemory:
+            raise
+        except BackendError as error:
+            raise WorkFailed(str(error)) from error
         for length, (execution, _) in list(self._trunks.items()):
             reason = execution.uncapturable(self._compute)
             if not reason:

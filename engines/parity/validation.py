@@ -57,6 +57,8 @@ def validation_from_checks(
     """
     manifest, figures = bundle.manifest, figures or ValidationFigures()
     graphs = manifest.trunk().graphs
+    # A backend may compute in a precision that is no graph of the bundle.
+    held_to = [check.precision for check in checks if check.precision is not None]
     return Validation(
         record_version=VALIDATION_VERSION,
         bundle=str(bundle.path),
@@ -71,7 +73,8 @@ def validation_from_checks(
         frames=list(frames),
         chain=[manifest.model, *graphs.values()],
         tolerances={
-            precision: tolerance_of(precision, overrides) for precision in dict.fromkeys((Precision.FP32, *graphs))
+            precision: tolerance_of(precision, overrides)
+            for precision in dict.fromkeys((Precision.FP32, *graphs, *held_to))
         },
         overrides=dict(overrides),
         checks=list(checks),

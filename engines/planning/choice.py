@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.backends.base import Backend
@@ -26,7 +27,7 @@ class ChosenSchedule:
 
 
 def choose_schedule(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     backend: str | Backend = DEFAULT_BACKEND,
     precision: Precision | str = Precision.FP32,
     *,
@@ -45,7 +46,7 @@ def choose_schedule(
       first trunk, one phase at a time: a tuning of another machine is no better than a guess.
 
     Args:
-        bundle: an opened one.
+        bundle: an open bundle, or the path of one, whose files are then verified.
         backend: a name of :data:`engines.backends.BACKENDS`, or a backend.
         precision: arithmetic of the trunk.
         levels: splits that the loop stands for.
@@ -57,11 +58,12 @@ def choose_schedule(
     Raises:
         InputError: a budget beside a named schedule, nothing that fits (the message says the smallest budget that
             would), an unknown backend, or a device of another kind.
-        BundleError: the bundle has no such trunk.
+        BundleError: the bundle is absent or damaged, or has no such trunk.
         BackendError: the backend has no such arithmetic.
         MissingDependency: the bundle has a tuning for the backend, or the runtime must say whether it has the
             arithmetic, and the runtime is missing.
     """
+    bundle = Bundle.of(bundle)
     found, precision = backend_named(backend), named(Precision, "precision", precision)
     found.device(device)
     if reason := found.refusal(precision):
@@ -76,17 +78,37 @@ def choose_schedule(
     return _usual(bundle.manifest, found, precision, device)
 
 
+def session_schedule(
+    bundle: Bundle,
+    backend: Backend,
+    precision: Precision,
+    schedule: Schedule | None,
+    *,
+    memory: int | str | None = None,
+    device: str | None = None,
+) -> Schedule:
+    """What a session walks: ``schedule`` with a sub-batch that the frame has, or else :func:`choose_schedule`'s.
+
+    Raises what these raise, and :class:`InputError` for a budget beside a schedule.
+    """
+    if schedule is None:
+        return choose_schedule(bundle, backend, precision, memory=memory, device=device).schedule
+    if memory is not None:
+        raise InputError("memory= chooses the schedule; leave out schedule=")
+    return named_schedule(bundle.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
+
+
 def named_schedule(
     manifest: Manifest, levels: int | None = None, sub_batch: int | None = None, lowering: Lowering | None = None
 ) -> Schedule:
     """The schedule that a user has named in part, completed from the bundle's first trunk that fits.
 
     A sub-batch larger than the phases that can go together is one of all of them. Raises :class:`BundleError` when
-    the bundle has no such trunk.
+    the bundle has no such trunk, :class:`LayoutError` for a sub-batch below 1.
     """
     trunk = manifest.trunk(levels, lowering)
     largest = manifest.grid(trunk).largest_sub_batch
-    return Schedule(trunk.levels, min(sub_batch or 1, largest), trunk.lowering)
+    return Schedule(trunk.levels, min(1 if sub_batch is None else sub_batch, largest), trunk.lowering)
 
 
 def _within(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.backends.base import Backend
@@ -75,7 +76,7 @@ Seconds = Callable[[Schedule], float | None]
 
 
 def plan(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     backend: str | Backend = DEFAULT_BACKEND,
     precision: Precision | str = Precision.FP32,
     *,
@@ -89,7 +90,7 @@ def plan(
     the budget stays free.
 
     Args:
-        bundle: an opened one.
+        bundle: an open bundle, or the path of one, whose files are then verified.
         backend: a name of :data:`engines.backends.BACKENDS`, or a backend.
         precision: arithmetic of the trunk.
         memory: a budget, ``"1GiB"`` or bytes: what a process that does nothing else may hold on a CPU, device memory
@@ -97,11 +98,13 @@ def plan(
         device: whose measurements count, ``"cuda:1"`` say; the backend's first by default.
 
     Raises:
+        BundleError: the bundle is absent or damaged.
         BackendError: the backend has no such arithmetic.
         InputError: nothing fits (the message says the smallest budget that would), an unknown backend, a device of
             another kind, or no trunk of this precision.
         MissingDependency: the bundle has a tuning for the backend, and its runtime is missing.
     """
+    bundle = Bundle.of(bundle)
     found, precision = backend_named(backend), named(Precision, "precision", precision)
     found.device(device)
     return plan_from_manifest(

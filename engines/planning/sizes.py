@@ -32,6 +32,12 @@ def bytes_of_memory(memory: int | str) -> int:
     return int(size)
 
 
+def memory_text(size: int) -> str:
+    """As :func:`bytes_of_memory` reads it: 536870912 -> ``"0.5GiB"``; exact for every size that was read of a text."""
+    unit = next((name for name in ("GiB", "MiB") if size * 8 % _UNITS[name] == 0), "KiB")
+    return f"{size / _UNITS[unit]:.3f}".rstrip("0").rstrip(".") + unit
+
+
 def shown_bytes(size: int) -> str:
     """``"1000.0 MiB"``, or ``"1.5 KiB"`` below one MiB, rounded up, so that a budget of what is shown suffices."""
     unit = "MiB" if size >= _UNITS["MiB"] else "KiB"

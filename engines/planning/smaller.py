@@ -24,8 +24,12 @@ def smaller_schedules(manifest: Manifest, backend: Backend, precision: Precision
         operations = manifest.frame_operations(manifest.trunk_of(candidate))
         return -needed(candidate), operations, candidate.lowering is not schedule.lowering
 
+    held = backend.schedules(manifest, precision)
+    if backend.refusal(precision) is not None or not held:
+        # Nothing can be opened; the attempt says why.
+        return []
     left, chosen = needed(schedule), []
-    for candidate in sorted(backend.schedules(manifest, precision), key=order):
+    for candidate in sorted(held, key=order):
         if needed(candidate) <= _AT_MOST * left:
             chosen.append(candidate)
             left = needed(candidate)

@@ -21,12 +21,12 @@ from engines.bundle.records import (
     Throughput,
     check_reports,
 )
-from engines.errors import MachineError
+from engines.errors import InputError, MachineError
 from engines.planning.choice import ChosenSchedule, choose_schedule
 from engines.schedules.schedule import Precision, Schedule, named
 from engines.session import Session
 from smp_deploy.benchmarking.peak_memory import session_peak
-from smp_deploy.benchmarking.statistics import summary_of
+from smp_deploy.benchmarking.statistics import check_percentiles, summary_of
 from smp_deploy.benchmarking.timing import Frame, Length, frame_latencies, rearrangement_ms
 from smp_deploy.machine import measured_with
 from smp_deploy.reports import benches
@@ -76,15 +76,18 @@ def bench(
         MachineError: the runtime is missing or refuses the work.
         OutputError: the record cannot be kept in the bundle; said before the first measurement.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = Bundle.of(bundle)
     if keep:
         check_reports(opened.path / "reports")
     on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
+    if schedule is not None and memory is not None:
+        raise InputError("memory= chooses the schedule; leave out schedule=")
     if schedule is None:
         chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device)
     else:
         chosen = ChosenSchedule(schedule, "asked for", tuned=False) if isinstance(schedule, Schedule) else schedule
     length = Length(warm_up_ms, duration_s, iterations)
+    check_percentiles(percentiles)
     if not frames:
         frames = [opened.reference_arrays(opened.manifest.reference[0])[0]]
     with Session.open(opened, on, precision=arithmetic, schedule=chosen.schedule, device=device) as session:

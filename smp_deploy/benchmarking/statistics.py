@@ -28,6 +28,13 @@ class Summary:
     """By their names, ``"99"``."""
 
 
+def check_percentiles(percentiles: Sequence[float]) -> None:
+    """Raises :class:`InputError` for one outside [0, 100]."""
+    for share in percentiles:
+        if not 0 <= share <= 100:
+            raise InputError(f"a percentile lies between 0 and 100; received {share:g}")
+
+
 def summary_of(values_ms: Sequence[float], percentiles: Sequence[float] = (90, 95, 99)) -> Summary:
     """Summarise latencies.
 
@@ -36,9 +43,7 @@ def summary_of(values_ms: Sequence[float], percentiles: Sequence[float] = (90, 9
     """
     if not values_ms:
         raise InputError("a summary of no latencies was asked for")
-    for share in percentiles:
-        if not 0 <= share <= 100:
-            raise InputError(f"a percentile lies between 0 and 100; received {share:g}")
+    check_percentiles(percentiles)
     return Summary(
         min=min(values_ms),
         max=max(values_ms),

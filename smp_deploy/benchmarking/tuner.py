@@ -49,6 +49,13 @@ class TuningConfig:
     fits: Callable[[Schedule], bool] = field(default=lambda schedule: True)
     """Which schedules may be tried: others take more memory than there is, or than the backend takes in one tensor."""
 
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.seconds < 0:
+            raise InputError(
+                f"at least 1 round is measured, and its seconds are not negative; received rounds={self.rounds}, "
+                f"seconds={self.seconds}"
+            )
+
 
 @dataclass(frozen=True)
 class Missing:

@@ -18,7 +18,6 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.records import builtins_from_record
 from engines.errors import InputError
 from engines.schedules.schedule import Lowering, Precision
-from smp_deploy import __version__
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import (
     BundleArgument,
@@ -128,7 +127,6 @@ def build_engine_command(
             options=options,
             force=force,
             listener=_verbosely if verbose else partial(_with_progress, bars),
-            smp_deploy=__version__,
         )
     if built.cached:
         note("the bundle holds this engine already; --force builds it again")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 CHECK_FAILED = 1
@@ -60,7 +62,21 @@ def _message(error: Exception, command: str) -> str:
         where = f"{error.filename}: " if error.filename else ""
         hint = "; free some space or choose another place" if error.errno == errno.ENOSPC else ""
         return f"{where}{error.strerror or error}{hint}"
+    from engines.errors import MissingEngine
+
+    if isinstance(error, MissingEngine):
+        return f"{error.what}; build it on this machine: {build_engine_line(**error.arguments)}"
     return in_options(str(error), command)
+
+
+def build_engine_line(
+    bundle: Path, backend: str, precision: str, levels: int, lowering: str, sub_batch: int, device: str | None = None
+) -> str:
+    """What to type to build an engine."""
+    words = ["smp-deploy", "build-engine", bundle, f"--{precision}", "--flavour", backend]
+    words += ["--levels", levels, "--lowering", lowering, "--sub-batch", sub_batch]
+    words += [] if device is None else ["--device", device]
+    return shlex.join(map(str, words))
 
 
 _OPTIONS = {

@@ -15,6 +15,7 @@ from engines.planning.planner import Candidate, Plan, plan
 from engines.planning.sizes import shown_bytes
 from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import note, print_json, print_table
+from smp_deploy.cli.errors import build_engine_line
 from smp_deploy.cli.options import (
     BundleArgument,
     DeviceOption,
@@ -111,10 +112,11 @@ def _entry(candidate: Candidate, planned: Plan) -> dict[str, Any]:
 def _command(bundle: Path, planned: Plan, choice: Candidate, device: str | None) -> str:
     """What to type next."""
     schedule, backend, precision = choice.schedule, planned.backend, planned.precision.value
+    if backend.needs_engines:
+        lowering, sub_batch = schedule.lowering.value, schedule.sub_batch
+        return build_engine_line(bundle, backend.name, precision, schedule.levels, lowering, sub_batch, device)
     options = f"--levels {schedule.levels} --lowering {schedule.lowering.value} --sub-batch {schedule.sub_batch}"
     options += f" --device {device}" if device else ""
-    if backend.needs_engines:
-        return f"smp-deploy build-engine {bundle} --{precision} --backend {backend} {options}"
     return f"smp-deploy run {bundle} IMAGES -o DIR --backend {backend} --precision {precision} {options}"
 
 

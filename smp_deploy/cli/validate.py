@@ -13,6 +13,7 @@ import typer
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import Check, Status, Validation, builtins_from_record, check_reports
 from engines.errors import CheckFailed, InputError, MachineError, MissingDependency, OutputError
+from engines.planning.sizes import memory_text
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import (
@@ -162,7 +163,8 @@ def validate_command(
         where = f"; the first: {failed[0].name}" + (f", in {failed[0].location}" if failed[0].location else "")
         raise CheckFailed(f"{len(failed)} of {len(validation.checks)} checks failed{where}")
     if validation.verdict is Status.NOT_RUN:
-        raise MachineError(f"no check could run here: {validation.checks[0].detail}")
+        reason = next(check.detail for check in validation.checks if check.status is Status.NOT_RUN)
+        raise MachineError(f"no check could run here: {reason}")
     return document
 
 
@@ -289,8 +291,9 @@ def _command(bundle: Path, options: Mapping[str, Any]) -> str:
     words = ["smp-deploy", "validate", str(bundle)]
     for name, value in options.items():
         for single in value if isinstance(value, (tuple, list)) else [] if value is None else [value]:
-            shown_value = single.value if isinstance(single, Enum) else single
-            words += [f"--{name.replace('_', '-')}", str(shown_value)]
+            if name == "memory":
+                single = memory_text(single)
+            words += [f"--{name.replace('_', '-')}", str(single.value if isinstance(single, Enum) else single)]
     return shlex.join(words)
 
 

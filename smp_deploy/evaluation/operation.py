@@ -28,7 +28,7 @@ def evaluate(
     source: str | Path | Bundle | Predictor,
     dataset: str | Dataset,
     *,
-    root: Path | None = None,
+    root: str | Path | None = None,
     split: str = "val",
     limit: int | None = None,
     extremes: int = 3,
@@ -40,7 +40,7 @@ def evaluate(
     device: str | None = None,
     threads: int | None = None,
     model: str | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     on_progress: Advance | None = None,
     on_result: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
@@ -74,6 +74,7 @@ def evaluate(
         MachineError: a package, runtime or device is missing.
         OutputError: ``output`` cannot be written.
     """
+    root, output = (None if path is None else Path(path) for path in (root, output))
     frames = open_dataset(dataset, root, split) if isinstance(dataset, str) else dataset
     of_bundle: dict[str, Any] = {"backend": backend, "precision": precision, "schedule": schedule, "memory": memory}
     of_checkpoint: dict[str, Any] = {"threads": threads, "model": model}
@@ -126,7 +127,7 @@ def _bundle_predictor(
 ) -> _Opened:
     from engines.session import Session
 
-    bundle = source if isinstance(source, Bundle) else Bundle.open(source)
+    bundle = Bundle.of(source)
     with Session.open(
         bundle,
         backend or DEFAULT_BACKEND,

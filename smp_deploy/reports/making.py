@@ -38,7 +38,7 @@ def report_of(bundle: Bundle | str | Path) -> Report:
     Raises :class:`InputError` where the bundle has not been validated, :class:`BundleError` where its record cannot be
     read.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = Bundle.of(bundle)
     return Report(stored(opened), list(rows_of(opened)))
 
 
@@ -55,7 +55,7 @@ def report(bundle: Bundle | str | Path, output: str | Path | None = None) -> Rep
         MissingDependency: the packages of the extra ``[report]`` are missing.
         InputError, BundleError: as :func:`report_of`.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = Bundle.of(bundle)
     target = opened.path / "reports" / "report.html" if output is None else Path(output)
     check_file_target(opened, target, ".html")
     found = report_of(opened)

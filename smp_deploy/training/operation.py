@@ -19,11 +19,11 @@ def train(
     output: str | Path,
     config: TrainingConfig | None = None,
     *,
-    root: Path | None = None,
+    root: str | Path | None = None,
     device: str = "cpu",
     workers: int = 0,
     save_every: int | None = None,
-    init_from: Path | None = None,
+    init_from: str | Path | None = None,
     threads: int | None = None,
     resume: bool = False,
     observer: Observer | None = None,
@@ -57,6 +57,7 @@ def train(
         CheckFailed: the loss or the weights are no longer numbers.
         BackendError: the device is missing.
     """
+    root, init_from = (None if path is None else Path(path) for path in (root, init_from))
     run = Run(Path(output), device, workers, save_every, init_from)
     if run.output.suffix != ".safetensors":
         raise OutputError(f"weights are written as .safetensors; received {run.output}")

@@ -8,12 +8,26 @@ import pytest
 from numpy.typing import NDArray
 
 from engines import Bundle, OutputKind, Precision, Session
-from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
-from engines.bundle.records import Quantity, Status, Tolerance, Validation, record_from_json
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU, OnnxRuntimeCpu
+from engines.bundle.bundle import record_of
+from engines.bundle.records import (
+    BuildRecord,
+    Kind,
+    Quantity,
+    Status,
+    Tolerance,
+    Validation,
+    record_from_json,
+    verdict_of,
+)
 from engines.errors import BackendError, BundleError, InputError, OutputError
+from engines.executors.base import Executor
 from engines.parity.tolerances import TOLERANCES, tolerance_of
 from engines.proof import backend_checks, prove
 from engines.schedules.schedule import Schedule
+from tests.engines.executors.host_device import HostDevice
+from tests.engines.executors.host_engine import opener
+from tests.records import build_record
 
 
 def test_onnxruntime_proves_itself(exported: Bundle) -> None:
@@ -45,6 +59,72 @@ def test_what_rounds_nothing_proves_nothing_of_fp16(exported: Bundle) -> None:
     assert len(validation.not_proven) == 1
 
 
+def right_record(bundle: Bundle, precision: Precision) -> BuildRecord:
+    """Of an engine that was built from the bundle's files."""
+    manifest = bundle.manifest
+    graph = manifest.trunk().graphs[precision]
+    return build_record(
+        precision=precision,
+        graph=graph,
+        graph_sha256=manifest.files[graph].sha256,
+        prepare_sha256=manifest.files[manifest.prepare].sha256,
+        weights_sha256=manifest.files[manifest.weights].sha256,
+        plan_sha256=record_of(b"plan").sha256,
+        prepare_plan_sha256=record_of(b"prepare").sha256,
+    )
+
+
+def with_engine(bundle: Bundle, backend: str, precision: Precision, schedule: Schedule) -> Bundle:
+    record = right_record(bundle, precision)
+    return bundle.with_engine(backend, precision, schedule, plan=b"plan", prepare=b"prepare", record=record)
+
+
+def test_the_engine_of_another_backend_proves_nothing(bundle: Path) -> None:
+    """Where an engine comes from is no result, least of all of another runtime."""
+    opened = with_engine(Bundle.open(bundle), "tensorrt", Precision.FP16, Schedule(2))
+    validation = prove(opened, "onnxruntime", Precision.FP16, keep=False)
+    assert [(check.kind, check.status) for check in validation.checks] == [(Kind.HOP, Status.NOT_RUN)]
+    assert validation.verdict is Status.NOT_RUN
+
+
+def test_only_the_engine_that_is_proven_is_looked_at(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    for precision, schedule in (
+        (Precision.FP32, Schedule(2)),
+        (Precision.FP16, Schedule(2)),
+        (Precision.FP32, Schedule(2, 4)),
+    ):
+        opened = with_engine(opened, "onnxruntime", precision, schedule)
+    validation = prove(opened, "onnxruntime", schedule=Schedule(2, 4), keep=False)
+    (provenance,) = [check for check in validation.checks if check.kind is Kind.PROVENANCE]
+    assert (provenance.status, provenance.subject) == (Status.PASSED, opened.manifest.engines[2].engine)
+    # By itself it makes no verdict.
+    assert verdict_of([provenance]) is Status.NOT_RUN
+    assert verdict_of(validation.checks) is Status.PASSED
+
+
+def test_the_record_names_the_graph_that_ran_and_its_tolerances(bundle: Path) -> None:
+    """A backend may compute another graph in a precision, as OpenVINO does in bf16."""
+
+    class Hinted(OnnxRuntimeCpu):
+        precisions = frozenset({Precision.BF16})
+
+        def refusal(self, precision: Precision) -> str | None:
+            return None
+
+        def graph_precision(self, precision: Precision) -> Precision:
+            return Precision.FP32
+
+        def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: object) -> Executor:
+            return super()._open(bundle, Precision.FP32, schedule, device)  # type: ignore[arg-type]
+
+    validation = prove(bundle, Hinted(), Precision.BF16, keep=False)
+    (check,) = validation.checks
+    assert (check.graph, check.precision) == ("trunk.onnx", Precision.BF16)
+    assert validation.tolerances[Precision.BF16] == TOLERANCES[Precision.BF16]
+    assert check.tolerance == TOLERANCES[Precision.BF16].label_agreement
+
+
 @pytest.mark.parametrize("method", ["predict", "close"])
 def test_what_breaks_in_the_open_session_is_a_failure(
     exported: Bundle, monkeypatch: pytest.MonkeyPatch, method: str
@@ -59,6 +139,22 @@ def test_what_breaks_in_the_open_session_is_a_failure(
     assert checks[-1].status is Status.FAILED
     assert checks[-1].value is None
     assert "an illegal memory access" in checks[-1].detail
+
+
+def test_what_breaks_in_the_first_run_of_an_opening_is_a_failure(
+    exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines were loaded and ran: no lack of a GPU."""
+
+    def opened(backend: object, bundle: Bundle, precision: Precision, schedule: Schedule, device: object) -> object:
+        return opener(HostDevice(), bundle, broken=True)(schedule)
+
+    monkeypatch.setattr(OnnxRuntimeCpu, "_open", opened)
+    validation = prove(exported, "onnxruntime", schedule=Schedule(2, 100), keep=False)
+    (check,) = validation.checks
+    assert (check.status, check.value, validation.verdict) == (Status.FAILED, None, Status.FAILED)
+    assert "an illegal memory access" in check.detail
+    assert "sub-batch 16" in check.subject
 
 
 DEAD = {

@@ -23,7 +23,7 @@ from converters.analysis.pointwise import is_pointwise
 from converters.analysis.tracing import calls, erase, finish, layer_of, name_of
 from converters.pooling import Window
 from converters.rewriting.loops import LoopedNetwork
-from converters.rewriting.lowerings import LoweredNetwork
+from converters.rewriting.lowerings.base import LoweredNetwork
 from engines.errors import NetworkError
 from engines.schedules.schedule import Lowering
 

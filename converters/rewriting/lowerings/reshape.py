@@ -10,7 +10,7 @@ from functools import partial
 
 from converters.pooling import merge
 from converters.rewriting.loops import LoopedNetwork
-from converters.rewriting.lowerings import LoweredNetwork
+from converters.rewriting.lowerings.base import LoweredNetwork
 from engines.schedules.schedule import Lowering
 
 

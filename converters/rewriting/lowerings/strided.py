@@ -25,7 +25,7 @@ from converters.analysis.pointwise import is_pointwise
 from converters.analysis.tracing import erase, finish, layer_of
 from converters.pooling import Window
 from converters.rewriting.loops import LoopedNetwork
-from converters.rewriting.lowerings import LoweredNetwork
+from converters.rewriting.lowerings.base import LoweredNetwork
 from engines.schedules.phases import Border
 from engines.schedules.schedule import Lowering
 

@@ -11,7 +11,7 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import EngineRecord, Manifest
 from engines.devices.gpus import gpu_title, gpus
 from engines.devices.names import DeviceName
-from engines.errors import BundleError, MachineError
+from engines.errors import MachineError, MissingEngine
 from engines.executors.base import Executor
 from engines.schedules.schedule import Precision, Schedule
 
@@ -40,22 +40,21 @@ class TensorRTBackend(Backend):
         return [engine.schedule for engine in manifest.engines if self._serves(engine, precision)]
 
     def engine(self, bundle: Bundle, precision: Precision, schedule: Schedule) -> EngineRecord:
-        """The bundle's engine of this use. Raises :class:`BundleError`, with the call that builds it."""
+        """The bundle's engine of this use. Raises :class:`MissingEngine`, with the call that builds it."""
         for engine in bundle.manifest.engines:
             if self._serves(engine, precision) and engine.schedule == schedule:
                 return engine
         held = "; ".join(f"{e.backend} {e.precision.value}, {e.schedule}" for e in bundle.manifest.engines)
-        raise BundleError(
-            f"the bundle has no {self.name} engine in {precision.value} for {schedule} (it has: {held or 'none'}); "
-            f"build it on this machine: {self.build_call(bundle, precision, schedule)}"
-        )
-
-    def build_call(self, bundle: Bundle, precision: Precision, schedule: Schedule) -> str:
-        """The call that builds the engine of this use."""
-        return (
-            f'build_engine("{bundle.path}", "{self.name}", precision="{precision.value}", levels={schedule.levels}, '
-            f'lowering="{schedule.lowering.value}", sub_batch={schedule.sub_batch})'
-        )
+        what = f"the bundle has no {self.name} engine in {precision.value} for {schedule} (it has: {held or 'none'})"
+        arguments = {
+            "backend": self.name,
+            "precision": precision.value,
+            "levels": schedule.levels,
+            "lowering": schedule.lowering.value,
+            "sub_batch": schedule.sub_batch,
+        }
+        named = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        raise MissingEngine(what, f"build_engine({str(bundle.path)!r}, {named})", {"bundle": bundle.path, **arguments})
 
     def device_title(self, device: DeviceName) -> str:
         return gpu_title(device.index)

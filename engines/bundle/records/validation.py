@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from engines.bundle.manifest import OutputKind
-from engines.bundle.records.checks import Check, Status, Tolerance
+from engines.bundle.records.checks import Check, Kind, Status, Tolerance
 from engines.bundle.records.codec import Figure, Record
 from engines.bundle.staging import write_file
 from engines.errors import OutputError
@@ -148,9 +148,15 @@ class Validation(Record, frozen=True, kw_only=True):
 
 
 def verdict_of(checks: Iterable[Check]) -> Status:
-    """*Passed* says that all that ran passed, and that something ran."""
-    found = {check.status for check in checks}
-    return next((status for status in (Status.FAILED, Status.PASSED) if status in found), Status.NOT_RUN)
+    """*Passed* says that all that ran passed, and that something did whose result counts.
+
+    Where an engine comes from is no result.
+    """
+    held = list(checks)
+    if any(check.failed for check in held):
+        return Status.FAILED
+    computed = any(check.status is Status.PASSED for check in held if check.kind is not Kind.PROVENANCE)
+    return Status.PASSED if computed else Status.NOT_RUN
 
 
 def counts_of(checks: Iterable[Check]) -> dict[Status, int]:

@@ -10,7 +10,8 @@ from converters.analysis.network import traced_network
 from converters.networks import network_from_arch
 from converters.pooling import MergePool2d, SplitPool2d
 from converters.rewriting.loops import LoopedNetwork, looped_from_network
-from converters.rewriting.lowerings import LoweredNetwork, lowered
+from converters.rewriting.lowerings import lowered
+from converters.rewriting.lowerings.base import LoweredNetwork
 from engines.errors import NetworkError
 from engines.schedules.schedule import Lowering
 from tests.networks import RandomNetwork, UnevenNetwork, with_statistics

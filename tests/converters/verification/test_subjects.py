@@ -21,7 +21,7 @@ from converters.verification.precision_search import searched_precision
 from engines import Bundle, OutputKind, Precision, Schedule, Session
 from engines.bundle.records import Check, Kind, Status
 from engines.devices.gpus import Gpu
-from engines.errors import BackendError
+from engines.errors import BackendError, OutOfMemory, WorkFailed
 from engines.schedules.phases import PhaseGrid
 from tests.networks import with_statistics
 from tests.records import build_record
@@ -111,6 +111,34 @@ def test_an_engine_that_loads_and_breaks_is_a_failure(bundle: Path, monkeypatch:
     (last,) = [check for check in checks if check.kind is Kind.HOP]
     assert (last.status, last.value) == (Status.FAILED, None)
     assert "an illegal memory access" in last.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (WorkFailed("an illegal memory access was encountered"), Status.FAILED),
+        (OutOfMemory("the GPU has no room"), Status.NOT_RUN),
+        (BackendError("the engine does not load"), Status.NOT_RUN),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_ends_the_opening_of_an_engine(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, error: BackendError, status: Status
+) -> None:
+    """Its first run is a part of the opening, and what breaks there is no lack of a GPU."""
+    opened = Bundle.open(bundle).with_engine(
+        "tensorrt", Precision.FP16, Schedule(2), plan=b"plan", prepare=b"prepare", record=build_record()
+    )
+    monkeypatch.setattr(engine_hops, "gpus", lambda: [Gpu("a GPU", "9.0")])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Session, "open", refuse)
+    checks = list(engine_hops.engine_checks(Subject(opened, reference_frames(opened))))
+    (last,) = [check for check in checks if check.kind is Kind.HOP]
+    assert (last.status, last.value) == (status, None)
+    assert str(error) in last.detail
 
 
 @pytest.mark.parametrize("broken", ["cut", "inner_offsets", "place"])

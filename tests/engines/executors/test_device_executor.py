@@ -10,7 +10,7 @@ import pytest
 
 from engines import Bundle, Lowering, Schedule, Session
 from engines.devices.base import Copies, pinned_array
-from engines.errors import BackendError, OutOfMemory
+from engines.errors import BackendError, OutOfMemory, WorkFailed
 from engines.executors.device import DeviceExecutor
 from engines.executors.timing import stage_times_ms
 from tests.engines.executors.host_device import HostDevice, Misuse, Pace
@@ -229,9 +229,18 @@ def test_an_engine_that_manages_its_own_memory_is_lent_none(exported: Bundle, ex
 def test_work_that_fails_fails_when_the_session_is_opened(exported: Bundle) -> None:
     """And not with the first frame."""
     device = HostDevice()
-    with pytest.raises(BackendError, match="an illegal memory access was encountered"):
+    with pytest.raises(WorkFailed, match="an illegal memory access was encountered"):
         Session(exported, opener(device, exported, broken=True), Schedule(2, 3))
     assert device.leaked == 0
+
+
+def test_a_device_that_refuses_everything_after_the_work_broke_hides_nothing(exported: Bundle) -> None:
+    class Sticky(HostDevice):
+        def free(self, address: int) -> None:
+            raise BackendError("CUDA refuses cudaFree")
+
+    with pytest.raises(WorkFailed, match="an illegal memory access was encountered"):
+        Session(exported, opener(Sticky(), exported, broken=True), Schedule(2, 3))
 
 
 def test_stage_times_are_those_between_marks(exported: Bundle) -> None:

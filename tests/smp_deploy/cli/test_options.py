@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from engines.backends import BACKENDS
 from smp_deploy.cli.app import COMMANDS, app, command_named
 from smp_deploy.cli.options import backend_names
 from tests.conftest import Cli
@@ -147,8 +148,11 @@ def test_the_completion_is_installed_for_the_user(cli: Cli, tmp_path: Path) -> N
     assert str(script) in (tmp_path / ".bashrc").read_text()
 
 
-def test_help_loads_neither_numpy_nor_the_engines(cli: Cli) -> None:
-    result = cli("--help", env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+def test_help_loads_neither_numpy_nor_the_engines() -> None:
+    # Started as a user starts it: the fixture's commands are forked where all is loaded.
+    command = [Path(sys.executable).with_name("smp-deploy"), "--help"]
+    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     loaded = {line.split("|")[-1].strip() for line in result.stderr.splitlines() if line.startswith("import time")}
     assert "typer" in loaded
     heavy = {"numpy", "msgspec", "engines", "converters", "rich", "PIL", "psutil", "torch", "onnx", "onnxruntime"}
@@ -168,6 +172,11 @@ def test_two_precisions_of_an_engine_are_refused(cli: Cli) -> None:
         2,
         "smp-deploy: an engine has one precision; received --fp16 --int8\n",
     )
+
+
+def test_an_engine_is_built_by_every_backend_that_runs_engines() -> None:
+    (flavour,) = (option for option in command_named("build-engine").params if option.name == "flavour")
+    assert list(flavour.type.choices) == [backend.name for backend in BACKENDS if backend.needs_engines]
 
 
 def test_the_console_script_is_the_programs_way_in() -> None:

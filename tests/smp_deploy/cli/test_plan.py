@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from engines.backends import backend_named
 from engines.bundle.manifest import TuningMeasurement, TuningRecord
 from engines.planning.planner import plan
 from engines.planning.tunings import here
+from smp_deploy.cli.app import command_named
 from smp_deploy.cli.plan import _picture
 
 
@@ -31,6 +33,20 @@ def test_plan_shows_schedules_and_chooses(exported: Bundle, cli, tmp_path: Path)
     assert document["choice"] is None
     assert document["memory_model"] == "not measured"
     assert len(document["schedules"]) == 34
+
+
+def test_what_plan_and_a_missing_engine_propose_can_be_typed(exported: Bundle, image: Path, cli) -> None:
+    """The command is parsed by the one that it names."""
+    planned = cli("plan", exported.path, "--backend", "tensorrt-rtx", "--memory", "4GiB", "--device", "cuda:0")
+    missing = cli("run", exported.path, image, "-o", image.parent / "out", "--backend", "tensorrt-rtx")
+    lines = planned.stdout.splitlines()[-1], missing.stderr.partition("build it on this machine: ")[2].strip()
+    for line in lines:
+        program, command, *words = shlex.split(line)
+        assert (program, command) == ("smp-deploy", "build-engine")
+        values = command_named(command).make_context(command, words).params
+        assert values["flavour"] == "tensorrt-rtx"
+        assert values["fp32"] is True
+        assert (values["levels"], values["lowering"], values["sub_batch"]) == (2, "reshape", 1)
 
 
 def test_the_measurements_of_the_device_that_is_named_decide(bundle: Path, cli) -> None:

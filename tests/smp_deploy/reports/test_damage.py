@@ -154,6 +154,7 @@ def bench(**schedule: Any) -> BenchRecord:
             python="3.11",
             system="Linux",
             machine="x86_64, 2 cores",
+            instructions="avx2",
             memory="8 GiB",
         ),
     )
