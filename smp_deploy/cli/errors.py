@@ -118,6 +118,7 @@ _OPTIONS = {
             "precision",
             "resume",
             "root",
+            "rounds",
             "scale",
             "seed",
             "size",
@@ -141,6 +142,7 @@ _OPTIONS = {
     "precisions": "precision",
     "reference_frames": "reference-images",
     "replace": "force",
+    "seconds": "duration",
     "source": "model",
 }
 """Arguments of the Python functions, and the options that stand for them."""
