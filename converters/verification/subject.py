@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from converters.analysis.network import TracedNetwork, traced_network
+from converters.graphs.rounding import rounding_refusal
 from converters.reference import noise_frame
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import ReferenceRecord, TrunkRecord
 from engines.bundle.records import Tolerance
@@ -79,5 +81,12 @@ class Subject:
 
 
 def runnable(trunk: TrunkRecord) -> list[Precision]:
-    """The precisions of a trunk that ONNX Runtime computes on a CPU, fp32 first."""
-    return [Precision.FP32, *(held for held in trunk.graphs if held not in (Precision.FP32, Precision.BF16))]
+    """The precisions of a trunk that can be judged in ONNX Runtime on this CPU, fp32 first."""
+    others = (held for held in trunk.graphs if held is not Precision.FP32)
+    return [Precision.FP32, *(held for held in others if refusal(held) is None)]
+
+
+def refusal(precision: Precision) -> str | None:
+    """Why a precision cannot be judged in ONNX Runtime on this CPU; ``None`` where it can."""
+    reason = ONNXRUNTIME_CPU.refusal(precision)
+    return rounding_refusal() if reason is None and precision is Precision.FP16 else reason

@@ -13,6 +13,7 @@ from torch import nn
 
 from converters.verification import Findings, Frame, Subject, checks_of, reference_frames
 from converters.verification.polygraphy_files import polygraphy_commands, write_polygraphy_files
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.backends.versions import tool_versions
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import (
@@ -62,7 +63,7 @@ def validate(
         BundleError: the bundle is absent or damaged.
         FrameError: a frame of another size or type.
         InputError: an unknown tolerance.
-        MachineError: ONNX Runtime is not there or refuses a graph.
+        MachineError: ONNX Runtime is not there. What it breaks at is a check that failed, and the others go on.
         MissingDependency: Polygraphy is not installed, with ``keep``.
         OutputError: the bundle's ``reports/`` cannot be written, with ``keep``.
     """
@@ -70,6 +71,7 @@ def validate(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     # What is missing or wrong is said before the work, not after it.
     tolerance_of(Precision.FP32, tolerances)
+    ONNXRUNTIME_CPU.runtime()
     if keep:
         _check_polygraphy()
         check_reports(opened.path / "reports")
