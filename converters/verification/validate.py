@@ -49,8 +49,8 @@ def validate(
 
     Args:
         bundle: an open bundle, or the path of one, whose files are then verified.
-        network: the network that the bundle was exported from, in eval mode: PyTorch is run anew, on every frame, and
-            names the layer of a fault.
+        network: the network that the bundle was exported from: PyTorch is run anew, on every frame, and names the layer
+            of a fault. It is left as it is, in whatever mode and on whatever device.
         frames: further ones, ``(H, W, 3)`` uint8 RGB of the bundle's size, or :class:`Frame` with their names and with
             labels that people gave.
         tolerances: figures of :class:`engines.bundle.records.Tolerance` by name, in place of the table's in every
@@ -63,6 +63,7 @@ def validate(
         BundleError: the bundle is absent or damaged.
         FrameError: a frame of another size or type.
         InputError: an unknown tolerance.
+        NetworkError: the network is not float32, or cannot be copied or traced.
         MachineError: ONNX Runtime is not there. What it breaks at is a check that failed, and the others go on.
         MissingDependency: Polygraphy is not installed, with ``keep``.
         OutputError: the bundle's ``reports/`` cannot be written, with ``keep``.

@@ -281,6 +281,20 @@ def test_where_nothing_is_rounded_only_fp16_is_not_run(tmp_path: Path, monkeypat
     assert passed >= {Kind.HOP, Kind.MAGNITUDE, Kind.SUB_BATCH, Kind.INPUT}
 
 
+def test_a_network_in_training_mode_is_compared_and_left_as_it_is(tmp_path: Path) -> None:
+    """The example of docs/own-network.md."""
+    split = SplitPool2d(2)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), split, nn.ReLU(), nn.Conv2d(8, 2, 1), MergePool2d(split)
+    )
+    bundle = export(network, tmp_path / "live", size=(96, 128), classes=["road", "other"], precisions=("fp16",))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert validate(bundle, network=network, keep=False).verdict is Status.PASSED
+    assert all(module.training for module in network.modules())
+    after = network.state_dict()
+    assert [name for name, tensor in before.items() if not torch.equal(tensor, after[name])] == []
+
+
 def test_a_precision_that_is_refused_says_why_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever it is."""
     monkeypatch.setattr(OnnxRuntimeCpu, "precisions", frozenset({Precision.FP32, Precision.FP16}))
