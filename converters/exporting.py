@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from converters.analysis.network import TracedNetwork, traced_network
+from converters.analysis.network import TracedNetwork, traced_network, working_copy
 from converters.arguments import ExportRequest, export_request
 from converters.graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
 from converters.graphs.modules import matching_modules
@@ -176,7 +176,7 @@ class _Export:
     def write(self, network: nn.Module, origin: NetworkRecord) -> Manifest:
         """Write every file of the bundle, the manifest last."""
         self.on_step("tracing the network, rewriting it for every schedule and proving each form")
-        forms = self._forms(traced_network(_working_copy(network)))
+        forms = self._forms(traced_network(working_copy(network)))
         ranges = self._ranges(forms)
         with SharedWeights(self.stage / _WEIGHTS) as weights:
             self._write_surroundings(forms, weights)
@@ -285,19 +285,6 @@ class _Export:
             tools={name: known for name in _TOOLS if (known := installed_version(name)) is not None},
             files={},
         )
-
-
-def _working_copy(network: nn.Module) -> nn.Module:
-    """The network on the CPU, in evaluation mode, as a copy: what is handed over is left as it is."""
-    kinds = {tensor.dtype for tensor in network.state_dict().values() if tensor.is_floating_point()}
-    if kinds - {torch.float32}:
-        shown = ", ".join(sorted(str(kind) for kind in kinds))
-        raise NetworkError(f"a network is exported in torch.float32, and this one has {shown}: call .float() on it")
-    try:
-        return copy.deepcopy(network).cpu().eval()
-    except Exception as error:
-        # The network is the user's code and may raise anything.
-        raise NetworkError(f"{type(network).__name__} cannot be copied: {error}") from error
 
 
 def _channels_of(graph: fx.GraphModule, size: Size) -> int:

@@ -72,7 +72,7 @@ def prove(
         keep: write the record into the bundle's ``reports/``, as ``validation-BACKEND.json``.
 
     Raises:
-        BundleError: the bundle is damaged, or has no reference outputs or no trunk of this schedule and precision.
+        BundleError: the bundle is damaged, or has no trunk of this schedule and precision.
         InputError: an unknown backend or tolerance.
         MachineError: the backend cannot be opened here. What breaks when it works is a check that failed.
         OutputError: the record cannot be written.
@@ -156,8 +156,6 @@ def backend_checks(
     Raises what :meth:`Session.open` raises: a backend that was asked for and is not there is an error. Work that began
     and broke, when the session was opened or later, is a check that failed.
     """
-    if not bundle.manifest.reference:
-        raise BundleError(f"{bundle.path} has no reference outputs to compare with; export it again")
     tolerance = tolerance_of(precision, overrides)
     chosen = session_schedule(bundle, backend, precision, schedule, memory=memory, device=device)
     proof = _Proof(bundle, backend, precision, chosen, tolerance)

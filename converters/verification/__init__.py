@@ -19,11 +19,13 @@ from converters.verification.layouts import layout_checks
 from converters.verification.locating import layer_errors
 from converters.verification.magnitudes import Magnitudes, largest_magnitudes, magnitude_checks, magnitudes_of
 from converters.verification.precisions import precision_checks
-from converters.verification.runs import Results
+from converters.verification.runs import Ran
 from converters.verification.sub_batches import sub_batch_checks
 from converters.verification.subject import IGNORED, Frame, Subject, reference_frames
 from converters.verification.walking import walked_frames
 from engines.bundle.records import Check
+from engines.errors import BackendError
+from engines.schedules.schedule import Precision
 
 __all__ = ["IGNORED", "Findings", "Frame", "Subject", "checks_of", "reference_frames"]
 
@@ -39,31 +41,37 @@ def checks_of(subject: Subject) -> Generator[Check, None, Findings]:
     yield from precision_checks(subject)
 
     yield from unrunnable_checks(subject)
-    first: Results = {}
+    first: Ran | None = None
+    broken: dict[Precision, BackendError] = {}
     magnitudes_by_frame: list[Magnitudes] = []
     compared: list[ComparedLabels] = []
     feeds: list[dict[str, NDArray[np.generic]]] = []
     outputs: dict[str, list[dict[str, NDArray[np.generic]]]] = {}
     for walked in walked_frames(subject):
         yield from frame_checks(subject, walked)
-        first = first or walked.exact
+        first = walked.exact if first is None else first
+        broken = walked.broken | broken
         magnitudes_by_frame.append(magnitudes_of(walked.results))
         compared += compared_labels(subject, walked)
+        if walked.broken:
+            # Feeds and outputs belong together.
+            continue
         feeds.append(walked.feed)
         for precision, output in walked.outputs.items():
             outputs.setdefault(precision.value, []).append({manifest.outputs.value: output})
     # Only now, with the sessions of the trunk closed: the whole graph takes the most memory of all.
+    assert first is not None, "there is always a frame"
     yield from whole_checks(subject, first)
     yield from other_trunk_checks(subject)
 
     magnitudes = largest_magnitudes(magnitudes_by_frame)
-    yield from magnitude_checks(subject, magnitudes)
+    yield from magnitude_checks(subject, magnitudes, broken)
     agreements = {
         precision: agreement_of(subject, [labels for labels in compared if labels.precision is precision])
         for precision in subject.precisions
         if any(labels.precision is precision for labels in compared)
     }
-    yield from label_checks(subject, compared, agreements)
+    yield from label_checks(subject, compared, agreements, broken)
     yield from sub_batch_checks(subject)
     yield from engine_checks(subject)
     return Findings(

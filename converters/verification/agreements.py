@@ -54,7 +54,9 @@ def _compared(subject: Subject, walked: WalkedFrame, precision: Precision) -> Co
     grid, results = walked.grid, walked.results[precision]
     lattice = Lattice.within(grid.window, list(results))
     here = (..., lattice.rows, lattice.columns)
-    expected_logits, actual_logits = (merged(grid, logits_of(held))[here] for held in (walked.exact, results))
+    expected_logits, actual_logits = (
+        merged(grid, logits_of(held))[here] for held in (walked.results[Precision.FP32], results)
+    )
     expected = expected_logits.argmax(0)
     actual = _own_labels(subject, grid, results)[here] if _gives_labels(subject) else actual_logits.argmax(0)
     agreement = errors = None

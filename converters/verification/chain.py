@@ -7,7 +7,10 @@ of; the whole graph is run on the first frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +19,27 @@ from converters.graphs.stages import Normalization
 from converters.reference import phase_logits
 from converters.verification import locating
 from converters.verification.probes import planes_of
-from converters.verification.runs import Results, TrunkRun, lack_of_memory, logits_of, merged, whole_logits
-from converters.verification.subject import Frame, Subject, runnable
+from converters.verification.runs import (
+    Ran,
+    TrunkRun,
+    attempted,
+    lack_of_memory,
+    logits_of,
+    merged,
+    ran,
+    whole_logits,
+)
+from converters.verification.subject import Frame, Subject, refusal, runnable
 from converters.verification.walking import WalkedFrame
-from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.bundle.manifest import OutputKind, TrunkRecord
 from engines.bundle.records import Check, Kind, Quantity
+from engines.errors import BackendError
 from engines.parity.checks import Question
 from engines.parity.comparison import assembled_at, phases_at, relative_error, softmax
 from engines.schedules.phases import Phase, PhaseGrid
 from engines.schedules.schedule import Precision
+
+_P = ParamSpec("_P")
 
 _MOST_PHASES = 16
 """Of a trunk that is not the default one."""
@@ -36,13 +50,11 @@ _OTHER_ORDER = "the graph's split batches have another order"
 
 
 def unrunnable_checks(subject: Subject) -> Iterator[Check]:
-    """The hops to precisions that ONNX Runtime cannot compute on a CPU."""
+    """The hops to precisions that cannot be judged in ONNX Runtime on this CPU."""
     trunk = subject.bundle.manifest.trunk()
-    for precision in trunk.graphs:
-        if precision not in runnable(trunk):
-            yield _precision_question(subject, trunk, precision, "all frames").not_run(
-                ONNXRUNTIME_CPU.refusal(precision) or ""
-            )
+    for precision in subject.precisions:
+        if reason := refusal(precision):
+            yield _precision_question(subject, trunk, precision, "all frames").not_run(reason)
 
 
 def frame_checks(subject: Subject, walked: WalkedFrame) -> Iterator[Check]:
@@ -52,23 +64,27 @@ def frame_checks(subject: Subject, walked: WalkedFrame) -> Iterator[Check]:
         yield _torch_hop(subject, trunk, frame, walked.exact, "PyTorch")
     if subject.network is not None:
         yield _torch_hop(subject, trunk, _computed(subject, frame), walked.exact, "PyTorch, run anew")
-    for precision, results in walked.results.items():
+    for precision, results in walked.ran.items():
         yield _output_check(subject, trunk, precision, frame, results)
         if precision is not Precision.FP32:
             yield _precision_hop(subject, trunk, precision, frame, walked.exact, results)
 
 
-def whole_checks(subject: Subject, exact: Results) -> Iterator[Check]:
+def whole_checks(subject: Subject, exact: Ran) -> Iterator[Check]:
     """``model.onnx`` on the first frame: against PyTorch, and against ``exact``, all phases of the default trunk."""
     manifest, frame, trunk = subject.bundle.manifest, subject.frames[0], subject.bundle.manifest.trunk()
     bound = subject.tolerance(Precision.FP32)
     graph, phases_of = manifest.model, f"merged phases of {trunk.graphs[Precision.FP32]}"
+    of_whole = Question.of_hop("PyTorch", graph, frame.name, bound.logits, graph=graph)
     of_merge = Question.of_hop(graph, phases_of, frame.name, bound.logits, graph=graph)
     if lack := lack_of_memory(subject.bundle):
-        yield Question.of_hop("PyTorch", graph, frame.name, bound.logits, graph=graph).not_run(lack)
-        yield of_merge.not_run(lack)
+        yield from (question.not_run(lack) for question in (of_whole, of_merge))
         return
-    whole = whole_logits(subject.bundle, frame.image)
+    whole = attempted(partial(whole_logits, subject.bundle, frame.image))
+    if isinstance(whole, BackendError):
+        for question in (of_whole, of_merge):
+            yield question.ended(whole)
+        return
     tolerance = bound.of_logits(float(np.abs(whole).max()))
     if frame.case is not None and frame.logits is not None:
         (row, column), (h, w) = frame.case.phase, frame.case.window
@@ -78,13 +94,16 @@ def whole_checks(subject: Subject, exact: Results) -> Iterator[Check]:
         where = f"{frame.name}, phase {frame.case.phase}"
         question = Question.of_hop("PyTorch", graph, where, tolerance, graph=graph)
         check = question.measured(relative_error(actual, expected))
-        yield check.located(locating.in_model(subject, trunk, frame, whole)) if check.failed else check
+        yield _located(check, locating.in_model, subject, trunk, frame, whole)
+    if isinstance(exact, BackendError):
+        yield of_merge.ended(exact)
+        return
     if any(result.logits is None for result in exact.values()):
         yield of_merge.not_run("the split batches have another order")
         return
     phases = merged(manifest.grid(trunk), logits_of(exact))
     check = of_merge.held_to(tolerance).measured(relative_error(phases, whole))
-    yield check.located(locating.in_merge(subject, trunk, frame, phases, whole)) if check.failed else check
+    yield _located(check, locating.in_merge, subject, trunk, frame, phases, whole)
 
 
 def other_trunk_checks(subject: Subject) -> Iterator[Check]:
@@ -92,18 +111,18 @@ def other_trunk_checks(subject: Subject) -> Iterator[Check]:
     frame = subject.frames[0]
     if frame.case is None:
         return
-    planes, default = planes_of(subject.bundle, frame.image), subject.bundle.manifest.trunk()
+    planes = attempted(partial(planes_of, subject.bundle, frame.image))
+    default = subject.bundle.manifest.trunk()
     for trunk in subject.bundle.manifest.trunks:
         if trunk == default:
             continue
-        exact: Results = {}
+        grid = subject.bundle.manifest.grid(trunk)
+        shared = set(phases_at(grid.window, frame.case.phase, frame.case.window))
+        # The walk is dispersed, so its first ones lie far from each other.
+        phases = [phases[0] for phases in grid.sub_batches(1) if phases[0] in shared][:_MOST_PHASES]
+        exact: Ran = {}
         for precision in runnable(trunk):
-            with TrunkRun(subject.bundle, trunk, precision) as run:
-                shared = set(phases_at(run.grid.window, frame.case.phase, frame.case.window))
-                # The walk is dispersed, so its first ones lie far from each other.
-                walk = [phases[0] for phases in run.grid.sub_batches(1) if phases[0] in shared]
-                phases = walk[:_MOST_PHASES]
-                results = {phase: run.at(planes, phase) for phase in phases}
+            results = _ran_alone(subject, trunk, precision, planes, phases)
             yield _output_check(subject, trunk, precision, frame, results)
             if precision is Precision.FP32:
                 exact = results
@@ -112,7 +131,28 @@ def other_trunk_checks(subject: Subject) -> Iterator[Check]:
                 yield _precision_hop(subject, trunk, precision, frame, exact, results)
 
 
-def _torch_hop(subject: Subject, trunk: TrunkRecord, frame: Frame, results: Results, source: str) -> Check:
+def _ran_alone(
+    subject: Subject,
+    trunk: TrunkRecord,
+    precision: Precision,
+    planes: NDArray[np.float32] | BackendError,
+    phases: list[Phase],
+) -> Ran:
+    """In a session that is closed again."""
+    with ExitStack() as opening:
+        run = attempted(lambda: opening.enter_context(TrunkRun(subject.bundle, trunk, precision)))
+        return ran(run, planes, phases)
+
+
+def _located(check: Check, where: Callable[_P, str], *arguments: _P.args, **options: _P.kwargs) -> Check:
+    """With the place where a failure begins; the search runs graphs too, and what breaks there hides no failure."""
+    if not check.failed:
+        return check
+    place = attempted(partial(where, *arguments, **options))
+    return check.located(f"{check.graph}: not located ({place})" if isinstance(place, BackendError) else place)
+
+
+def _torch_hop(subject: Subject, trunk: TrunkRecord, frame: Frame, results: Ran, source: str) -> Check:
     """PyTorch's logits of one phase against a trunk in fp32."""
     assert frame.case is not None
     assert frame.logits is not None
@@ -120,12 +160,14 @@ def _torch_hop(subject: Subject, trunk: TrunkRecord, frame: Frame, results: Resu
     graph, where = trunk.graphs[Precision.FP32], f"{frame.name}, phase {frame.case.phase}"
     bound = tolerance.of_logits(float(np.abs(frame.logits).max()))
     question = Question.of_hop(source, graph, where, bound, graph=graph)
+    if isinstance(results, BackendError):
+        return question.ended(results)
     logits = logits_of(results)
     if len(logits) < len(results):
         return question.not_run(_OTHER_ORDER)
     actual, expected = _at_common_pixels(logits, window, frame)
     check = question.measured(relative_error(actual, expected))
-    return check.located(locating.in_trunk(subject, trunk, frame, actual)) if check.failed else check
+    return _located(check, locating.in_trunk, subject, trunk, frame, actual)
 
 
 def _at_common_pixels(
@@ -146,7 +188,7 @@ def _at_common_pixels(
     return np.stack([logits[phase] for phase in known]), np.stack(expected)
 
 
-def _output_check(subject: Subject, trunk: TrunkRecord, precision: Precision, frame: Frame, results: Results) -> Check:
+def _output_check(subject: Subject, trunk: TrunkRecord, precision: Precision, frame: Frame, results: Ran) -> Check:
     """What a trunk gives against its own logits: argmax, softmax, and the merges after them."""
     graph, kind = trunk.graphs[precision], subject.bundle.manifest.outputs
     labels = kind is OutputKind.LABELS
@@ -159,6 +201,8 @@ def _output_check(subject: Subject, trunk: TrunkRecord, precision: Precision, fr
         graph=graph,
         precision=precision,
     )
+    if isinstance(results, BackendError):
+        return question.ended(results)
     worst, at = 0.0, ""
     for phase, result in results.items():
         if result.logits is None:
@@ -183,10 +227,14 @@ _OUTPUT_QUANTITIES = {
 
 
 def _precision_hop(
-    subject: Subject, trunk: TrunkRecord, precision: Precision, frame: Frame, exact: Results, results: Results
+    subject: Subject, trunk: TrunkRecord, precision: Precision, frame: Frame, exact: Ran, results: Ran
 ) -> Check:
     """A trunk in another precision against the one in fp32: what the cast alone costs."""
     question = _precision_question(subject, trunk, precision, f"{frame.name}, {_count_of(results)}")
+    if isinstance(results, BackendError):
+        return question.ended(results)
+    if isinstance(exact, BackendError):
+        return question.ended(exact)
     worst = scale = 0.0
     for phase, result in results.items():
         expected = exact[phase].logits
@@ -196,9 +244,7 @@ def _precision_hop(
         error = float(np.abs(result.logits - expected).max())
         worst = max(worst, error if np.isfinite(error) else float("inf"))
     check = question.held_to(subject.tolerance(precision).of_logits(scale)).measured(worst / (scale or 1))
-    if not check.failed:
-        return check
-    return check.located(locating.in_precision(subject, trunk, precision, frame, next(iter(results))))
+    return _located(check, locating.in_precision, subject, trunk, precision, frame, next(iter(results)))
 
 
 def _precision_question(subject: Subject, trunk: TrunkRecord, precision: Precision, where: str) -> Question:
@@ -210,8 +256,7 @@ def _computed(subject: Subject, frame: Frame) -> Frame:
     """The frame with logits of one phase that PyTorch computes now."""
     manifest, traced = subject.bundle.manifest, subject.traced
     assert traced is not None
-    like = frame.case or (manifest.reference[0] if manifest.reference else None)
-    assert like is not None, "an export always writes a reference case"
+    like = frame.case or manifest.reference[0]
     grid = PhaseGrid(manifest.input.size, manifest.input.padded_size, like.window, (0, 0, 0, 0))
     normalization = Normalization(manifest.input.mean, manifest.input.std)
     logits = phase_logits(traced, frame.image, grid, like.phase, normalization)
@@ -227,5 +272,7 @@ def expected_output(logits: NDArray[np.float32], kind: OutputKind) -> NDArray[np
     return softmax(logits)
 
 
-def _count_of(results: Results) -> str:
+def _count_of(results: Ran) -> str:
+    if isinstance(results, BackendError):
+        return "no phase"
     return f"{len(results)} phase{'s' if len(results) > 1 else ''}"

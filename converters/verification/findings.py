@@ -50,7 +50,7 @@ class Findings:
 
     def _layers(self) -> list[LayerFigures]:
         tensors = dict.fromkeys(name for held in self.magnitudes.values() for name in held)
-        exact = self.magnitudes[Precision.FP32]
+        exact = self.magnitudes.get(Precision.FP32, {})
         others = {precision: held for precision, held in self.magnitudes.items() if precision is not Precision.FP32}
         return [
             LayerFigures(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.verification.probes import ProbedGraph, planes_of, probed
+from converters.verification.runs import attempted
 from converters.verification.subject import Frame, Subject
 from engines.bundle.manifest import InputRecord
 from engines.bundle.records import Check, Kind, Quantity
+from engines.errors import BackendError
 from engines.parity.checks import Question
 from engines.parity.comparison import relative_error
 from engines.schedules.phases import Border, Size
@@ -25,12 +28,13 @@ def input_checks(subject: Subject) -> Iterator[Check]:
     bundle, manifest = subject.bundle, subject.bundle.manifest
     image = subject.frames[0].image
     padded = _planes(manifest.input.padded_size, manifest.input.border)
-    yield _check(subject, manifest.prepare, padded, planes_of(bundle, image))
+    yield _check(subject, manifest.prepare, padded, attempted(partial(planes_of, bundle, image)))
     graph = ProbedGraph(bundle.file(manifest.model))
     if graph.normalised is None:
         yield _question(subject, manifest.model).not_run("no node of the graph says that it normalises")
         return
-    yield _check(subject, manifest.model, _planes(manifest.input.size), _read(graph, graph.normalised, image))
+    read = attempted(partial(_read, graph, graph.normalised, image))
+    yield _check(subject, manifest.model, _planes(manifest.input.size), read)
 
 
 def fault_before_first_layer(subject: Subject, frame: Frame) -> str | None:
@@ -65,10 +69,12 @@ def _planes(size: Size, border: Border = (0, 0, 0, 0)) -> Planes:
     return planes
 
 
-def _check(subject: Subject, name: str, planes: Planes, actual: NDArray[np.float32]) -> Check:
-    record, image = subject.bundle.manifest.input, subject.frames[0].image
+def _check(subject: Subject, name: str, planes: Planes, actual: NDArray[np.float32] | BackendError) -> Check:
+    record, image, question = subject.bundle.manifest.input, subject.frames[0].image, _question(subject, name)
+    if isinstance(actual, BackendError):
+        return question.ended(actual)
     tolerance = subject.tolerance(Precision.FP32).logits
-    check = _question(subject, name).measured(_error(actual, planes(_normal(record, image))))
+    check = question.measured(_error(actual, planes(_normal(record, image))))
     if not check.failed:
         return check
     return check.located(f"{name}: {_suspect(record, image, planes, actual, tolerance) or 'another normalisation'}")

@@ -7,24 +7,31 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from converters.verification.agreements import Agreement, ComparedLabels
-from converters.verification.subject import Subject, runnable
-from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
+from converters.verification.subject import Subject, refusal
 from engines.bundle.records import Check, Kind, Quantity
+from engines.errors import BackendError
 from engines.parity.checks import Question
 from engines.parity.metrics import ious, shift_of_labels
 from engines.schedules.schedule import Precision
 
 
 def label_checks(
-    subject: Subject, compared: Sequence[ComparedLabels], agreements: Mapping[Precision, Agreement]
+    subject: Subject,
+    compared: Sequence[ComparedLabels],
+    agreements: Mapping[Precision, Agreement],
+    broken: Mapping[Precision, BackendError],
 ) -> Iterator[Check]:
-    """For every precision beside fp32: its labels over the frames that are judged, and what people gave."""
+    """For every precision beside fp32: its labels over the frames that are judged, and what people gave.
+
+    ``broken`` says what ended the walk in a precision.
+    """
     for precision in subject.precisions:
         tolerance, found = subject.tolerance(precision), agreements.get(precision)
-        if found is None or not found.pixels:
-            ran = precision in runnable(subject.bundle.manifest.trunk())
+        error = broken.get(precision) or broken.get(Precision.FP32)
+        if error or found is None or not found.pixels:
             question = _question(subject, precision, "frames", tolerance.label_agreement)
-            yield question.not_run("no logits to compare" if ran else ONNXRUNTIME_CPU.refusal(Precision.BF16) or "")
+            reason = refusal(precision)
+            yield question.ended(error) if error and not reason else question.not_run(reason or "no logits to compare")
             continue
         frames = f"{len(subject.judged)} frame{'s' if len(subject.judged) > 1 else ''}, {found.pixels} pixels"
         question = _question(subject, precision, frames, tolerance.label_agreement)

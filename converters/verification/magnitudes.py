@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from converters.verification.runs import Results
-from converters.verification.subject import Subject, runnable
-from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
+from converters.verification.subject import Subject, refusal
 from engines.bundle.records import Check, Kind, Quantity
+from engines.errors import BackendError
 from engines.parity.checks import Question
 from engines.parity.tolerances import LARGEST_FP16
 from engines.schedules.schedule import Precision
@@ -25,11 +25,17 @@ def magnitudes_of(results: Mapping[Precision, Results]) -> Magnitudes:
 def largest_magnitudes(frames: Iterable[Magnitudes]) -> Magnitudes:
     """Over all frames."""
     held = list(frames)
-    return {precision: _largest(frame[precision] for frame in held) for precision in held[0]}
+    precisions = dict.fromkeys(precision for frame in held for precision in frame)
+    return {precision: _largest(frame[precision] for frame in held if precision in frame) for precision in precisions}
 
 
-def magnitude_checks(subject: Subject, magnitudes: Magnitudes) -> Iterator[Check]:
-    """The largest value of every tensor of the default trunk, over all phases that were walked."""
+def magnitude_checks(
+    subject: Subject, magnitudes: Magnitudes, broken: Mapping[Precision, BackendError]
+) -> Iterator[Check]:
+    """The largest value of every tensor of the default trunk, over all phases that were walked.
+
+    ``broken`` says what ended the walk in a precision.
+    """
     trunk = subject.bundle.manifest.trunk()
     where = f"{len(subject.frames)} frame{'s' if len(subject.frames) > 1 else ''}"
     for precision, graph in trunk.graphs.items():
@@ -42,20 +48,23 @@ def magnitude_checks(subject: Subject, magnitudes: Magnitudes) -> Iterator[Check
             graph=graph,
             precision=precision,
         )
-        if precision not in runnable(trunk):
-            yield question.not_run(ONNXRUNTIME_CPU.refusal(Precision.BF16) or "")
+        if reason := refusal(precision):
+            yield question.not_run(reason)
+            continue
+        if error := broken.get(precision):
+            yield question.ended(error)
             continue
         spoilt = [name for name, magnitude in magnitudes[precision].items() if not math.isfinite(magnitude)]
         check = question.measured(len(spoilt))
         yield check.located(f"{graph}: {spoilt[0]}") if spoilt else check
     if Precision.FP16 in trunk.graphs:
-        yield _overflow_check(trunk.graphs[Precision.FP16], where, magnitudes[Precision.FP32])
+        question = _overflow_question(trunk.graphs[Precision.FP16], where)
+        error = broken.get(Precision.FP32)
+        yield question.ended(error) if error else _overflow_check(question, magnitudes[Precision.FP32])
 
 
-def _overflow_check(graph: str, where: str, exact: Mapping[str, float]) -> Check:
-    over = [name for name, magnitude in exact.items() if not magnitude <= LARGEST_FP16]
-    at = over[0] if over else max(exact, key=lambda name: exact[name], default="")
-    question = Question(
+def _overflow_question(graph: str, where: str) -> Question:
+    return Question(
         kind=Kind.MAGNITUDE,
         name="overflow of fp16",
         subject=where,
@@ -64,6 +73,11 @@ def _overflow_check(graph: str, where: str, exact: Mapping[str, float]) -> Check
         graph=graph,
         precision=Precision.FP16,
     )
+
+
+def _overflow_check(question: Question, exact: Mapping[str, float]) -> Check:
+    over = [name for name, magnitude in exact.items() if not magnitude <= LARGEST_FP16]
+    at = over[0] if over else max(exact, key=lambda name: exact[name], default="")
     largest = 0.0
     for magnitude in exact.values():
         largest = _larger(largest, magnitude)

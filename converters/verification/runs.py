@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from converters.verification.probes import ProbedGraph, probed
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import TrunkRecord
+from engines.errors import BackendError
 from engines.schedules.phases import Phase, PhaseGrid
 from engines.schedules.schedule import Lowering, Precision
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _Number = TypeVar("_Number", bound=np.generic)
+_Result = TypeVar("_Result")
 
 # ONNX Runtime held 6 times the largest tensor of SMP-18 when it ran the whole graph at 256x512 without an arena.
 _PEAK_PER_LARGEST_TENSOR = 8
@@ -43,6 +45,27 @@ class PhaseResult:
 
 
 Results = dict[Phase, PhaseResult]
+
+
+Ran: TypeAlias = Results | BackendError
+"""What a trunk gave, or what ended its run."""
+
+
+def attempted(work: Callable[[], _Result]) -> _Result | BackendError:
+    """What ``work`` gives, or the error of the runtime that ended it: the other checks go on."""
+    try:
+        return work()
+    except BackendError as error:
+        return error
+
+
+def ran(run: TrunkRun | BackendError, planes: NDArray[np.float32] | BackendError, phases: Sequence[Phase]) -> Ran:
+    """Phases of a frame, unless opening the trunk or preparing the frame ended in an error already."""
+    if isinstance(run, BackendError):
+        return run
+    if isinstance(planes, BackendError):
+        return planes
+    return attempted(lambda: {phase: run.at(planes, phase) for phase in phases})
 
 
 class TrunkRun:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from converters.analysis.network import TracedNetwork, traced_network
-from converters.reference import noise_frame
+from converters.analysis.network import TracedNetwork, traced_network, working_copy
+from converters.graphs.rounding import rounding_refusal
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import ReferenceRecord, TrunkRecord
 from engines.bundle.records import Tolerance
@@ -39,12 +40,12 @@ class Frame:
 
 
 def reference_frames(bundle: Bundle) -> list[Frame]:
-    """The bundle's reference cases; a frame of noise where it has none."""
+    """The bundle's reference cases."""
     frames = []
     for index, case in enumerate(bundle.manifest.reference):
         image, logits = bundle.reference_arrays(case)
         frames.append(Frame(f"reference frame {index}", image, case=case, logits=logits))
-    return frames or [Frame("noise", noise_frame(bundle.manifest.input.size, seed=0))]
+    return frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +61,8 @@ class Subject:
 
     @cached_property
     def traced(self) -> TracedNetwork | None:
-        """The network, understood once for all frames."""
-        return None if self.network is None else traced_network(self.network)
+        """A copy of the network, understood once for all frames."""
+        return None if self.network is None else traced_network(working_copy(self.network))
 
     def tolerance(self, precision: Precision) -> Tolerance:
         """The table's row, with what the user has replaced."""
@@ -79,5 +80,12 @@ class Subject:
 
 
 def runnable(trunk: TrunkRecord) -> list[Precision]:
-    """The precisions of a trunk that ONNX Runtime computes on a CPU, fp32 first."""
-    return [Precision.FP32, *(held for held in trunk.graphs if held not in (Precision.FP32, Precision.BF16))]
+    """The precisions of a trunk that can be judged in ONNX Runtime on this CPU, fp32 first."""
+    others = (held for held in trunk.graphs if held is not Precision.FP32)
+    return [Precision.FP32, *(held for held in others if refusal(held) is None)]
+
+
+def refusal(precision: Precision) -> str | None:
+    """Why a precision cannot be judged in ONNX Runtime on this CPU; ``None`` where it can."""
+    reason = ONNXRUNTIME_CPU.refusal(precision)
+    return rounding_refusal() if reason is None and precision is Precision.FP16 else reason

@@ -13,6 +13,7 @@ from torch import nn
 
 from converters.verification import Findings, Frame, Subject, checks_of, reference_frames
 from converters.verification.polygraphy_files import polygraphy_commands, write_polygraphy_files
+from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.backends.versions import tool_versions
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import (
@@ -48,8 +49,8 @@ def validate(
 
     Args:
         bundle: an open bundle, or the path of one, whose files are then verified.
-        network: the network that the bundle was exported from, in eval mode: PyTorch is run anew, on every frame, and
-            names the layer of a fault.
+        network: the network that the bundle was exported from: PyTorch is run anew, on every frame, and names the layer
+            of a fault. It is left as it is, in whatever mode and on whatever device.
         frames: further ones, ``(H, W, 3)`` uint8 RGB of the bundle's size, or :class:`Frame` with their names and with
             labels that people gave.
         tolerances: figures of :class:`engines.bundle.records.Tolerance` by name, in place of the table's in every
@@ -62,7 +63,8 @@ def validate(
         BundleError: the bundle is absent or damaged.
         FrameError: a frame of another size or type.
         InputError: an unknown tolerance.
-        MachineError: ONNX Runtime is not there or refuses a graph.
+        NetworkError: the network is not float32, or cannot be copied or traced.
+        MachineError: ONNX Runtime is not there. What it breaks at is a check that failed, and the others go on.
         MissingDependency: Polygraphy is not installed, with ``keep``.
         OutputError: the bundle's ``reports/`` cannot be written, with ``keep``.
     """
@@ -70,6 +72,7 @@ def validate(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     # What is missing or wrong is said before the work, not after it.
     tolerance_of(Precision.FP32, tolerances)
+    ONNXRUNTIME_CPU.runtime()
     if keep:
         _check_polygraphy()
         check_reports(opened.path / "reports")

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.verification.probes import planes_of
-from converters.verification.runs import Results, TrunkRun
+from converters.verification.runs import Ran, Results, TrunkRun, attempted, ran
 from converters.verification.subject import Frame, Subject, runnable
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import TrunkRecord
+from engines.errors import BackendError
 from engines.parity.comparison import phases_at
 from engines.schedules.phases import Phase, PhaseGrid
 from engines.schedules.schedule import Precision
@@ -30,17 +34,27 @@ class WalkedFrame:
 
     frame: Frame
     grid: PhaseGrid
-    results: dict[Precision, Results]
+    ran: dict[Precision, Ran]
     """fp32 first; every precision at the same phases."""
     feed: dict[str, NDArray[np.generic]]
-    """Inputs of the trunk for the first of the phases."""
+    """Inputs of the trunk for the first of the phases; empty where the frame could not be prepared."""
     counts: bool
     """Whether its labels are compared: those of the frames that are judged, and of the first for the pictures."""
 
     @property
-    def exact(self) -> Results:
+    def results(self) -> dict[Precision, Results]:
+        """Of the precisions that nothing ended."""
+        return {precision: found for precision, found in self.ran.items() if not isinstance(found, BackendError)}
+
+    @property
+    def broken(self) -> dict[Precision, BackendError]:
+        """What ended the others."""
+        return {precision: error for precision, error in self.ran.items() if isinstance(error, BackendError)}
+
+    @property
+    def exact(self) -> Ran:
         """In fp32."""
-        return self.results[Precision.FP32]
+        return self.ran[Precision.FP32]
 
     @property
     def outputs(self) -> dict[Precision, NDArray[np.generic]]:
@@ -49,7 +63,9 @@ class WalkedFrame:
 
     @property
     def has_logits(self) -> bool:
-        """Whether all split batches could be put in place."""
+        """Whether fp32 ran, and all split batches could be put in place."""
+        if Precision.FP32 in self.broken:
+            return False
         return all(result.logits is not None for results in self.results.values() for result in results.values())
 
 
@@ -59,20 +75,23 @@ def walked_frames(subject: Subject) -> Iterator[WalkedFrame]:
     trunk = bundle.manifest.trunk()
     with ExitStack() as opening:
         runs = {
-            precision: opening.enter_context(TrunkRun(bundle, trunk, precision, measured=True))
-            for precision in runnable(trunk)
+            precision: attempted(partial(_opened, opening, bundle, trunk, precision)) for precision in runnable(trunk)
         }
-        grid = runs[Precision.FP32].grid
+        grid = bundle.manifest.grid(trunk)
         for index, frame in enumerate(subject.frames):
-            planes = planes_of(bundle, frame.image)
+            planes = attempted(partial(planes_of, bundle, frame.image))
             phases = _phases(subject, grid, frame, whole=index == 0 or frame.truth is not None)
             yield WalkedFrame(
                 frame,
                 grid,
-                {precision: {phase: run.at(planes, phase) for phase in phases} for precision, run in runs.items()},
-                runs[Precision.FP32].feed(planes, phases[:1]),
+                {precision: ran(run, planes, phases) for precision, run in runs.items()},
+                {} if isinstance(planes, BackendError) else grid.feed(planes, phases[:1]),
                 index == 0 or any(frame is judged for judged in subject.judged),
             )
+
+
+def _opened(opening: ExitStack, bundle: Bundle, trunk: TrunkRecord, precision: Precision) -> TrunkRun:
+    return opening.enter_context(TrunkRun(bundle, trunk, precision, measured=True))
 
 
 def _phases(subject: Subject, grid: PhaseGrid, frame: Frame, *, whole: bool) -> list[Phase]:

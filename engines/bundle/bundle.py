@@ -140,15 +140,15 @@ class Bundle:
             self.file(name).unlink(missing_ok=True)
         return replace(self, manifest=manifest)
 
-    def with_tuning(self, tuning: TuningRecord) -> Bundle:
-        """Record measurements of schedules; give the new bundle.
+    def with_tuning(self, tuning: TuningRecord, graph_precision: Precision) -> Bundle:
+        """Record measurements of schedules, which ran the graphs in ``graph_precision``; give the new bundle.
 
         They take the place of those for the same device, backend, precision and runtime. The manifest is replaced in
         one step, and what others have stored meanwhile is kept; if the graphs have been exported anew meanwhile, the
         measurements are of none and :class:`BundleError` says so.
         """
         for held in tuning.measurements:
-            graph = self.manifest.trunk_of(held.schedule).graphs[tuning.precision]
+            graph = self.manifest.trunk_of(held.schedule).graphs[graph_precision]
             current = self._current(graph, "it was tuned; tune it again")
         others = [held for held in current.tunings if held.use != tuning.use]
         manifest = msgspec.structs.replace(current, tunings=[*others, tuning])

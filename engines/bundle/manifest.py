@@ -198,7 +198,7 @@ class Manifest(_Record, frozen=True):
     """Patterns of the modules that stay in fp32 in the trunks of a precision."""
     calibration: CalibrationRecord | None
     """Where there are int8 trunks."""
-    reference: list[ReferenceRecord]
+    reference: Annotated[list[ReferenceRecord], msgspec.Meta(min_length=1)]
     engines: list[EngineRecord]
     tunings: list[TuningRecord]
     opset: _Positive
@@ -293,6 +293,12 @@ def _check_consistency(manifest: Manifest) -> None:
         for held in tuning.measurements:
             if (held.schedule.levels, held.schedule.lowering) not in kinds:
                 raise BundleError(f"{MANIFEST_NAME} has a tuning of {held.schedule}, but no such trunk")
+    graphs = {(trunk.levels, trunk.lowering): trunk.graphs for trunk in manifest.trunks}
+    for engine in manifest.engines:
+        if engine.precision not in graphs.get((engine.schedule.levels, engine.schedule.lowering), {}):
+            raise BundleError(
+                f"{MANIFEST_NAME} has an engine in {engine.precision.value} of {engine.schedule}, but no such trunk"
+            )
     for trunk in manifest.trunks:
         if not trunk.graphs.keys() <= trunk.convolutions.keys():
             raise BundleError(f"{MANIFEST_NAME} does not count the convolutions of every trunk")

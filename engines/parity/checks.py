@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from engines.bundle.records import Check, Figure, Kind, Quantity, Status
+from engines.errors import BackendError, OutOfMemory
 from engines.schedules.schedule import Precision
 
 
@@ -64,6 +65,10 @@ class Question:
     def broke(self, message: object) -> Check:
         """The measurement began and ended in an error: a failure without a figure."""
         return self._check(Status.FAILED, None, f"broke: {message}")
+
+    def ended(self, error: BackendError) -> Check:
+        """By an error of the runtime: memory was absent, or the work broke."""
+        return self.not_run(str(error)) if isinstance(error, OutOfMemory) else self.broke(error)
 
     def _check(self, status: Status, value: float | None, detail: str) -> Check:
         return Check(

@@ -174,7 +174,7 @@ def tune(
     if frame is None:
         frame = opened.reference_arrays(opened.manifest.reference[0])[0]
     record = measured(opened, frame, config, on_progress or (lambda done, total: None))
-    stored = opened.with_tuning(record)
+    stored = opened.with_tuning(record, on.graph_precision(arithmetic))
     return TuningResult(record, tuple(missing_trunks(opened.manifest, config)), stored)
 
 

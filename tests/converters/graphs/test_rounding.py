@@ -63,8 +63,8 @@ def test_the_edge_and_what_is_not_finite() -> None:
 
 
 def test_a_runtime_that_drops_the_rounding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounding._check_rounding.cache_clear()
+    rounding.rounding_refusal.cache_clear()
     monkeypatch.setattr(rounding, "_round", lambda graph, values: None)
     with pytest.raises(BackendError, match="rounds nothing to half precision; fp16 cannot be judged here"):
         write_rounding(half_product())
-    rounding._check_rounding.cache_clear()
+    rounding.rounding_refusal.cache_clear()

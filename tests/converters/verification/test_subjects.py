@@ -13,12 +13,19 @@ from torch import nn
 
 from converters.exporting import export
 from converters.pooling import MergePool2d, SplitPool2d
-from converters.verification import Findings, Frame, Subject, checks_of, engine_hops, reference_frames
+from converters.verification import Findings, Frame, Subject, checks_of, engine_hops, locating, reference_frames
+from converters.verification import subject as subjects
 from converters.verification.chain import whole_checks
 from converters.verification.layers import _sample
 from converters.verification.layouts import layout_checks
 from converters.verification.precision_search import searched_precision
+from converters.verification.runs import TrunkRun
+from converters.verification.sub_batches import sub_batch_checks
+from converters.verification.subject import refusal
+from converters.verification.validate import validate
 from engines import Bundle, OutputKind, Precision, Schedule, Session
+from engines.backends.onnxruntime.cpu import OnnxRuntimeCpu
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.bundle.records import Check, Kind, Status
 from engines.devices.gpus import Gpu
 from engines.errors import BackendError, OutOfMemory, WorkFailed
@@ -177,6 +184,123 @@ def test_levels_named_twice_are_one_trunk(tmp_path: Path) -> None:
     network = with_statistics(lambda: Begins(nn.Conv2d(3, 3, 1), 4), seed=0)
     bundle = export(network, tmp_path / "own", size=SIZE, levels=(1, 1), lowerings=("reshape", "reshape"))
     assert len(bundle.manifest.trunks) == 1
+
+
+BROKEN = BackendError("ONNX Runtime failed in the graph")
+
+
+def small_bundle(path: Path) -> Bundle:
+    """Of two trunks in fp32 and fp16."""
+    network = with_statistics(lambda: Begins(nn.Conv2d(3, 3, 1), 4), seed=0)
+    return export(network, path / "own", size=SIZE, levels=(0, 1), lowerings="reshape")
+
+
+@pytest.mark.parametrize("method", ["__enter__", "at", "raw"])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16], ids=lambda precision: precision.value)
+def test_a_precision_that_breaks_fails_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, method: str
+) -> None:
+    right = getattr(TrunkRun, method)
+
+    def wrong(run: TrunkRun, *arguments: object) -> object:
+        if run.precision is precision:
+            raise BROKEN
+        return right(run, *arguments)
+
+    monkeypatch.setattr(TrunkRun, method, wrong)
+    bundle, told = small_bundle(tmp_path), []
+    validation = validate(bundle, on_check=told.append)
+    assert validation.checks == told
+    assert (bundle.path / "reports" / "validation.json").is_file()
+    broken = [check for check in told if check.failed]
+    assert broken
+    assert {(check.value, check.detail) for check in broken} == {(None, f"broke: {BROKEN}")}
+    runs = [check for check in told if check.graph and check.kind in (Kind.LAYOUT, Kind.SUB_BATCH)]
+    of_it = {check.kind for check in runs if check.precision is precision and check.failed}
+    assert of_it == {"__enter__": {Kind.LAYOUT, Kind.SUB_BATCH}, "at": {Kind.LAYOUT}, "raw": {Kind.SUB_BATCH}}[method]
+    others = [check for check in runs if check.precision is not precision]
+    assert {check.status for check in others} == {Status.PASSED}
+    if method != "raw":
+        assert Kind.MAGNITUDE in {check.kind for check in broken}
+        assert Kind.LABELS in {check.kind for check in broken}
+
+
+def test_a_runtime_that_breaks_everywhere_ends_no_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = small_bundle(tmp_path)
+
+    def broken(*_: object) -> None:
+        raise BROKEN
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "_infer", broken)
+    validation = validate(bundle)
+    failed = {check.kind for check in validation.checks if check.failed}
+    assert failed >= {Kind.INPUT, Kind.HOP, Kind.LAYOUT, Kind.MAGNITUDE, Kind.LABELS, Kind.SUB_BATCH}
+    # What needs no runtime keeps its answer.
+    assert {check.kind for check in validation.checks if check.status is Status.PASSED} == {Kind.LAYOUT, Kind.PRECISION}
+
+
+def test_memory_that_runs_out_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject(bundle := small_bundle(tmp_path), reference_frames(bundle))
+
+    def broken(*_: object) -> None:
+        raise OutOfMemory("the memory does not suffice")
+
+    monkeypatch.setattr(TrunkRun, "raw", broken)
+    assert {check.status for check in sub_batch_checks(subject)} == {Status.NOT_RUN}
+
+
+def test_a_fault_is_a_failure_also_where_its_place_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = small_bundle(tmp_path)
+    (frame,) = reference_frames(bundle)
+    assert frame.logits is not None
+    wrong = Frame(frame.name, frame.image, case=frame.case, logits=frame.logits + 1)
+
+    def broken(*_: object) -> None:
+        raise BROKEN
+
+    monkeypatch.setattr(locating, "layers_of_trunk", broken)
+    hops = [check for check in whole_checks(Subject(bundle, [wrong]), BROKEN) if check.hop == ("PyTorch", "model.onnx")]
+    assert [(check.status, check.location) for check in hops] == [
+        (Status.FAILED, f"model.onnx: not located ({BROKEN})")
+    ]
+
+
+def test_where_nothing_is_rounded_only_fp16_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = small_bundle(tmp_path)
+    monkeypatch.setattr(subjects, "rounding_refusal", lambda: "nothing is rounded")
+    checks = list(checks_of(Subject(bundle, reference_frames(bundle))))
+    kinds = (Kind.HOP, Kind.MAGNITUDE, Kind.LABELS)
+    absent = [check for check in checks if check.kind in kinds and check.detail == "nothing is rounded"]
+    assert {(check.kind, check.precision, check.status) for check in absent} == {
+        (kind, Precision.FP16, Status.NOT_RUN) for kind in kinds
+    }
+    assert [check for check in checks if check.failed] == []
+    passed = {check.kind for check in checks if check.precision is Precision.FP32 and check.status is Status.PASSED}
+    assert passed >= {Kind.HOP, Kind.MAGNITUDE, Kind.SUB_BATCH, Kind.INPUT}
+
+
+def test_a_network_in_training_mode_is_compared_and_left_as_it_is(tmp_path: Path) -> None:
+    """The example of docs/own-network.md."""
+    split = SplitPool2d(2)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), split, nn.ReLU(), nn.Conv2d(8, 2, 1), MergePool2d(split)
+    )
+    bundle = export(network, tmp_path / "live", size=(96, 128), classes=["road", "other"], precisions=("fp16",))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert validate(bundle, network=network, keep=False).verdict is Status.PASSED
+    assert all(module.training for module in network.modules())
+    after = network.state_dict()
+    assert [name for name, tensor in before.items() if not torch.equal(tensor, after[name])] == []
+
+
+def test_a_precision_that_is_refused_says_why_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever it is."""
+    monkeypatch.setattr(OnnxRuntimeCpu, "precisions", frozenset({Precision.FP32, Precision.FP16}))
+    assert "does not compute in int8" in str(refusal(Precision.INT8))
+    assert "bf16" in str(refusal(Precision.BF16))
+    assert refusal(Precision.FP16) is refusal(Precision.FP32) is None
 
 
 def test_a_whole_graph_that_memory_cannot_hold_is_not_run(bundle: Path) -> None:

@@ -15,7 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engines import Bundle, Precision, Schedule
-from engines.bundle.manifest import SCHEMA_VERSION, json_from_manifest, manifest_from_json, manifest_schema
+from engines.bundle.manifest import (
+    SCHEMA_VERSION,
+    EngineRecord,
+    json_from_manifest,
+    manifest_from_json,
+    manifest_schema,
+)
 from engines.errors import BundleError, OutputError
 
 
@@ -223,3 +229,26 @@ def test_an_engine_that_cannot_be_written_changes_nothing(bundle: Path) -> None:
             "tensorrt", Precision.FP32, Schedule(2, 1), plan=b"plan", prepare=b"prepare", record={}
         )
     assert (bundle / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "schedule"), [(Precision.INT8, Schedule(2)), (Precision.FP16, Schedule(9))], ids=str
+)
+def test_an_engine_of_a_trunk_that_is_not_there_is_refused(
+    bundle: Path, precision: Precision, schedule: Schedule
+) -> None:
+    from tests.converters.verification.faults import sealed
+
+    name = Bundle.open(bundle).manifest.model
+    engine = EngineRecord(
+        engine=name, prepare=name, record=name, backend="tensorrt", precision=precision, schedule=schedule
+    )
+    with pytest.raises(BundleError, match=f"an engine in {precision.value} of {schedule}, but no such trunk"):
+        sealed(bundle, engines=[engine])
+
+
+def test_a_bundle_without_reference_is_refused(bundle: Path) -> None:
+    from tests.converters.verification.faults import sealed
+
+    with pytest.raises(BundleError, match=r"is not a valid manifest: .*reference"):
+        sealed(bundle, reference=[])

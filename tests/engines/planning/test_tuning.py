@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engines import Bundle, Lowering, Precision, Schedule, Session, choose_schedule
@@ -40,7 +41,7 @@ def tuning(best: Schedule = BEST, **changes: Any) -> TuningRecord:
 
 
 def test_sessions_use_the_tuning_of_this_machine(bundle: Path) -> None:
-    tuned = Bundle.open(bundle).with_tuning(tuning())
+    tuned = Bundle.open(bundle).with_tuning(tuning(), Precision.FP32)
     assert Bundle.open(bundle).manifest == tuned.manifest
     choice = choose_schedule(tuned)
     assert (choice.schedule, choice.tuned) == (BEST, True)
@@ -56,7 +57,7 @@ def test_sessions_use_the_tuning_of_this_machine(bundle: Path) -> None:
 
 @pytest.mark.parametrize("other", [{"device": "a GPU far away"}, {"runtime": "onnxruntime 0.1"}])
 def test_a_tuning_of_another_machine_is_not_used(bundle: Path, other: dict[str, str]) -> None:
-    tuned = Bundle.open(bundle).with_tuning(tuning(**other))
+    tuned = Bundle.open(bundle).with_tuning(tuning(**other), Precision.FP32)
     choice = choose_schedule(tuned)
     assert (choice.schedule, choice.tuned) == (Schedule(2, 1), False)
     assert "the bundle's default; it is tuned for" in choice.reason
@@ -72,10 +73,10 @@ def test_without_a_tuning_the_default_is_taken(exported: Bundle) -> None:
 
 def test_one_tuning_for_each_use(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    opened.with_tuning(tuning(device="other"))
-    opened.with_tuning(tuning())
+    opened.with_tuning(tuning(device="other"), Precision.FP32)
+    opened.with_tuning(tuning(), Precision.FP32)
     # Written by one who has read the manifest before: nothing of the others is lost.
-    opened.with_tuning(tuning(Schedule(2, 8, Lowering.STRIDED)))
+    opened.with_tuning(tuning(Schedule(2, 8, Lowering.STRIDED)), Precision.FP32)
     held = {one.device: one.measurements[0].schedule.sub_batch for one in Bundle.open(bundle).manifest.tunings}
     assert held == {"other": 4, DEVICE: 8}
 
@@ -87,12 +88,25 @@ def test_a_tuning_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     before = (bundle / "manifest.json").read_bytes()
     with pytest.raises(BundleError, match="exported anew while it was tuned; tune it again"):
-        opened.with_tuning(tuning())
+        opened.with_tuning(tuning(), Precision.FP32)
     assert (bundle / "manifest.json").read_bytes() == before
 
 
+def test_a_tuning_is_of_the_graphs_that_ran(bundle: Path) -> None:
+    """OpenVINO computes bf16 from the fp32 graph: the bundle needs no other."""
+    from tests.converters.verification.faults import sealed
+
+    trunks = [
+        msgspec.structs.replace(trunk, graphs={Precision.FP32: trunk.graphs[Precision.FP32]})
+        for trunk in Bundle.open(bundle).manifest.trunks
+    ]
+    record = tuning(precision=Precision.BF16)
+    sealed(bundle, trunks=trunks).with_tuning(record, Precision.FP32)
+    assert Bundle.open(bundle).manifest.tunings == [record]
+
+
 def test_a_tuning_of_a_trunk_that_is_not_there_is_refused(bundle: Path) -> None:
-    Bundle.open(bundle).with_tuning(tuning())
+    Bundle.open(bundle).with_tuning(tuning(), Precision.FP32)
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["tunings"][0]["measurements"][0]["schedule"]["levels"] = 4
     (bundle / "manifest.json").write_text(json.dumps(manifest))
@@ -114,17 +128,16 @@ def test_the_processor_has_a_name() -> None:
 
 WRITER = """
 import sys, msgspec
-from engines import Bundle
+from engines import Bundle, Precision
 from engines.bundle.manifest import TuningRecord
 bundle, tuning = Bundle.open(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=TuningRecord)
 print("writing", flush=True)
 while True:
-    bundle.with_tuning(tuning)
+    bundle.with_tuning(tuning, Precision.FP32)
 """
 
 
 def test_a_kill_while_it_is_written_leaves_the_bundle_whole(bundle: Path) -> None:
-    import msgspec
 
     document = msgspec.json.encode(tuning()).decode()
     draw = random.Random(0)

@@ -7,7 +7,11 @@ import pytest
 
 from engines import Bundle, Lowering, Precision, Schedule, Session, plan
 from engines.backends import backend_named
+from engines.backends.onnxruntime.cpu import OnnxRuntimeCpu
+from engines.backends.openvino import OPENVINO
+from engines.bundle.manifest import TuningMeasurement, TuningRecord
 from engines.errors import InputError, OutputError
+from smp_deploy.benchmarking import tuner
 from smp_deploy.benchmarking.tuner import (
     EQUALLY_FAST,
     TuningConfig,
@@ -141,3 +145,28 @@ def test_a_bundle_that_cannot_be_written_is_refused_before_the_first_measurement
     with pytest.raises(OutputError, match="read-only"):
         tune(bundle, on_progress=lambda done, total: seen.append((done, total)))
     assert not seen
+
+
+def test_a_tuning_belongs_to_the_graphs_that_the_backend_runs(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that computes bf16 from the fp32 graph can be tuned with a bundle that has no bf16."""
+
+    class Hinted(OnnxRuntimeCpu):
+        memory = OPENVINO.memory
+
+        def refusal(self, precision: Precision) -> str | None:
+            return None
+
+        def graph_precision(self, precision: Precision) -> Precision:
+            return Precision.FP32
+
+    record = TuningRecord(
+        device="this",
+        backend="onnxruntime",
+        precision=Precision.BF16,
+        runtime="none",
+        measurements=[TuningMeasurement(schedule=Schedule(2), frame_ms=[1.0])],
+    )
+    monkeypatch.setattr(tuner, "measured", lambda *_: record)
+    assert Precision.BF16 not in Bundle.open(bundle).manifest.trunk().graphs
+    assert tune(bundle, Hinted(), Precision.BF16, memory="1GiB").record == record
+    assert Bundle.open(bundle).manifest.tunings == [record]
