@@ -79,7 +79,7 @@ def prove(
     """
     started = time.monotonic()
     on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = Bundle.of(bundle)
     if keep:
         # Said before the work, not after it.
         check_reports(opened.path / "reports")

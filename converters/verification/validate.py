@@ -69,7 +69,7 @@ def validate(
         OutputError: the bundle's ``reports/`` cannot be written, with ``keep``.
     """
     started = time.monotonic()
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = Bundle.of(bundle)
     # What is missing or wrong is said before the work, not after it.
     tolerance_of(Precision.FP32, tolerances)
     ONNXRUNTIME_CPU.runtime()

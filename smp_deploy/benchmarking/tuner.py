@@ -158,7 +158,7 @@ def tune(
         InputError: no schedule is left to compare.
         MachineError: the runtime is missing or refuses the work.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = Bundle.of(bundle)
     opened.check_writable()
     on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
     config = TuningConfig(
