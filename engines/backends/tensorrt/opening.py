@@ -69,7 +69,7 @@ def why_not_loaded(record: dict[str, Any], runtime: str, gpu: tuple[str, str] | 
         differences.append(f"it was built on {built_for[0]} ({built_for[1]}), here is {gpu[0]} ({gpu[1]})")
     if not differences:
         return ""
-    return f" ({'; '.join(differences)}: build it on this machine with build_engine)"
+    return f" ({'; '.join(differences)}: build it again on this machine)"
 
 
 def _loaded(trt: Any, bundle: Bundle, engine: EngineRecord, name: str, index: int) -> TensorRTEngine:

@@ -90,8 +90,8 @@ def test_a_missing_engine_names_the_command_that_builds_it(built: Bundle) -> Non
     assert str(caught.value) == (
         "the bundle has no tensorrt-rtx engine in fp16 for levels 2, sub-batch 3, dilated (it has: "
         "tensorrt-rtx fp16, levels 2, sub-batch 4, reshape; tensorrt-rtx fp16, levels 2, sub-batch 1, reshape); build "
-        f'it on this machine: build_engine("{built.path}", "tensorrt-rtx", precision="fp16", levels=2, '
-        'lowering="dilated", sub_batch=3)'
+        f"it on this machine: build_engine('{built.path}', backend='tensorrt-rtx', precision='fp16', levels=2, "
+        "lowering='dilated', sub_batch=3)"
     )
     with pytest.raises(BundleError, match="no tensorrt engine in fp32"):
         Session.open(built, "tensorrt")
@@ -126,7 +126,7 @@ def test_what_differs_is_the_likely_reason() -> None:
     assert why_not_loaded(record, "tensorrt 10.3.0", orin) == ""
     assert why_not_loaded(record, "tensorrt 10.16.1", thor) == (
         " (it was built with tensorrt 10.3.0, here is 10.16.1; it was built on Orin (8.7), here is Thor (11.0): "
-        "build it on this machine with build_engine)"
+        "build it again on this machine)"
     )
     portable = {"version": "1.7.1", "device": {"gpu": None, "compute_capability": None}}
     assert why_not_loaded(portable, "tensorrt_rtx 1.7.1", orin) == ""
@@ -161,7 +161,8 @@ def test_the_command_line_says_what_is_missing(cli: Cli, built: Bundle, tmp_path
         )
     result = cli(*run, "--backend", "tensorrt-rtx", "--levels", 3)
     assert result.returncode == 2
-    assert '"tensorrt-rtx", precision="fp16", levels=3, lowering="reshape", sub_batch=1)' in result.stderr
+    command = f"smp-deploy build-engine {built.path} --fp16 --flavour tensorrt-rtx --levels 3 --lowering reshape"
+    assert f"build it on this machine: {command} --sub-batch 1\n" in result.stderr
     result = cli(*run, "--allow-smaller", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["reductions"] == []
