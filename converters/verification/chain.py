@@ -21,11 +21,11 @@ from converters.verification import locating
 from converters.verification.probes import planes_of
 from converters.verification.runs import (
     Ran,
-    TrunkRun,
     attempted,
     lack_of_memory,
     logits_of,
     merged,
+    opened_run,
     ran,
     whole_logits,
 )
@@ -140,8 +140,7 @@ def _ran_alone(
 ) -> Ran:
     """In a session that is closed again."""
     with ExitStack() as opening:
-        run = attempted(lambda: opening.enter_context(TrunkRun(subject.bundle, trunk, precision)))
-        return ran(run, planes, phases)
+        return ran(opened_run(opening, subject.bundle, trunk, precision), planes, phases)
 
 
 def _located(check: Check, where: Callable[_P, str], *arguments: _P.args, **options: _P.kwargs) -> Check:

@@ -141,6 +141,13 @@ def merged(grid: PhaseGrid, values: Mapping[Phase, NDArray[_Number]]) -> NDArray
     return np.asarray(grid.unpadded(full), some.dtype)
 
 
+def opened_run(
+    opening: ExitStack, bundle: Bundle, trunk: TrunkRecord, precision: Precision, *, measured: bool = False
+) -> TrunkRun | BackendError:
+    """A trunk that is closed with ``opening``, or why it cannot be opened."""
+    return attempted(lambda: opening.enter_context(TrunkRun(bundle, trunk, precision, measured=measured)))
+
+
 def lack_of_memory(bundle: Bundle) -> str | None:
     """Why ``model.onnx`` cannot run here; ``None`` where it can."""
     shapes = ProbedGraph(bundle.file(bundle.manifest.model)).shapes()

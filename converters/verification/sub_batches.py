@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from converters.verification.probes import planes_of
 from converters.verification.runs import TrunkRun, attempted
 from converters.verification.subject import Subject, runnable
@@ -19,6 +22,7 @@ from engines.schedules.schedule import Precision
 def sub_batch_checks(subject: Subject) -> Iterator[Check]:
     """The default trunk, in each precision that runs here: a phase alone, twice in a sub-batch, among others."""
     trunk = subject.bundle.manifest.trunk()
+    planes = attempted(partial(planes_of, subject.bundle, subject.frames[0].image))
     for precision in runnable(trunk):
         graph = trunk.graphs[precision]
         tolerance = subject.tolerance(precision).sub_batch
@@ -31,7 +35,10 @@ def sub_batch_checks(subject: Subject) -> Iterator[Check]:
             graph=graph,
             precision=precision,
         )
-        errors = attempted(partial(_errors, subject, trunk, precision))
+        if isinstance(planes, BackendError):
+            yield question.ended(planes)
+            continue
+        errors = attempted(partial(_errors, subject, trunk, precision, planes))
         if isinstance(errors, BackendError):
             yield question.ended(errors)
             continue
@@ -40,8 +47,9 @@ def sub_batch_checks(subject: Subject) -> Iterator[Check]:
         yield check.located(f"{graph}: results depend on the sub-batch ({', '.join(wrong)})") if wrong else check
 
 
-def _errors(subject: Subject, trunk: TrunkRecord, precision: Precision) -> dict[str, float]:
-    planes = planes_of(subject.bundle, subject.frames[0].image)
+def _errors(
+    subject: Subject, trunk: TrunkRecord, precision: Precision, planes: NDArray[np.float32]
+) -> dict[str, float]:
     with TrunkRun(subject.bundle, trunk, precision) as run:
         group = run.grid.sub_batches(min(2, run.grid.largest_sub_batch))[0]
         a, b = group[0], group[-1]

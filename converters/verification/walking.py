@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.verification.probes import planes_of
-from converters.verification.runs import Ran, Results, TrunkRun, attempted, ran
+from converters.verification.runs import Ran, Results, attempted, opened_run, ran
 from converters.verification.subject import Frame, Subject, runnable
-from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import TrunkRecord
 from engines.errors import BackendError
 from engines.parity.comparison import phases_at
 from engines.schedules.phases import Phase, PhaseGrid
@@ -75,7 +73,7 @@ def walked_frames(subject: Subject) -> Iterator[WalkedFrame]:
     trunk = bundle.manifest.trunk()
     with ExitStack() as opening:
         runs = {
-            precision: attempted(partial(_opened, opening, bundle, trunk, precision)) for precision in runnable(trunk)
+            precision: opened_run(opening, bundle, trunk, precision, measured=True) for precision in runnable(trunk)
         }
         grid = bundle.manifest.grid(trunk)
         for index, frame in enumerate(subject.frames):
@@ -88,10 +86,6 @@ def walked_frames(subject: Subject) -> Iterator[WalkedFrame]:
                 {} if isinstance(planes, BackendError) else grid.feed(planes, phases[:1]),
                 index == 0 or any(frame is judged for judged in subject.judged),
             )
-
-
-def _opened(opening: ExitStack, bundle: Bundle, trunk: TrunkRecord, precision: Precision) -> TrunkRun:
-    return opening.enter_context(TrunkRun(bundle, trunk, precision, measured=True))
 
 
 def _phases(subject: Subject, grid: PhaseGrid, frame: Frame, *, whole: bool) -> list[Phase]:
