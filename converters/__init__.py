@@ -6,7 +6,6 @@ costs nothing and needs no PyTorch.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,15 +33,9 @@ def __getattr__(name: str) -> Any:
     """PEP 562: load what is public when it is first asked for."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        module = importlib.import_module(_PLACES[name])
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == __name__:
-            raise
-        from engines.errors import MissingDependency
+    from engines.errors import module_of_extra
 
-        raise MissingDependency(error.name, "export") from error
-    value = globals()[name] = getattr(module, name)
+    value = globals()[name] = getattr(module_of_extra(_PLACES[name], "export"), name)
     return value
 
 

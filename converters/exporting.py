@@ -27,7 +27,7 @@ from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import write_reference
 from converters.rewriting.lowerings.base import LoweredNetwork
 from converters.trunks import TrunkPrecisions, TrunkWriter, proven_trunks, write_trunks
-from engines.backends.versions import installed_version
+from engines.backends.versions import installed_versions
 from engines.bundle.bundle import Bundle, record_of_file
 from engines.bundle.manifest import (
     MANIFEST_NAME,
@@ -282,7 +282,7 @@ class _Export:
             engines=[],
             tunings=[],
             opset=request.opset,
-            tools={name: known for name in _TOOLS if (known := installed_version(name)) is not None},
+            tools=installed_versions(_TOOLS),
             files={},
         )
 

@@ -20,7 +20,9 @@ SmpDeployError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -49,14 +51,16 @@ class MissingEngine(BundleError):
 
     Args:
         what: that there is none, and what there is.
-        call: the call that builds it.
-        arguments: of that call, by their names.
+        bundle: where the bundle is.
+        use: the arguments of ``build_engine`` that say which engine it would be.
     """
 
-    def __init__(self, what: str, call: str, arguments: Mapping[str, Any]) -> None:
-        super().__init__(f"{what}; build it on this machine: {call}")
+    def __init__(self, what: str, bundle: Path, **use: Any) -> None:
+        arguments = ", ".join([repr(str(bundle)), *(f"{name}={value!r}" for name, value in use.items())])
+        super().__init__(f"{what}; build it on this machine: build_engine({arguments})")
         self.what = what
-        self.arguments = arguments
+        self.bundle = bundle
+        self.use = use
 
 
 class DatasetError(InputError):
@@ -90,6 +94,19 @@ class MissingDependency(MachineError):
         super().__init__(f"{package} is not installed; install it with: {install_command(extra)}")
         self.package = package
         self.extra = extra
+
+
+def module_of_extra(module: str, extra: str) -> ModuleType:
+    """A module of ours. Raises :class:`MissingDependency` where it needs a package of the extra that is not there."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in _OURS:
+            raise
+        raise MissingDependency(error.name, extra) from error
+
+
+_OURS = ("converters", "engines", "smp_deploy")
 
 
 def install_command(extra: str) -> str:

@@ -90,6 +90,9 @@ _HOMES = {
 }
 """The module that holds each public name."""
 
+_EXTRAS = {"smp_deploy.training": "train"}
+"""What a module needs beside the base; those of ``converters`` and ``engines`` say so themselves."""
+
 __all__ = [
     "Augmentation",
     "Autocast",
@@ -150,17 +153,11 @@ def __getattr__(name: str) -> Any:
 
 def _module(home: str) -> Any:
     """The module of a public name. Raises :class:`MissingDependency` where it needs a package that is not installed."""
-    try:
+    if home not in _EXTRAS:
         return import_module(home)
-    except ModuleNotFoundError as error:
-        if home != "smp_deploy.training" or error.name is None or error.name.partition(".")[0] in _OURS:
-            raise
-        from engines.errors import MissingDependency
+    from engines.errors import module_of_extra
 
-        raise MissingDependency(error.name, "train") from error
-
-
-_OURS = ("converters", "engines", "smp_deploy")
+    return module_of_extra(home, _EXTRAS[home])
 
 
 def __dir__() -> list[str]:

@@ -21,7 +21,7 @@ from converters.verification.probes import model_until, planes_of
 from engines import Bundle
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
-from engines.errors import BackendError, BundleError, InputError
+from engines.errors import BundleError, InputError
 from engines.parity.comparison import label_agreement, relative_error
 from engines.parity.tolerances import LARGEST_FP16, TOLERANCES
 from engines.schedules.phases import dispersed
@@ -97,8 +97,7 @@ def searched_precision(
     """
     if precision is Precision.FP32:
         raise InputError("fp32 is what the other precisions are compared with")
-    if reason := ONNXRUNTIME_CPU.refusal(precision):
-        raise BackendError(reason)
+    ONNXRUNTIME_CPU.check_precision(precision)
     if precision is Precision.INT8 and bundle.manifest.calibration is None:
         raise BundleError(
             'the bundle was exported without calibration; export it with precisions=("int8",) and calibration_frames='

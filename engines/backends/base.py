@@ -83,6 +83,11 @@ class Backend(abc.ABC):
         """Why its results prove nothing of a precision although it runs it; ``None`` where they do."""
         return None
 
+    def check_precision(self, precision: Precision) -> None:
+        """Raises :class:`BackendError`, with what :meth:`refusal` says."""
+        if reason := self.refusal(precision):
+            raise BackendError(reason)
+
     def graph_precision(self, precision: Precision) -> Precision:
         """Which of a bundle's graphs it runs to compute in a precision."""
         return precision
@@ -134,8 +139,7 @@ class Backend(abc.ABC):
             WorkFailed: the first run, where opening makes one, began and broke.
         """
         chosen = self.device(device)
-        if reason := self.refusal(precision):
-            raise BackendError(reason)
+        self.check_precision(precision)
         return self._open(bundle, precision, schedule, chosen)
 
     @abc.abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from engines.backends import BACKENDS
@@ -12,7 +13,12 @@ _TOOLS = ("smp-deploy", "numpy", "torch", "onnx")
 def tool_versions() -> dict[str, str]:
     """The installed ones among the tools of an export and the runtimes of all backends, with their versions."""
     runtimes = (package for backend in BACKENDS for package in backend.packages)
-    found = {package: installed_version(package) for package in (*_TOOLS, *runtimes)}
+    return installed_versions((*_TOOLS, *runtimes))
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed, by their names on PyPI."""
+    found = {package: installed_version(package) for package in packages}
     return {package: known for package, known in found.items() if known is not None}
 
 

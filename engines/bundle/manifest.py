@@ -286,14 +286,13 @@ def _check_consistency(manifest: Manifest) -> None:
     for name in named:
         if name not in manifest.files:
             raise BundleError(f"{MANIFEST_NAME} names {name!r} but does not list it among its files")
-    kinds = [(trunk.levels, trunk.lowering) for trunk in manifest.trunks]
-    if len(set(kinds)) < len(kinds):
+    graphs = {(trunk.levels, trunk.lowering): trunk.graphs for trunk in manifest.trunks}
+    if len(graphs) < len(manifest.trunks):
         raise BundleError(f"{MANIFEST_NAME} lists two trunks of the same levels and lowering")
     for tuning in manifest.tunings:
         for held in tuning.measurements:
-            if (held.schedule.levels, held.schedule.lowering) not in kinds:
+            if (held.schedule.levels, held.schedule.lowering) not in graphs:
                 raise BundleError(f"{MANIFEST_NAME} has a tuning of {held.schedule}, but no such trunk")
-    graphs = {(trunk.levels, trunk.lowering): trunk.graphs for trunk in manifest.trunks}
     for engine in manifest.engines:
         if engine.precision not in graphs.get((engine.schedule.levels, engine.schedule.lowering), {}):
             raise BundleError(

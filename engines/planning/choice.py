@@ -9,7 +9,7 @@ from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
-from engines.errors import BackendError, InputError
+from engines.errors import InputError
 from engines.planning.planner import plan
 from engines.planning.sizes import bytes_of_memory, shown_bytes
 from engines.planning.tunings import here, tunings_of
@@ -66,11 +66,9 @@ def choose_schedule(
     bundle = Bundle.of(bundle)
     found, precision = backend_named(backend), named(Precision, "precision", precision)
     found.device(device)
-    if reason := found.refusal(precision):
-        raise BackendError(reason)
+    found.check_precision(precision)
     if (levels, lowering, sub_batch) != (None, None, None):
-        if memory is not None:
-            raise InputError("memory= chooses the schedule; leave out levels=, lowering= and sub_batch=")
+        check_budget_alone(memory, "levels=, lowering= and sub_batch=")
         form = None if lowering is None else named(Lowering, "lowering", lowering)
         return ChosenSchedule(named_schedule(bundle.manifest, levels, sub_batch, form), "asked for", tuned=False)
     if memory is not None:
@@ -93,9 +91,14 @@ def session_schedule(
     """
     if schedule is None:
         return choose_schedule(bundle, backend, precision, memory=memory, device=device).schedule
-    if memory is not None:
-        raise InputError("memory= chooses the schedule; leave out schedule=")
+    check_budget_alone(memory, "schedule=")
     return named_schedule(bundle.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
+
+
+def check_budget_alone(memory: int | str | None, given: str) -> None:
+    """Raises :class:`InputError` for a budget beside ``given``, which say the schedule already."""
+    if memory is not None:
+        raise InputError(f"memory= chooses the schedule; leave out {given}")
 
 
 def named_schedule(

@@ -13,7 +13,7 @@ from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
-from engines.errors import BackendError, InputError
+from engines.errors import InputError
 from engines.planning.sizes import bytes_of_memory, shown_bytes
 from engines.planning.tunings import measured_seconds
 from engines.schedules.schedule import Lowering, Precision, Schedule, named
@@ -125,8 +125,7 @@ def plan_from_manifest(
     seconds: Seconds = lambda schedule: None,
 ) -> Plan:
     """As :func:`plan`, from a manifest and known times."""
-    if reason := backend.refusal(precision):
-        raise BackendError(reason)
+    backend.check_precision(precision)
     found = tuple(sorted(_candidates(manifest, backend, precision), key=_order))
     if not found:
         raise InputError(f'the bundle has no {precision.value} trunk; export it with precisions=("{precision.value}",)')

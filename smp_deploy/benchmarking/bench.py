@@ -21,8 +21,8 @@ from engines.bundle.records import (
     Throughput,
     check_reports,
 )
-from engines.errors import InputError, MachineError
-from engines.planning.choice import ChosenSchedule, choose_schedule
+from engines.errors import MachineError
+from engines.planning.choice import ChosenSchedule, check_budget_alone, choose_schedule
 from engines.schedules.schedule import Precision, Schedule, named
 from engines.session import Session
 from smp_deploy.benchmarking.peak_memory import session_peak
@@ -80,11 +80,10 @@ def bench(
     if keep:
         check_reports(opened.path / "reports")
     on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
-    if schedule is not None and memory is not None:
-        raise InputError("memory= chooses the schedule; leave out schedule=")
     if schedule is None:
         chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device)
     else:
+        check_budget_alone(memory, "schedule=")
         chosen = ChosenSchedule(schedule, "asked for", tuned=False) if isinstance(schedule, Schedule) else schedule
     length = Length(warm_up_ms, duration_s, iterations)
     check_percentiles(percentiles)

@@ -65,7 +65,7 @@ def _message(error: Exception, command: str) -> str:
     from engines.errors import MissingEngine
 
     if isinstance(error, MissingEngine):
-        return f"{error.what}; build it on this machine: {build_engine_line(**error.arguments)}"
+        return f"{error.what}; build it on this machine: {build_engine_line(error.bundle, **error.use)}"
     return in_options(str(error), command)
 
 

@@ -46,15 +46,15 @@ class TensorRTBackend(Backend):
                 return engine
         held = "; ".join(f"{e.backend} {e.precision.value}, {e.schedule}" for e in bundle.manifest.engines)
         what = f"the bundle has no {self.name} engine in {precision.value} for {schedule} (it has: {held or 'none'})"
-        arguments = {
-            "backend": self.name,
-            "precision": precision.value,
-            "levels": schedule.levels,
-            "lowering": schedule.lowering.value,
-            "sub_batch": schedule.sub_batch,
-        }
-        named = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        raise MissingEngine(what, f"build_engine({str(bundle.path)!r}, {named})", {"bundle": bundle.path, **arguments})
+        raise MissingEngine(
+            what,
+            bundle.path,
+            backend=self.name,
+            precision=precision.value,
+            levels=schedule.levels,
+            lowering=schedule.lowering.value,
+            sub_batch=schedule.sub_batch,
+        )
 
     def device_title(self, device: DeviceName) -> str:
         return gpu_title(device.index)
