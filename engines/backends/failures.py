@@ -17,6 +17,8 @@ def imported_runtime(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        if error.name != module:
+            raise BackendError(f"{module} is installed but cannot be loaded: {error}") from error
         raise MissingDependency(module, extra) from error
     except (ImportError, OSError) as error:
         raise BackendError(f"{module} is installed but cannot be loaded: {error}") from error

@@ -25,7 +25,7 @@ from engines.bundle.manifest import (
     manifest_from_json,
 )
 from engines.bundle.records import BuildRecord, json_from_record
-from engines.bundle.staging import write_file
+from engines.bundle.staging import locked_directory, write_file
 from engines.errors import BundleError, OutputError
 from engines.schedules.schedule import Precision, Schedule
 
@@ -121,16 +121,17 @@ class Bundle:
             for name, content in contents.items():
                 _make_directory(self.file(name).parent)
                 write_file(self.file(name), content)
-            current = self._current(trunk.graphs[precision], "the engine was built; build it again")
-            replaced = [held for held in current.engines if held.use == engine.use]
-            stale = {name for held in replaced for name in held.files} - set(contents)
-            files = {name: known for name, known in current.files.items() if name not in stale}
-            manifest = msgspec.structs.replace(
-                current,
-                engines=[*(held for held in current.engines if held.use != engine.use), engine],
-                files=files | {name: record_of(content) for name, content in contents.items()},
-            )
-            write_file(self.path / MANIFEST_NAME, json_from_manifest(manifest))
+            with locked_directory(self.path):
+                current = self._current(trunk.graphs[precision], "the engine was built; build it again")
+                replaced = [held for held in current.engines if held.use == engine.use]
+                stale = {name for held in replaced for name in held.files} - set(contents)
+                files = {name: known for name, known in current.files.items() if name not in stale}
+                manifest = msgspec.structs.replace(
+                    current,
+                    engines=[*(held for held in current.engines if held.use != engine.use), engine],
+                    files=files | {name: record_of(content) for name, content in contents.items()},
+                )
+                write_file(self.path / MANIFEST_NAME, json_from_manifest(manifest))
         except BaseException:
             for name in set(contents) - set(self.manifest.files):
                 with contextlib.suppress(OSError):
@@ -147,12 +148,13 @@ class Bundle:
         one step, and what others have stored meanwhile is kept; if the graphs have been exported anew meanwhile, the
         measurements are of none and :class:`BundleError` says so.
         """
-        for held in tuning.measurements:
-            graph = self.manifest.trunk_of(held.schedule).graphs[graph_precision]
-            current = self._current(graph, "it was tuned; tune it again")
-        others = [held for held in current.tunings if held.use != tuning.use]
-        manifest = msgspec.structs.replace(current, tunings=[*others, tuning])
-        write_file(self.path / MANIFEST_NAME, json_from_manifest(manifest))
+        with locked_directory(self.path):
+            for held in tuning.measurements:
+                graph = self.manifest.trunk_of(held.schedule).graphs[graph_precision]
+                current = self._current(graph, "it was tuned; tune it again")
+            others = [held for held in current.tunings if held.use != tuning.use]
+            manifest = msgspec.structs.replace(current, tunings=[*others, tuning])
+            write_file(self.path / MANIFEST_NAME, json_from_manifest(manifest))
         return replace(self, manifest=manifest)
 
     def _current(self, graph: str, doing: str) -> Manifest:

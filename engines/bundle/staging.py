@@ -6,6 +6,7 @@ Everything is written under a temporary name beside its place, flushed to the di
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -78,6 +79,28 @@ def write_file(path: Path, content: bytes) -> None:
         # Where it could not be written, it often cannot be removed either, and the first error says why.
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked_directory(path: Path) -> Iterator[None]:
+    """Inside, no other process or thread that locks this directory is at work on it: they wait for one another.
+
+    The lock ends with the process, however that ends, and leaves no file behind. Raises :class:`OutputError` where the
+    directory is not there or cannot be locked.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        raise OutputError(f"cannot lock {path}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _swap(stage: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,9 +116,10 @@ def _command(bundle: Path, planned: Plan, choice: Candidate, device: str | None)
     if backend.needs_engines:
         lowering, sub_batch = schedule.lowering.value, schedule.sub_batch
         return build_engine_line(bundle, backend.name, precision, schedule.levels, lowering, sub_batch, device)
-    options = f"--levels {schedule.levels} --lowering {schedule.lowering.value} --sub-batch {schedule.sub_batch}"
-    options += f" --device {device}" if device else ""
-    return f"smp-deploy run {bundle} IMAGES -o DIR --backend {backend} --precision {precision} {options}"
+    words = ["smp-deploy", "run", bundle, "IMAGES", "-o", "DIR", "--backend", backend, "--precision", precision]
+    words += ["--levels", schedule.levels, "--lowering", schedule.lowering.value, "--sub-batch", schedule.sub_batch]
+    words += ["--device", device] if device else []
+    return shlex.join(map(str, words))
 
 
 def _picture(planned: Plan) -> bytes:

@@ -20,8 +20,8 @@ from converters.analysis.modules import original_module
 from converters.analysis.tracing import layer_of
 from converters.graphs.quantization.calibrators import CalibrationMethod, Histogram
 from converters.graphs.stages import Normalization, Prepare
-from engines.errors import InputError, NetworkError
-from engines.schedules.phases import PhaseGrid, Size, dispersed
+from engines.errors import NetworkError
+from engines.schedules.phases import PhaseGrid, dispersed
 
 _PHASES_OF_A_FRAME = 4
 """Every phase samples the whole frame; a few, far apart, have seen it."""
@@ -36,23 +36,6 @@ class CalibrationConfig:
     method: CalibrationMethod = CalibrationMethod.PERCENTILE
     percentile: float = 99.99
     """For :attr:`CalibrationMethod.PERCENTILE`: values that are not cut off, in per cent."""
-
-
-def check_frames(frames: tuple[NDArray[np.uint8], ...], size: Size) -> None:
-    """Raise :class:`InputError` for frames that say nothing of the activations, or that are of another size."""
-    if not frames:
-        raise InputError("int8 needs calibration frames: none were given")
-    for index, frame in enumerate(frames):
-        if frame.shape != (*size, 3) or frame.dtype != np.uint8:
-            raise InputError(
-                f"calibration frame {index} is {frame.shape[0]}x{frame.shape[1]}, {frame.dtype}; "
-                f"it must be a frame of {size[0]}x{size[1]}, uint8"
-            )
-        if frame.min() == frame.max():
-            raise InputError(
-                f"calibration frame {index} has one value throughout, {frame.min()}: "
-                "its activations say nothing of real frames"
-            )
 
 
 def ranges_from_frames(
@@ -77,9 +60,8 @@ def histograms_from_frames(
         normalization: of the frames.
         frames: ``(H, W, 3)`` uint8.
 
-    Raises :class:`InputError` for unusable frames, and :class:`NetworkError` for activations that are not finite.
+    Raises :class:`NetworkError` for activations that are not finite.
     """
-    check_frames(frames, grid.frame_size)
     histograms: defaultdict[str, Histogram] = defaultdict(Histogram)
     prepare, recorder = Prepare(normalization, grid).eval(), _Recorder(network, histograms)
     with torch.inference_mode():

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from engines.errors import BackendError, MissingDependency
+from engines.backends.failures import imported_runtime
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,7 @@ class Flavour:
 
         Raises :class:`MissingDependency`, or :class:`BackendError` for one that is installed but broken.
         """
-        try:
-            return importlib.import_module(self.module)
-        except ModuleNotFoundError as error:
-            if error.name != self.module:
-                raise BackendError(f"{self.module} is installed but cannot be loaded: {error}") from error
-            raise MissingDependency(self.module, self.extra) from error
-        except (ImportError, OSError) as error:
-            raise BackendError(f"{self.module} is installed but cannot be loaded: {error}") from error
+        return imported_runtime(self.module, self.extra)
 
 
 PROPER = Flavour("tensorrt", "tensorrt", "tensorrt", portable=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.bundle.staging import staged_directory, write_file
+from engines.bundle.staging import locked_directory, staged_directory, write_file
 from engines.errors import OutputError
 
 
@@ -138,3 +138,8 @@ def test_a_killed_process_leaves_no_target(tmp_path: Path) -> None:
     time.sleep(0.05)
     assert not (tmp_path / "bundle").exists()
     process.stdout.close()
+
+
+def test_a_directory_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot lock .*gone: No such file"), locked_directory(tmp_path / "gone"):
+        pytest.fail("locked")

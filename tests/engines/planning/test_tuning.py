@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,13 @@ def test_one_tuning_for_each_use(bundle: Path) -> None:
     opened.with_tuning(tuning(Schedule(2, 8, Lowering.STRIDED)), Precision.FP32)
     held = {one.device: one.measurements[0].schedule.sub_batch for one in Bundle.open(bundle).manifest.tunings}
     assert held == {"other": 4, DEVICE: 8}
+
+
+def test_tunings_that_are_stored_at_the_same_moment_are_all_kept(bundle: Path) -> None:
+    opened, devices = Bundle.open(bundle), [f"device {number}" for number in range(16)]
+    with ThreadPoolExecutor(len(devices)) as threads:
+        list(threads.map(lambda device: opened.with_tuning(tuning(device=device), Precision.FP32), devices))
+    assert {held.device for held in Bundle.open(bundle).manifest.tunings} == set(devices)
 
 
 def test_a_tuning_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
