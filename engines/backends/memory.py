@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 from engines.bundle.manifest import Manifest, OutputKind, TrunkRecord
 from engines.errors import LayoutError
+from engines.executors.buffers import Buffers, buffers_of
 from engines.schedules.schedule import Precision, Schedule
 
 MIB = 2**20
 
-_WEIGHT_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 1}
+_WEIGHT_BYTES = {Precision.FP32: 4, Precision.TF32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 1}
 
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """What a backend takes, in bytes: of the process on a CPU, of device memory on a GPU.
+    """What a backend takes, in bytes: of the process on a CPU; on a GPU see :class:`DeviceMemoryModel`.
 
     A session needs the larger of two figures: what opening the bundle takes, and what a sub-batch takes, which are the
     weights, the frame, its planes, the result, the windows, and the tensors inside the trunk.
@@ -65,7 +66,7 @@ class MemoryModel:
 
     def peak_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
         """The peak of a session, above :attr:`process_bytes`; raises as :meth:`phase_bytes` does."""
-        weights = manifest.network.parameters * _WEIGHT_BYTES[self._held(precision)]
+        weights = self.weight_bytes(manifest, precision)
         height, width = manifest.grid(manifest.trunk_of(schedule)).planes_size
         planes = 3 * 4 * height * width
         result = math.prod(manifest.input.padded_size) * (
@@ -79,5 +80,40 @@ class MemoryModel:
         opening = self.opening_bytes + round(self.opening * weights)
         return max(opening, self.runtime_bytes + round(self.weights * weights) + working)
 
+    def weight_bytes(self, manifest: Manifest, precision: Precision) -> int:
+        """The weights as the backend holds them, once."""
+        return manifest.network.parameters * _WEIGHT_BYTES[self._held(precision)]
+
     def _held(self, precision: Precision) -> Precision:
-        return dict(self.computes_in).get(precision, precision)
+        return dict(self.computes_in).get(precision, precision.graph)
+
+
+@dataclass(frozen=True)
+class DeviceMemoryModel(MemoryModel):
+    """What a session takes of a GPU's memory beyond the context and the loaded kernels.
+
+    That is the executor's buffers, which are known to the byte, and what the runtime holds: the weights, and the
+    tensors of the engine that needs most, since the engines of ``prepare.onnx`` and of the trunk take turns.
+    """
+
+    prepared: float = 3.0
+    """The tensors inside ``prepare.onnx``, as a multiple of the planes."""
+    workspace_bytes: int = 0
+    """Scratch memory of the largest convolution, for one phase of 2**20 predicted positions."""
+
+    def buffers(self, manifest: Manifest, schedule: Schedule) -> Buffers:
+        """The executor's."""
+        pixel_bytes = 1 if manifest.outputs is OutputKind.LABELS else 4 * len(manifest.classes)
+        return buffers_of(manifest.grid(manifest.trunk_of(schedule)), schedule.sub_batch, pixel_bytes)
+
+    def managed_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+        """What the runtime holds; raises as :meth:`phase_bytes` does."""
+        grid = manifest.grid(manifest.trunk_of(schedule))
+        windows = 3 * 4 * math.prod(grid.crop_size) * schedule.sub_batch
+        trunk = self.sub_batch_bytes(manifest, schedule, precision) - windows + self.workspace_bytes
+        prepare = round(self.prepared * 3 * 4 * math.prod(grid.planes_size))
+        return round(self.weights * self.weight_bytes(manifest, precision)) + max(trunk, prepare)
+
+    def peak_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+        """Of a session; raises as :meth:`phase_bytes` does."""
+        return self.buffers(manifest, schedule).on_device + self.managed_bytes(manifest, schedule, precision)

@@ -14,7 +14,7 @@ from engines.schedules.phases import Phase
 
 
 def stage_times_ms(executor: DeviceExecutor, image: NDArray[np.uint8], phases: list[Phase]) -> dict[str, float]:
-    """Milliseconds of ``prepare``, ``cut``, ``trunk`` and ``download`` for the first sub-batch of a frame.
+    """Milliseconds of ``prepare``, ``cut``, ``trunk`` and ``merge`` for the first sub-batch of a frame.
 
     For an executor that nobody else uses meanwhile. ``prepare`` includes the wait for the upload.
     """
@@ -33,7 +33,7 @@ def stage_times_ms(executor: DeviceExecutor, image: NDArray[np.uint8], phases: l
             executor.load(image, 0)
             stack.callback(executor.unload, 0)
             executor.submit(0, phases, 0)
-            executor.collect(0)
+            executor.wait(0)
         finally:
             executor.on_stage = None
         return {stage: device.elapsed_ms(before, after) for (_, before), (stage, after) in pairwise(marks)}

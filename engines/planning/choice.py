@@ -68,7 +68,8 @@ def choose_schedule(
     found.device(device)
     found.check_precision(precision)
     if (levels, lowering, sub_batch) != (None, None, None):
-        check_budget_alone(memory, "levels=, lowering= and sub_batch=")
+        if memory is not None:
+            raise InputError("memory= chooses the schedule; leave out levels=, lowering= and sub_batch=")
         form = None if lowering is None else named(Lowering, "lowering", lowering)
         return ChosenSchedule(named_schedule(bundle.manifest, levels, sub_batch, form), "asked for", tuned=False)
     if memory is not None:
@@ -87,18 +88,19 @@ def session_schedule(
 ) -> Schedule:
     """What a session walks: ``schedule`` with a sub-batch that the frame has, or else :func:`choose_schedule`'s.
 
-    Raises what these raise, and :class:`InputError` for a budget beside a schedule.
+    Raises what these raise, and :class:`InputError` for a schedule whose predicted peak is above the budget.
     """
     if schedule is None:
         return choose_schedule(bundle, backend, precision, memory=memory, device=device).schedule
-    check_budget_alone(memory, "schedule=")
-    return named_schedule(bundle.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
-
-
-def check_budget_alone(memory: int | str | None, given: str) -> None:
-    """Raises :class:`InputError` for a budget beside ``given``, which say the schedule already."""
+    named = named_schedule(bundle.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
     if memory is not None:
-        raise InputError(f"memory= chooses the schedule; leave out {given}")
+        needed = backend.memory.process_bytes + backend.memory.peak_bytes(bundle.manifest, named, precision)
+        if needed > bytes_of_memory(memory):
+            raise InputError(
+                f"{named} needs {shown_bytes(needed)} as predicted, more than memory={memory!r}; leave out schedule= "
+                "and one that fits is chosen"
+            )
+    return named
 
 
 def named_schedule(

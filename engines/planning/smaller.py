@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engines.backends.base import Backend
 from engines.bundle.manifest import Manifest
+from engines.planning.sizes import shown_bytes
 from engines.schedules.schedule import Precision, Schedule
 
 _AT_MOST = 0.75
@@ -34,3 +35,12 @@ def smaller_schedules(manifest: Manifest, backend: Backend, precision: Precision
             chosen.append(candidate)
             left = needed(candidate)
     return chosen
+
+
+def hint_of_smaller(manifest: Manifest, backend: Backend, precision: Precision, schedule: Schedule) -> str:
+    """What to add to a message that there was no room for a schedule: the next one that needs clearly less."""
+    smaller = smaller_schedules(manifest, backend, precision, schedule)
+    if not smaller:
+        return "; the bundle has no schedule that needs clearly less"
+    needed, instead = (backend.memory.peak_bytes(manifest, held, precision) for held in (schedule, smaller[0]))
+    return f"; {schedule} needs {shown_bytes(needed)} as predicted, {smaller[0]} {shown_bytes(instead)}"

@@ -22,7 +22,7 @@ from engines.bundle.records import (
     check_reports,
 )
 from engines.errors import MachineError
-from engines.planning.choice import ChosenSchedule, check_budget_alone, choose_schedule
+from engines.planning.choice import ChosenSchedule, choose_schedule
 from engines.schedules.schedule import Precision, Schedule, named
 from engines.session import Session
 from smp_deploy.benchmarking.peak_memory import session_peak
@@ -83,13 +83,14 @@ def bench(
     if schedule is None:
         chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device)
     else:
-        check_budget_alone(memory, "schedule=")
         chosen = ChosenSchedule(schedule, "asked for", tuned=False) if isinstance(schedule, Schedule) else schedule
     length = Length(warm_up_ms, duration_s, iterations)
     check_percentiles(percentiles)
     if not frames:
         frames = [opened.reference_arrays(opened.manifest.reference[0])[0]]
-    with Session.open(opened, on, precision=arithmetic, schedule=chosen.schedule, device=device) as session:
+    with Session.open(
+        opened, on, precision=arithmetic, schedule=chosen.schedule, memory=memory, device=device
+    ) as session:
         latencies_ms = frame_latencies(session, frames, length, on_progress or (lambda done, total: None))
         # TensorRT's windows are cut and merged on the device, within the frame's work.
         moved_ms = None if on.needs_engines else rearrangement_ms(session)

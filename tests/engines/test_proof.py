@@ -31,7 +31,7 @@ from tests.records import build_record
 
 
 def test_onnxruntime_proves_itself(exported: Bundle) -> None:
-    (check,) = backend_checks(exported, ONNXRUNTIME_CPU, Precision.FP32, schedule=Schedule(2, 4))
+    (check,) = backend_checks(exported, ONNXRUNTIME_CPU, Precision.FP32, [Schedule(2, 4)])
     assert check.status is Status.PASSED
     assert check.tolerance == TOLERANCES[Precision.FP32].label_agreement
     assert check.hop == ("PyTorch", "onnxruntime, fp32")
@@ -135,7 +135,7 @@ def test_what_breaks_in_the_open_session_is_a_failure(
         raise BackendError("an illegal memory access was encountered")
 
     monkeypatch.setattr(Session, method, broken)
-    checks = list(backend_checks(exported, ONNXRUNTIME_CPU, Precision.FP32))
+    checks = list(backend_checks(exported, ONNXRUNTIME_CPU, Precision.FP32, [Schedule(2)]))
     assert checks[-1].status is Status.FAILED
     assert checks[-1].value is None
     assert "an illegal memory access" in checks[-1].detail
@@ -182,7 +182,7 @@ def test_an_output_that_is_dead_fails(
         return DEAD[dead](shape).astype(np.uint8 if kind is OutputKind.LABELS else np.float32)
 
     monkeypatch.setattr(Session, "predict", predict)
-    checks = list(backend_checks(opened, ONNXRUNTIME_CPU, precision))
+    checks = list(backend_checks(opened, ONNXRUNTIME_CPU, precision, [Schedule(2)]))
     wanted = {
         OutputKind.LABELS: [],
         OutputKind.LOGITS: [Quantity.LOGIT_ERROR],
@@ -205,7 +205,7 @@ def test_a_reference_of_one_class_proves_nothing_of_labels(bundle: Path) -> None
     np.save(bundle / case.logits, logits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "predict", lambda session, image: labels)
-        (check,) = backend_checks(sealed(bundle), ONNXRUNTIME_CPU, Precision.FP32)
+        (check,) = backend_checks(sealed(bundle), ONNXRUNTIME_CPU, Precision.FP32, [Schedule(2)])
     assert check.status is Status.NOT_RUN
     assert "one class has 100.000% of PyTorch's labels here" in check.detail
 
@@ -237,13 +237,15 @@ def test_wrong_outputs_fail_and_are_located(bundle) -> None:  # type: ignore[no-
     (case,) = opened.manifest.reference
     logits = np.load(bundle / case.logits)
     np.save(bundle / case.logits, np.roll(logits, -1, 2))
-    (check,) = backend_checks(sealed(bundle), ONNXRUNTIME_CPU, Precision.FP32)
+    (check,) = backend_checks(sealed(bundle), ONNXRUNTIME_CPU, Precision.FP32, [Schedule(2)])
     assert check.status is Status.FAILED
     assert check.location == "onnxruntime: labels are shifted by (0, 1) (rows, columns)"
 
 
 def test_tolerances_can_be_replaced_one_by_one(exported: Bundle) -> None:
-    (check,) = backend_checks(exported, ONNXRUNTIME_CPU, Precision.FP32, overrides={"label_agreement": 0.5})
+    (check,) = backend_checks(
+        exported, ONNXRUNTIME_CPU, Precision.FP32, [Schedule(2)], overrides={"label_agreement": 0.5}
+    )
     assert check.tolerance == 0.5
     assert tolerance_of(Precision.FP32, {"logits": 0.25}).label_agreement == TOLERANCES[Precision.FP32].label_agreement
     assert Tolerance(logits=1e-5, label_agreement=1, ties=0, absolute=0.5).of_logits(10) == pytest.approx(0.05 + 1e-5)

@@ -1,15 +1,21 @@
-"""The backend ``onnxruntime-cuda``: ONNX Runtime's CUDA provider, a second opinion on a GPU."""
+"""The backend ``onnxruntime-cuda``: ONNX Runtime's CUDA provider, on any NVIDIA GPU that it has kernels for."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engines.backends.base import Backend, Kind, Support
-from engines.backends.memory import MemoryModel
-from engines.backends.onnxruntime.runner import OnnxRuntimeRunner, Provider, import_onnxruntime
+from engines.backends.memory import DeviceMemoryModel
+from engines.backends.onnxruntime.arena import Arena
+from engines.backends.onnxruntime.engine import OnnxRuntimeEngine
+from engines.backends.onnxruntime.sessions import Provider, import_onnxruntime
 from engines.bundle.bundle import Bundle
+from engines.devices.base import OpenEngine, Stream
+from engines.devices.cuda import CudaDevice
 from engines.devices.gpus import gpu_title, gpus
 from engines.devices.names import DeviceName
 from engines.executors.base import Executor
-from engines.executors.host import RunnerExecutor
+from engines.executors.device import DeviceExecutor
 from engines.schedules.schedule import Precision, Schedule
 
 
@@ -22,7 +28,7 @@ class OnnxRuntimeCuda(Backend):
     precisions = frozenset(Precision)
     extra = "ort"
     packages = ("onnxruntime-gpu",)
-    memory = MemoryModel()
+    memory = DeviceMemoryModel()
 
     def device_title(self, device: DeviceName) -> str:
         return gpu_title(device.index)
@@ -38,13 +44,58 @@ class OnnxRuntimeCuda(Backend):
             return Support(False, f"{found} has the provider, but there is no GPU", "needs an NVIDIA GPU")
         return Support(True, f"{found}, {Provider.CUDA.value}")
 
-    def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
-        trunk, index = bundle.manifest.trunk_of(schedule), device.index
-        return RunnerExecutor(
-            OnnxRuntimeRunner(bundle.file(bundle.manifest.prepare), Provider.CUDA, device_index=index),
-            OnnxRuntimeRunner(bundle.trunk_graph(trunk, precision), Provider.CUDA, precision, device_index=index),
-            bundle.manifest.grid(trunk),
+    def _open(
+        self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName, memory_bytes: int | None
+    ) -> Executor:
+        manifest, index = bundle.manifest, device.index
+        trunk = manifest.trunk_of(schedule)
+        # Before the device: where CUDA is missing altogether, ONNX Runtime's reason says more.
+        import_onnxruntime()
+        gpu = CudaDevice(index)
+        block = self.memory.managed_bytes(manifest, schedule, precision)
+        limit = None
+        if memory_bytes is not None:
+            limit = memory_bytes - self.memory.buffers(manifest, schedule).on_device
+            block = max(min(block, limit), 0)
+        arena = Arena(gpu, block, limit)
+
+        def opener(graph: Path, *, owns_arena: bool = False) -> OpenEngine:
+            return lambda stream: OnnxRuntimeEngine(
+                graph,
+                Provider.CUDA,
+                provider_options(index, stream, precision),
+                index,
+                arena,
+                owns_arena=owns_arena,
+            )
+
+        return DeviceExecutor(
+            gpu,
+            # Opened first and closed last.
+            opener(bundle.file(manifest.prepare), owns_arena=True),
+            opener(bundle.trunk_graph(trunk, precision)),
+            manifest.grid(trunk),
+            schedule.sub_batch,
         )
+
+
+def provider_options(index: int, stream: Stream, precision: Precision) -> dict[str, str]:
+    """What ONNX Runtime's CUDA provider is told, in its own words.
+
+    Chosen by what was measured; docs/runtime.md has the figures.
+    """
+    return {
+        "device_id": str(index),
+        # All work on the executor's stream: nothing waits but what must.
+        "user_compute_stream": str(int(stream)),
+        # The matrix units' TF32 is on by default, and is no fp32.
+        "use_tf32": "1" if precision is Precision.TF32 else "0",
+        # Convolutions on channels-last tensors, which the matrix units want.
+        "prefer_nhwc": "1",
+        # Trying all algorithms takes the largest workspace of them, and the heuristic finds what they find.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "cudnn_conv_use_max_workspace": "0",
+    }
 
 
 ONNXRUNTIME_CUDA = OnnxRuntimeCuda()

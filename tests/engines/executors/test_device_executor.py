@@ -79,27 +79,21 @@ def test_consecutive_frames_overlap_and_come_in_order(
 
 
 def merged_by_hand(session: Session, work: list[tuple[int, int, int]], count: int) -> list[np.ndarray]:
-    """Label maps of frames that are loaded, from sub-batches that are collected one after the other.
+    """Label maps of frames that are loaded, from sub-batches that are waited for one after the other.
 
     ``work`` has the number of the frame, which is its slot, that of the sub-batch, and the slot for it; two are under
     way at a time.
     """
     executor, groups = session.executor, session.grid.sub_batches(session.schedule.sub_batch)
-    merged = [np.zeros((64, 96), np.uint8) for _ in range(count)]
-    under_way: list[tuple[int, int, int]] = []
-
-    def collect() -> None:
-        frame, group, slot = under_way.pop(0)
-        session.grid.place(executor.collect(slot), groups[group], merged[frame])
-
+    under_way: list[int] = []
     for frame, group, slot in work:
         if len(under_way) == 2:
-            collect()
+            executor.wait(under_way.pop(0))
         executor.submit(frame, groups[group], slot)
-        under_way.append((frame, group, slot))
-    while under_way:
-        collect()
-    return merged
+        under_way.append(slot)
+    for slot in under_way:
+        executor.wait(slot)
+    return [executor.result(frame) for frame in range(count)]
 
 
 @pytest.mark.parametrize("pace", Pace, ids=lambda pace: pace.value)
@@ -130,9 +124,11 @@ def test_a_slot_that_is_filled_anew_gives_its_old_content_up(exported: Bundle, e
         executor.load(new, 0)
         for slot in range(2):
             with pytest.raises(
-                BackendError, match=f"nothing was submitted in slot {slot}, or it is collected or given"
+                BackendError, match=f"nothing was submitted in slot {slot}, or it was waited for or given up"
             ):
-                executor.collect(slot)
+                executor.wait(slot)
+        with pytest.raises(BackendError, match="nothing is computed of a frame in slot 0"):
+            executor.result(0)
         executor.submit(0, second, 0)
         (merged,) = merged_by_hand(session, [(0, 0, 0), (0, 1, 1)], 1)
         np.testing.assert_array_equal(merged, expected(schedule, 2)[1])
@@ -142,13 +138,23 @@ def test_a_slot_that_is_filled_anew_gives_its_old_content_up(exported: Bundle, e
     assert device.leaked == 0
 
 
-def test_predictions_cannot_be_written_through(exported: Bundle) -> None:
-    """They are the executor's memory."""
-    with session_on(HostDevice(), exported, Schedule(2)) as session:
-        session.executor.load(frames(1)[0], 0)
-        session.executor.submit(0, [(0, 0)], 0)
+def test_merged_predictions_cannot_be_written_through_and_results_are_the_callers_own(exported: Bundle) -> None:
+    """The former are the executor's memory."""
+    with session_on(HostDevice(), exported, Schedule(0)) as session:
+        executor = session.executor
+        executor.load(frames(1)[0], 0)
+        executor.submit(0, [(0, 0)], 0)
+        executor.wait(0)
         with pytest.raises(ValueError, match="read-only"):
-            session.executor.collect(0)[...] = 1
+            executor.merged(0)[...] = 1
+        result = executor.result(0)
+        kept = result.copy()
+        executor.load(frames(2)[1], 0)
+        executor.submit(0, [(0, 0)], 0)
+        executor.wait(0)
+        assert not np.array_equal(executor.merged(0), kept)
+        np.testing.assert_array_equal(result, kept)
+        result[...] = 1
 
 
 @pytest.mark.parametrize("pace", Pace, ids=lambda pace: pace.value)
@@ -196,10 +202,11 @@ def test_running_requests_nothing(exported: Bundle) -> None:
         planes, window = 3 * 70 * 102 * 4, 3 * 67 * 99 * 4
         assert dict(session.executor.memory()) == {
             "windows": 3 * window,
-            "predictions": 3 * 16 * 24,
-            "pinned": 2 * (3 * 16 * 24 + 64 * 96 * 3),
+            "predictions": 3 * 3 * 16 * 24,
+            "pinned": 2 * (64 * 96 + 64 * 96 * 3),
             "frames": 2 * 64 * 96 * 3,
-            "planes": 2 * planes,
+            "merged": 2 * 64 * 96,
+            "planes": planes,
             "engines": 3000,
         }
         assert grid.planes_size == (70, 102)
@@ -249,7 +256,7 @@ def test_stage_times_are_those_between_marks(exported: Bundle) -> None:
         held = device.leaked
         assert isinstance(session.executor, DeviceExecutor)
         times = stage_times_ms(session.executor, frames(1)[0], session.grid.sub_batches(3)[0])
-        assert times == dict.fromkeys(["prepare", "cut", "trunk", "download"], 1.0)
+        assert times == dict.fromkeys(["prepare", "cut", "trunk", "merge"], 1.0)
         assert device.leaked == held
     assert device.leaked == 0
 

@@ -1,0 +1,125 @@
+"""Graphs in ONNX Runtime as engines: inputs and outputs at addresses of a device, work on a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engines.backends.onnxruntime.arena import Arena
+from engines.backends.onnxruntime.sessions import Provider, error_of, import_onnxruntime, open_session, spec_of
+from engines.devices.base import DeviceEngine, Execution, Stream, TensorSpec
+from engines.errors import BackendError, OutOfMemory
+
+_DEVICE_TYPES = {Provider.CPU: "cpu", Provider.CUDA: "cuda"}
+
+
+class OnnxRuntimeEngine(DeviceEngine):
+    """A graph on a provider, with memory of its own or of an arena.
+
+    Args:
+        graph: path of the file.
+        provider: whose memory the addresses are of.
+        provider_options: of the provider; those of CUDA name the device and the stream, which all its work is queued
+            on then.
+        device_index: which device the addresses are of.
+        arena: where the provider is told to ask for memory. It may serve several engines on one stream.
+        owns_arena: close it with the engine, or where the engine cannot be opened.
+
+    Raises what :func:`open_session` does.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        provider: Provider,
+        provider_options: Mapping[str, str],
+        device_index: int = 0,
+        arena: Arena | None = None,
+        *,
+        owns_arena: bool = False,
+    ) -> None:
+        self.graph = graph
+        self.arena = arena
+        self._own_arena = arena if owns_arena else None
+        self.device = (_DEVICE_TYPES[provider], device_index)
+        from_arena = arena.provider_options() if arena is not None else {}
+        try:
+            self.session = open_session(graph, provider, {**provider_options, **from_arena})
+        except BaseException:
+            self._close_arena()
+            raise
+        self.inputs = tuple(spec_of(value) for value in self.session.get_inputs())
+        self.outputs = tuple(spec_of(value) for value in self.session.get_outputs())
+
+    def execution(self, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
+        return OnnxRuntimeExecution(self, shapes)
+
+    def managed_bytes(self) -> int:
+        return self._own_arena.taken if self._own_arena is not None else 0
+
+    def close(self) -> None:
+        # First what uses the arena.
+        self.session = None
+        self._close_arena()
+
+    def _close_arena(self) -> None:
+        if self._own_arena is not None:
+            self._own_arena.close()
+
+
+class OnnxRuntimeExecution(Execution):
+    """A graph at fixed shapes of its inputs, bound to addresses."""
+
+    memory_size = 0
+
+    def __init__(self, owner: OnnxRuntimeEngine, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        for spec in owner.inputs:
+            if spec.name not in shapes or not spec.admits_shape(shapes[spec.name]):
+                raise BackendError(
+                    f"the graph {owner.graph} takes {spec.name!r} of {spec.shape}; received {shapes.get(spec.name)}"
+                )
+        self._owner = owner
+        self._shapes = dict(shapes)
+        # All that is free in an output is the number of phases, with which every input's first size is free.
+        phases = next((shapes[spec.name][0] for spec in owner.inputs if spec.shape[0] is None), None)
+        self.outputs = {spec.name: _filled(spec, phases, owner.graph) for spec in owner.outputs}
+        self._binding: Any = owner.session.io_binding()
+        self._run_options: Any = import_onnxruntime().RunOptions()
+        # Its work is queued, like all that is on the stream; who needs the result waits for the stream.
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def bind(self, addresses: Mapping[str, int], memory: int, memory_size: int) -> None:
+        owner, binding = self._owner, self._binding
+        for spec in owner.inputs:
+            shape = list(self._shapes[spec.name])
+            binding.bind_input(spec.name, *owner.device, spec.dtype.type, shape, addresses[spec.name])
+        for spec in owner.outputs:
+            shape = list(self.outputs[spec.name])
+            binding.bind_output(spec.name, *owner.device, spec.dtype.type, shape, addresses[spec.name])
+
+    def enqueue(self, stream: Stream) -> None:
+        owner = self._owner
+        try:
+            owner.session.run_with_iobinding(self._binding, self._run_options)
+        except Exception as error:
+            # ONNX Runtime's exceptions share no base but Exception.
+            raise error_of("failed in", owner.graph, error) from error
+        if owner.arena is not None and owner.arena.refused:
+            raise OutOfMemory(
+                f"ONNX Runtime takes {owner.arena.refused} bytes more than the budget leaves for {owner.graph.name}"
+            )
+
+    def uncapturable(self, stream: Stream) -> str:
+        return "" if self._owner.arena is not None else "ONNX Runtime takes memory while it works"
+
+    def close(self) -> None:
+        self._binding = None
+
+
+def _filled(spec: TensorSpec, phases: int | None, graph: Path) -> tuple[int, ...]:
+    sizes = (phases if index == 0 and size is None else size for index, size in enumerate(spec.shape))
+    known = tuple(size for size in sizes if size is not None)
+    if len(known) != len(spec.shape):
+        raise BackendError(f"the graph {graph} does not say how large its output {spec.name!r} is: {spec.shape}")
+    return known
