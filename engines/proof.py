@@ -94,7 +94,7 @@ def prove(
     uses, checks = {(on.name, arithmetic, held) for held in schedules}, []
     for check in chain(
         provenance_checks(opened, [engine for engine in opened.manifest.engines if engine.use in uses]),
-        backend_checks(opened, on, arithmetic, schedules, device=device, overrides=tolerances),
+        backend_checks(opened, on, arithmetic, schedules, memory=memory, device=device, overrides=tolerances),
     ):
         on_check(check)
         checks.append(check)
@@ -154,6 +154,7 @@ def backend_checks(
     precision: Precision,
     schedules: Iterable[Schedule],
     *,
+    memory: int | str | None = None,
     device: str | None = None,
     overrides: Mapping[str, float] | None = None,
 ) -> Iterator[Check]:
@@ -169,7 +170,9 @@ def backend_checks(
     for number, schedule in enumerate(schedules):
         proof = _Proof(bundle, backend, precision, schedule, tolerance)
         try:
-            session = Session.open(bundle, backend, precision=precision, schedule=schedule, device=device)
+            session = Session.open(
+                bundle, backend, precision=precision, schedule=schedule, memory=memory, device=device
+            )
         except WorkFailed as error:
             yield from (question.broke(error) for question in proof.all_questions())
             continue

@@ -93,7 +93,9 @@ class Shadow(Backend):
     def support(self) -> Support:
         return Support(True, self.runtime())
 
-    def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
+    def _open(
+        self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName, memory_bytes: int | None
+    ) -> Executor:
         self.opened.append(schedule)
         trunk = bundle.manifest.trunk_of(schedule)
         return RunnerExecutor(

@@ -6,12 +6,13 @@ docs/memory.md says how the figures were found and how far off they are where th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engines.bundle.manifest import Manifest, OutputKind, TrunkRecord
 from engines.errors import LayoutError
 from engines.executors.buffers import Buffers, buffers_of
-from engines.schedules.schedule import Precision, Schedule
+from engines.schedules.schedule import Lowering, Precision, Schedule
 
 MIB = 2**20
 
@@ -39,6 +40,8 @@ class MemoryModel:
     packing: float | None = 1.3
     """What is held for the tensors of a sub-batch, relative to the largest sum that is alive at once; ``None`` where
     they lie in the block whose size the manifest has (``packed_bytes``)."""
+    arena: Mapping[Lowering, float] | None = None
+    """Where they lie in the arena whose size the manifest has (``arena_bytes``): what is held relative to that."""
     computes_in: tuple[tuple[Precision, Precision], ...] = ()
     """``(precision, other)`` where the backend holds the tensors of one precision in another."""
     largest_tensor: int | None = None
@@ -54,8 +57,12 @@ class MemoryModel:
         rows, columns = manifest.grid(trunk).crop_size
         window, held = 3 * 4 * rows * columns, self._held(precision)
         known = trunk.live_bytes if self.packing is not None else trunk.packed_bytes
+        if self.arena is not None:
+            known = trunk.arena_bytes
         if held not in known:
             raise LayoutError(f"the bundle says nothing of the memory of its trunks in {held.value}")
+        if self.arena is not None:
+            return window + round(self.arena[trunk.lowering] * known[held])
         if self.packing is None:
             return window + known[held]
         return window + round(self.packing * max(known[held] - window, 0))
@@ -92,27 +99,35 @@ class MemoryModel:
 class DeviceMemoryModel(MemoryModel):
     """What a session takes of a GPU's memory beyond the context and the loaded kernels.
 
-    That is the executor's buffers, which are known to the byte, and what the runtime holds: the weights, and the
-    tensors of the engine that needs most, since the engines of ``prepare.onnx`` and of the trunk take turns.
+    That is the executor's buffers, which are known to the byte, and what the runtime holds: the weights, the tensors
+    inside both engines, and what sessions need of their own, :attr:`runtime_bytes`.
     """
 
-    prepared: float = 3.0
+    prepared: float = 2.0
     """The tensors inside ``prepare.onnx``, as a multiple of the planes."""
-    workspace_bytes: int = 0
-    """Scratch memory of the largest convolution, for one phase of 2**20 predicted positions."""
+    shares_memory: bool = True
+    """Whether the engines of ``prepare.onnx`` and of the trunk, which take turns, share one block."""
 
     def buffers(self, manifest: Manifest, schedule: Schedule) -> Buffers:
         """The executor's."""
         pixel_bytes = 1 if manifest.outputs is OutputKind.LABELS else 4 * len(manifest.classes)
         return buffers_of(manifest.grid(manifest.trunk_of(schedule)), schedule.sub_batch, pixel_bytes)
 
-    def managed_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
-        """What the runtime holds; raises as :meth:`phase_bytes` does."""
+    def prepare_bytes(self, manifest: Manifest, schedule: Schedule) -> int:
+        """What the runtime holds for ``prepare.onnx``."""
         grid = manifest.grid(manifest.trunk_of(schedule))
-        windows = 3 * 4 * math.prod(grid.crop_size) * schedule.sub_batch
-        trunk = self.sub_batch_bytes(manifest, schedule, precision) - windows + self.workspace_bytes
-        prepare = round(self.prepared * 3 * 4 * math.prod(grid.planes_size))
-        return round(self.weights * self.weight_bytes(manifest, precision)) + max(trunk, prepare)
+        return round(self.prepared * 3 * 4 * math.prod(grid.planes_size))
+
+    def trunk_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+        """What the runtime holds for the trunk; raises as :meth:`phase_bytes` does."""
+        windows = 3 * 4 * math.prod(manifest.grid(manifest.trunk_of(schedule)).crop_size) * schedule.sub_batch
+        tensors = self.sub_batch_bytes(manifest, schedule, precision) - windows
+        return round(self.weights * self.weight_bytes(manifest, precision)) + tensors
+
+    def managed_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+        """What the runtime holds in all; raises as :meth:`phase_bytes` does."""
+        trunk, prepare = self.trunk_bytes(manifest, schedule, precision), self.prepare_bytes(manifest, schedule)
+        return self.runtime_bytes + (max(trunk, prepare) if self.shares_memory else trunk + prepare)
 
     def peak_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
         """Of a session; raises as :meth:`phase_bytes` does."""

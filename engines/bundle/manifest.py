@@ -14,7 +14,7 @@ from engines.errors import BundleError
 from engines.schedules.phases import PhaseGrid
 from engines.schedules.schedule import Lowering, Precision, Schedule
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised by every change that an older reader would misunderstand."""
 
 MANIFEST_NAME = "manifest.json"
@@ -101,6 +101,8 @@ class TrunkRecord(_Record, frozen=True):
     """Largest sum of tensors alive at once, for a sub-batch of one; it grows with the sub-batch."""
     packed_bytes: dict[Precision, _NotNegative]
     """Size of the block in which ONNX Runtime lays the tensors out on a CPU, where it computes in this precision."""
+    arena_bytes: dict[Precision, _NotNegative]
+    """Size of the arena that ONNX Runtime takes for the tensors on a GPU, for a sub-batch of one."""
     largest_tensor: _NotNegative
     """Elements of the largest tensor, for a sub-batch of one."""
 

@@ -199,10 +199,6 @@ class DeviceEngine(abc.ABC):
     def execution(self, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
         """The engine at these shapes of its inputs. Raises :class:`~engines.errors.BackendError`."""
 
-    def managed_bytes(self) -> int:
-        """Device memory that it manages itself, as far as it knows; 0 where it only uses what it is lent."""
-        return 0
-
     @abc.abstractmethod
     def close(self) -> None:
         """Give its memory back; harmless on a closed engine."""

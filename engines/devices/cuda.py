@@ -15,12 +15,15 @@ _OUT_OF_MEMORY, _NO_DRIVER, _NO_DEVICE = 2, 35, 100
 """``cudaErrorMemoryAllocation``, ``cudaErrorInsufficientDriver``, ``cudaErrorNoDevice``; the driver's 2 and 100 too."""
 
 
-def import_cuda() -> tuple[Any, Any]:
-    """The modules ``cuda.bindings.runtime`` and ``cuda.bindings.driver``. Raises :class:`MissingDependency`."""
+def import_cuda(extra: str = "tensorrt") -> tuple[Any, Any]:
+    """The modules ``cuda.bindings.runtime`` and ``cuda.bindings.driver``.
+
+    Raises :class:`MissingDependency`, with the extra that brings them to whoever asks.
+    """
     try:
         from cuda.bindings import driver, runtime
     except ImportError as error:
-        raise MissingDependency("cuda-bindings", "tensorrt") from error
+        raise MissingDependency("cuda-bindings", extra) from error
     return runtime, driver
 
 
@@ -31,8 +34,8 @@ class CudaDevice(Device):
     :class:`MissingDependency` without cuda-bindings.
     """
 
-    def __init__(self, index: int = 0) -> None:
-        self._cuda, self._driver = import_cuda()
+    def __init__(self, index: int = 0, extra: str = "tensorrt") -> None:
+        self._cuda, self._driver = import_cuda(extra)
         self.index = index
         if index >= self._call("cudaGetDeviceCount"):
             raise no_such_gpu(index, [gpu.name for gpu in gpus()])

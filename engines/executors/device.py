@@ -92,7 +92,7 @@ class DeviceExecutor(Executor):
         return tuple(self._notes)
 
     def memory(self) -> Mapping[str, int]:
-        return self._resources.memory_by_purpose()
+        return dict(self._resources.sizes)
 
     def load(self, image: NDArray[np.uint8], slot: int) -> None:
         self._check_open()
@@ -283,29 +283,48 @@ class DeviceExecutor(Executor):
             execution.bind(addresses, block, size)
 
     def _warm_up(self) -> None:
-        """Run everything once, so that kernels are loaded and engines have what memory they manage; then capture.
+        """Run everything until no engine takes further memory, so that kernels are loaded, too; then capture.
 
         What goes wrong in the work itself is raised here, and not with somebody's first frame.
         """
         try:
-            for frame in self._frames:
-                frame.prepare.enqueue(self._compute)
-            for execution, _ in self._trunks.values():
-                execution.enqueue(self._compute)
-            self.device.synchronize(self._compute)
+            for _ in range(_MOST_WARM_UPS):
+                free = self.device.free_bytes()
+                self._run_once()
+                if self.device.free_bytes() >= free:
+                    break
+            for length in self._trunks:
+                self._capture(length)
         except OutOfMemory:
             raise
         except BackendError as error:
             raise WorkFailed(str(error)) from error
-        for length, (execution, _) in list(self._trunks.items()):
-            reason = execution.uncapturable(self._compute)
-            if not reason:
-                try:
-                    graph = self._resources.graph(partial(execution.enqueue, self._compute), self._compute)
-                    self._trunks[length] = execution, graph
-                except OutOfMemory:
-                    raise
-                except BackendError as error:
-                    reason = str(error)
-            if reason:
-                self._notes.append(f"sub-batches of {length} are not captured in a graph: {reason}")
+
+    def _run_once(self) -> None:
+        """All engines at all shapes, and wait."""
+        for frame in self._frames:
+            frame.prepare.enqueue(self._compute)
+        for execution, _ in self._trunks.values():
+            execution.enqueue(self._compute)
+        self.device.synchronize(self._compute)
+
+    def _capture(self, length: int) -> None:
+        """Sub-batches of so many phases become a graph, where that can be; else a note says why not."""
+        execution, _ = self._trunks[length]
+        reason = execution.uncapturable(self._compute)
+        if not reason:
+            try:
+                graph = self._resources.graph(partial(execution.enqueue, self._compute), self._compute)
+                self._trunks[length] = execution, graph
+            except BackendError as error:
+                reason = str(error)
+                # A library may report with its next call what was forbidden in this one.
+                with suppress(BackendError):
+                    self._run_once()
+                self._run_once()
+        if reason:
+            self._notes.append(f"sub-batches of {length} are not captured in a graph: {reason}")
+
+
+_MOST_WARM_UPS = 8
+"""An arena that still grows after so many runs has a leak, or somebody else takes the device's memory."""

@@ -16,7 +16,6 @@ class Resources:
         self.device = device
         self.sizes: dict[str, int] = {}
         """Bytes by purpose."""
-        self._engines: list[DeviceEngine] = []
         self._streams: list[Stream] = []
         self._stack = ExitStack()
 
@@ -51,7 +50,6 @@ class Resources:
         """An engine whose work goes on this stream."""
         engine = open_engine(stream)
         self._stack.callback(engine.close)
-        self._engines.append(engine)
         return engine
 
     def execution(self, engine: DeviceEngine, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
@@ -73,11 +71,6 @@ class Resources:
         graph = self.device.end_capture(stream)
         self._stack.callback(self.device.destroy_graph, graph)
         return graph
-
-    def memory_by_purpose(self) -> dict[str, int]:
-        """Bytes that are held: what was allocated here, and what engines manage themselves."""
-        own = sum(engine.managed_bytes() for engine in self._engines)
-        return {**self.sizes, **({"managed by the runtime": own} if own else {})}
 
     def close(self) -> None:
         """Wait for the streams, then give everything back, the latest first; harmless when called again."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from engines.backends import BACKENDS, DEFAULT_BACKEND, backend_named
-from engines.backends.base import Backend
+from engines.backends.base import Backend, Kind
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import (
     BenchLength,
@@ -92,8 +92,8 @@ def bench(
         opened, on, precision=arithmetic, schedule=chosen.schedule, memory=memory, device=device
     ) as session:
         latencies_ms = frame_latencies(session, frames, length, on_progress or (lambda done, total: None))
-        # TensorRT's windows are cut and merged on the device, within the frame's work.
-        moved_ms = None if on.needs_engines else rearrangement_ms(session)
+        # On a GPU windows are cut and predictions merged on the device, within the frame's work.
+        moved_ms = None if on.kind is Kind.GPU else rearrangement_ms(session)
         height, width = session.grid.frame_size
     summary = summary_of(latencies_ms, percentiles)
     frames_per_s = 1000 / summary.mean

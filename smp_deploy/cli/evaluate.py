@@ -108,6 +108,7 @@ def evaluate_command(
             backend=backend,
             precision=precision,
             schedule=schedule,
+            memory=memory,
             device=device,
             threads=threads,
             model=model,

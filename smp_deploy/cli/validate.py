@@ -200,7 +200,16 @@ def _prove(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Vali
     named = {name: options[name] for name in ("levels", "lowering", "sub_batch", "memory") if options[name] is not None}
     schedule = choose_schedule(bundle, backend, precision, device=device, **named).schedule if named else None
     tolerances = _tolerances(options)
-    return prove(bundle, backend, precision, schedule=schedule, device=device, tolerances=tolerances, **recording)
+    return prove(
+        bundle,
+        backend,
+        precision,
+        schedule=schedule,
+        memory=options["memory"],
+        device=device,
+        tolerances=tolerances,
+        **recording,
+    )
 
 
 def _validate(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Validation:

@@ -351,6 +351,7 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"precisions": ("tf32",)}, "tf32 is computed from the fp32 graph, which every bundle has"),
         ({"opset": 7}, "opset= is a number from 18 to 23; received 7"),
         ({"classes": default_classes(3)}, "3 classes are named, and the network's logits have 2 channels"),
         ({"classes": "road"}, "classes= are names, or records"),

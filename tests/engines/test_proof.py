@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from engines import Bundle, OutputKind, Precision, Session
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU, OnnxRuntimeCpu
+from engines.backends.onnxruntime.cuda import OnnxRuntimeCuda
 from engines.bundle.bundle import record_of
+from engines.bundle.manifest import Manifest
 from engines.bundle.records import (
     BuildRecord,
     Kind,
@@ -22,6 +24,7 @@ from engines.bundle.records import (
 )
 from engines.errors import BackendError, InputError, OutputError
 from engines.executors.base import Executor
+from engines.parity.comparison import share_of_ties
 from engines.parity.tolerances import TOLERANCES, tolerance_of
 from engines.proof import backend_checks, prove
 from engines.schedules.schedule import Schedule
@@ -115,8 +118,8 @@ def test_the_record_names_the_graph_that_ran_and_its_tolerances(bundle: Path) ->
         def graph_precision(self, precision: Precision) -> Precision:
             return Precision.FP32
 
-        def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: object) -> Executor:
-            return super()._open(bundle, Precision.FP32, schedule, device)  # type: ignore[arg-type]
+        def _open(self, bundle: Bundle, precision: Precision, *named: object) -> Executor:
+            return super()._open(bundle, Precision.FP32, *named)  # type: ignore[arg-type]
 
     validation = prove(bundle, Hinted(), Precision.BF16, keep=False)
     (check,) = validation.checks
@@ -146,7 +149,7 @@ def test_what_breaks_in_the_first_run_of_an_opening_is_a_failure(
 ) -> None:
     """Engines were loaded and ran: no lack of a GPU."""
 
-    def opened(backend: object, bundle: Bundle, precision: Precision, schedule: Schedule, device: object) -> object:
+    def opened(backend: object, bundle: Bundle, precision: object, schedule: Schedule, *named: object) -> object:
         return opener(HostDevice(), bundle, broken=True)(schedule)
 
     monkeypatch.setattr(OnnxRuntimeCpu, "_open", opened)
@@ -253,4 +256,74 @@ def test_tolerances_can_be_replaced_one_by_one(exported: Bundle) -> None:
 
 def test_what_cannot_be_compared_is_an_error(exported: Bundle) -> None:
     with pytest.raises(InputError, match="unknown backend 'abacus'"):
-        list(backend_checks(exported, "abacus", Precision.FP32))
+        prove(exported, "abacus", keep=False)
+
+
+class OnHostDevice(OnnxRuntimeCuda):
+    """ONNX Runtime's CPU under the device executor, as a GPU's backend. One schedule may be wrong."""
+
+    name = "host-device"
+
+    def __init__(self, wrong: Schedule | None = None) -> None:
+        self.device_of_host = HostDevice()
+        self.wrong = wrong
+
+    def schedules(self, manifest: Manifest, precision: Precision) -> list[Schedule]:
+        """A few: all take minutes here."""
+        return [Schedule(2, 4), Schedule(2, 16), Schedule(0), Schedule(3, 5)]
+
+    def device_title(self, device: object) -> str:
+        return "the host device"
+
+    def runtime(self) -> str:
+        return "none"
+
+    def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, *named: object) -> Executor:
+        executor = opener(self.device_of_host, bundle)(schedule)
+        if schedule == self.wrong:
+            merged = executor.merged
+
+            def shifted(slot: int) -> NDArray[np.uint8]:
+                    labels = merged(slot).copy()
+                labels[:, 1::2] = 0
+                return labels
+
+            executor.merged = shifted  # type: ignore[method-assign]
+        return executor
+
+
+def test_a_gpu_is_proven_in_every_schedule_and_phase(exported: Bundle) -> None:
+    backend = OnHostDevice()
+    checks = prove(exported, backend, keep=False).checks
+    assert [check.status for check in checks] == [Status.PASSED] * 7
+    hops = [check.hop for check in checks]
+    assert hops.count(("PyTorch", "host-device, fp32")) == 4
+    first = "host-device, fp32, levels 2, sub-batch 4, reshape"
+    assert hops[2::2] == [
+        (first, str(schedule)) for schedule in backend.schedules(exported.manifest, Precision.FP32)[1:]
+    ]
+    # What is named is what is proven.
+    (check,) = prove(exported, backend, schedule=Schedule(2, 2), keep=False).checks
+    assert "sub-batch 2" in check.subject
+
+
+def test_a_schedule_that_is_wrong_differs_from_the_others(exported: Bundle) -> None:
+    """Here PyTorch's outputs are of all phases and see it, too; those of a large network are of one."""
+    validation = prove(exported, OnHostDevice(Schedule(0)), keep=False)
+    of_pytorch, of_others = (check for check in validation.checks if check.failed)
+    assert of_pytorch.hop == ("PyTorch", "host-device, fp32")
+    assert of_others.hop == ("host-device, fp32, levels 2, sub-batch 4, reshape", "levels 0, sub-batch 1, reshape")
+    assert of_others.value is not None
+    assert of_others.value < 0.6
+    assert of_others.tolerance == pytest.approx(TOLERANCES[Precision.FP32].label_agreement, abs=1e-3)
+    assert validation.verdict is Status.FAILED
+
+
+def test_near_ties_are_counted_by_hand() -> None:
+    """Three pixels whose best two of three logits are 0.1, 1 and 4 apart; the largest, about their mean, is 4."""
+    logits = np.array([[[0.0, 0.0, 6.0]], [[0.1, 1.0, 2.0]], [[-0.1, -1.0, -2.0]]], np.float32)
+    assert np.abs(logits - logits.mean(0)).max() == 4
+    assert share_of_ties(logits, 0.02) == pytest.approx(1 / 3)
+    assert share_of_ties(logits, 0.2) == pytest.approx(2 / 3)
+    assert share_of_ties(logits, 0.0) == 0
+    assert share_of_ties(logits[:1], 0.2) == 0

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.backends.onnxruntime.arena import Arena
 from engines.backends.onnxruntime.sessions import Provider, error_of, import_onnxruntime, open_session, spec_of
 from engines.devices.base import DeviceEngine, Execution, Stream, TensorSpec
-from engines.errors import BackendError, OutOfMemory
+from engines.errors import BackendError
 
 _DEVICE_TYPES = {Provider.CPU: "cpu", Provider.CUDA: "cuda"}
 
 
 class OnnxRuntimeEngine(DeviceEngine):
-    """A graph on a provider, with memory of its own or of an arena.
+    """A graph on a provider. It manages its own memory, and gives it back when it is closed.
 
     Args:
         graph: path of the file.
@@ -23,49 +22,24 @@ class OnnxRuntimeEngine(DeviceEngine):
         provider_options: of the provider; those of CUDA name the device and the stream, which all its work is queued
             on then.
         device_index: which device the addresses are of.
-        arena: where the provider is told to ask for memory. It may serve several engines on one stream.
-        owns_arena: close it with the engine, or where the engine cannot be opened.
 
     Raises what :func:`open_session` does.
     """
 
     def __init__(
-        self,
-        graph: Path,
-        provider: Provider,
-        provider_options: Mapping[str, str],
-        device_index: int = 0,
-        arena: Arena | None = None,
-        *,
-        owns_arena: bool = False,
+        self, graph: Path, provider: Provider, provider_options: Mapping[str, str], device_index: int = 0
     ) -> None:
         self.graph = graph
-        self.arena = arena
-        self._own_arena = arena if owns_arena else None
         self.device = (_DEVICE_TYPES[provider], device_index)
-        from_arena = arena.provider_options() if arena is not None else {}
-        try:
-            self.session = open_session(graph, provider, {**provider_options, **from_arena})
-        except BaseException:
-            self._close_arena()
-            raise
+        self.session = open_session(graph, provider, provider_options)
         self.inputs = tuple(spec_of(value) for value in self.session.get_inputs())
         self.outputs = tuple(spec_of(value) for value in self.session.get_outputs())
 
     def execution(self, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
         return OnnxRuntimeExecution(self, shapes)
 
-    def managed_bytes(self) -> int:
-        return self._own_arena.taken if self._own_arena is not None else 0
-
     def close(self) -> None:
-        # First what uses the arena.
         self.session = None
-        self._close_arena()
-
-    def _close_arena(self) -> None:
-        if self._own_arena is not None:
-            self._own_arena.close()
 
 
 class OnnxRuntimeExecution(Execution):
@@ -105,13 +79,10 @@ class OnnxRuntimeExecution(Execution):
         except Exception as error:
             # ONNX Runtime's exceptions share no base but Exception.
             raise error_of("failed in", owner.graph, error) from error
-        if owner.arena is not None and owner.arena.refused:
-            raise OutOfMemory(
-                f"ONNX Runtime takes {owner.arena.refused} bytes more than the budget leaves for {owner.graph.name}"
-            )
 
     def uncapturable(self, stream: Stream) -> str:
-        return "" if self._owner.arena is not None else "ONNX Runtime takes memory while it works"
+        # After its first run at these shapes its arena has what it needs, and asks the device for nothing.
+        return ""
 
     def close(self) -> None:
         self._binding = None

@@ -152,6 +152,10 @@ def test_options_reach_tensorrt() -> None:
     assert settings.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 3 * 2**20
     assert settings.get_memory_pool_limit(trt.MemoryPoolType.TACTIC_SHARED_MEMORY) == 2**14
     assert settings.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    for precision in (*Precision, None):
+        # TensorRT sets it by itself.
+        settings = settings_from_config(trt, builder, BuildConfig(precision, options=options), BuildLog())
+        assert settings.get_flag(trt.BuilderFlag.TF32) == (precision is Precision.TF32)
     assert settings.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
 
 
@@ -277,8 +281,8 @@ OWN_ATTRIBUTES = {
     "builder.py: self.config.precision",
     "engine.py: np.dtype",
     "engine.py: spec.name",
-    "flavours.py: error.name",
     "logger.py: severity.name",
+    "settings.py: config.precision",
     "settings.py: options.hardware_compatibility.name",
     "settings.py: options.max_aux_streams",
     "settings.py: self.max_aux_streams",

@@ -25,6 +25,8 @@ class HostEngine(DeviceEngine):
         memory_size: bytes to lend to an execution, for each phase; 0 for an engine that manages its own memory.
         capturable: whether a graph may hold it.
         broken: its work fails, when it is done.
+        grows: its arena takes memory of the device in so many of its first runs.
+        late: what capturing forbade is reported once more, by the run after it.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class HostEngine(DeviceEngine):
         memory_size: int = 1000,
         capturable: bool = True,
         broken: bool = False,
+        grows: int = 0,
+        late: bool = False,
     ) -> None:
         device.check_current()
         device.request(graph.name)
@@ -43,6 +47,10 @@ class HostEngine(DeviceEngine):
         self.memory_size = memory_size
         self.capturable = capturable
         self.broken = broken
+        self.grows = grows
+        self.late = late
+        self.owed: BackendError | None = None
+        self.arena: list[int] = []
         self.engine = OnnxRuntimeEngine(graph, Provider.CPU, {})
         self.inputs, self.outputs = self.engine.inputs, self.engine.outputs
         device.handles.add(self)
@@ -56,6 +64,8 @@ class HostEngine(DeviceEngine):
         if self.stream not in self.device.handles:
             raise Misuse("an engine outlives its stream")
         self.engine.close()
+        for address in self.arena:
+            self.device.free(address)
         self.device.handles.discard(self)
 
 
@@ -84,8 +94,15 @@ class HostExecution(Execution):
             raise Misuse("the engine was opened for another stream")
         if stream.capturing is not None and not self.runs:
             raise Misuse("captured before it ran once")
+        owed, self.engine.owed = self.engine.owed, None
+        if owed is not None:
+            raise owed
         if stream.capturing is not None and not self.engine.capturable:
-            raise BackendError("this engine cannot be captured")
+            refused = BackendError("this engine cannot be captured")
+            self.engine.owed = refused if self.engine.late else None
+            raise refused
+        if len(self.engine.arena) < self.engine.grows:
+            self.engine.arena.append(self.device.allocate(100))
         if self.device.fail_runs and self.runs and stream.capturing is None:
             self.device.fail_runs -= 1
             raise OutOfMemory("the host device has no room for a run")
