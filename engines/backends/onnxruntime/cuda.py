@@ -63,7 +63,8 @@ class OnnxRuntimeCuda(Backend):
         limits: tuple[int | None, int | None] = (None, None)
         if memory_bytes is not None:
             prepare, buffers = self.memory.prepare_bytes(manifest, schedule), self.memory.buffers(manifest, schedule)
-            limits = prepare, max(memory_bytes - buffers.on_device - prepare - self.memory.runtime_bytes, 1)
+            # What is to spare is of the handles' share.
+            limits = prepare + MIB, max(memory_bytes - buffers.on_device - prepare - self.memory.runtime_bytes, 1)
 
         def opener(graph: Path, limit: int | None) -> OpenEngine:
             return lambda stream: OnnxRuntimeEngine(
