@@ -70,8 +70,8 @@ def export_request(
     for precision in wanted:
         if precision.graph is not precision:
             raise InputError(
-                f"precisions= are graphs to write, and {precision.value} is computed from the {precision.graph.value} "
-                "graph, which every bundle has"
+                f"precisions= names graphs to write, and {precision.value} is computed from the "
+                f"{precision.graph.value} graph, which every bundle has"
             )
     _check_opset(opset, wanted)
     return ExportRequest(

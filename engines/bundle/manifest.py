@@ -296,7 +296,7 @@ def _check_consistency(manifest: Manifest) -> None:
             if (held.schedule.levels, held.schedule.lowering) not in graphs:
                 raise BundleError(f"{MANIFEST_NAME} has a tuning of {held.schedule}, but no such trunk")
     for engine in manifest.engines:
-        if engine.precision not in graphs.get((engine.schedule.levels, engine.schedule.lowering), {}):
+        if engine.precision.graph not in graphs.get((engine.schedule.levels, engine.schedule.lowering), {}):
             raise BundleError(
                 f"{MANIFEST_NAME} has an engine in {engine.precision.value} of {engine.schedule}, but no such trunk"
             )

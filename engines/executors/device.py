@@ -50,9 +50,11 @@ class DeviceExecutor(Executor):
         open_trunk: ``windows``, and ``offsets`` where the grid has inner windows -> one output.
         grid: the phases.
         sub_batch: the most phases at a time.
+        limit: bytes of the device that may be allocated here; ``None`` for any. What engines manage themselves does
+            not count.
 
     Raises:
-        OutOfMemory: the device or the host has no room.
+        OutOfMemory: the device or the host has no room, or the limit does not suffice.
         WorkFailed: the engines were there, and broke when they ran for the first time.
         BackendError: the device or an engine refuses the work.
     """
@@ -60,7 +62,13 @@ class DeviceExecutor(Executor):
     slots = SLOTS
 
     def __init__(
-        self, device: Device, open_prepare: OpenEngine, open_trunk: OpenEngine, grid: PhaseGrid, sub_batch: int
+        self,
+        device: Device,
+        open_prepare: OpenEngine,
+        open_trunk: OpenEngine,
+        grid: PhaseGrid,
+        sub_batch: int,
+        limit: int | None = None,
     ) -> None:
         self.device = device
         self.grid = grid
@@ -80,6 +88,7 @@ class DeviceExecutor(Executor):
                 prepare = self._resources.engine(open_prepare, self._compute)
                 trunk = self._resources.engine(open_trunk, self._compute)
                 self._allocate(prepare, trunk, grid.sub_batches(sub_batch))
+                self._check_limit(limit)
                 self._warm_up()
             except BaseException:
                 # A device whose work broke refuses everything; what broke first is what is said.
@@ -148,7 +157,10 @@ class DeviceExecutor(Executor):
         return frame.result
 
     def result(self, frame_slot: int) -> NDArray[Any]:
-        return self.grid.unpadded(self.merged(frame_slot)).copy()
+        try:
+            return self.grid.unpadded(self.merged(frame_slot)).copy()
+        except MemoryError as error:
+            raise OutOfMemory("the memory does not suffice for the result") from error
 
     def unload(self, slot: int) -> None:
         frame = self._frames[slot]
@@ -163,6 +175,11 @@ class DeviceExecutor(Executor):
         self._closed = True
         with self.device.current():
             self._resources.close()
+
+    def _check_limit(self, limit: int | None) -> None:
+        held = sum(size for purpose, size in self._resources.sizes.items() if purpose != "pinned")
+        if limit is not None and held > limit:
+            raise OutOfMemory(f"buffers and engines take {held} bytes of the device, where the budget leaves {limit}")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -317,8 +334,9 @@ class DeviceExecutor(Executor):
                 graph = self._resources.graph(partial(execution.enqueue, self._compute), self._compute)
                 self._trunks[length] = execution, graph
             except BackendError as error:
-                reason = str(error)
-                # A library may report with its next call what was forbidden in this one.
+                # While work is captured a library is forbidden much, and it may call that anything: an arena that
+                # would grow speaks of memory. Some report it once more with the next call.
+                reason = f"capturing failed: {error}"
                 with suppress(BackendError):
                     self._run_once()
                 self._run_once()

@@ -98,8 +98,8 @@ def session_schedule(
         needed = backend.memory.process_bytes + backend.memory.peak_bytes(bundle.manifest, named, precision)
         if needed > bytes_of_memory(memory):
             raise InputError(
-                f"{named} needs {shown_bytes(needed)} as predicted, more than memory={memory!r}; leave out schedule= "
-                "and one that fits is chosen"
+                f"{named} needs {shown_bytes(needed)} as predicted, more than memory={memory!r}; without a schedule "
+                "one that fits is chosen"
             )
     return named
 

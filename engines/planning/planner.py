@@ -194,7 +194,7 @@ def _reason(choice: Candidate, time: float | None, kind: Kind) -> str:
     if time is not None:
         return f"{compute}, and of these it is the fastest measured on this device ({time:.3g} s)"
     if kind is Kind.GPU:
-        return f"{compute}, and of these it has the largest sub-batch; tune measures which is fastest"
+        return f"{compute}, and of these it rearranges least, in the largest sub-batch; tune says which is fastest"
     return f"{compute}, and of these it needs the least memory in its lowering; tune measures which is fastest"
 
 

@@ -109,7 +109,7 @@ def bench(
         latency_ms=Latency(**asdict(summary)),
         throughput=Throughput(frames_per_s=frames_per_s, megapixels_per_s=frames_per_s * height * width / 1e6),
         rearrangement=None if moved_ms is None else Rearrangement(ms=moved_ms, share=moved_ms / summary.median),
-        memory=_memory(opened, chosen.schedule, arithmetic, on, device),
+        memory=_memory(opened, chosen.schedule, arithmetic, on, device, memory),
         machine=msgspec.convert(measured_with(on, device), BenchMachine),
     )
     if keep:
@@ -118,12 +118,19 @@ def bench(
 
 
 def _memory(
-    bundle: Bundle, schedule: Schedule, precision: Precision, backend: Backend, device: str | None
+    bundle: Bundle,
+    schedule: Schedule,
+    precision: Precision,
+    backend: Backend,
+    device: str | None,
+    memory: int | str | None,
 ) -> PeakMemory:
     if backend not in BACKENDS:
         return PeakMemory(not_measured="a fresh process knows the listed backends alone")
     try:
-        peak = session_peak(bundle.path, schedule, precision=precision, backend=backend.name, device=device)
+        peak = session_peak(
+            bundle.path, schedule, precision=precision, backend=backend.name, device=device, memory=memory
+        )
     except MachineError as error:
         return PeakMemory(not_measured=str(error))
     return PeakMemory(above_empty_process_bytes=peak.work_bytes, process_bytes=peak.peak_bytes)

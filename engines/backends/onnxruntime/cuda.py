@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ class OnnxRuntimeCuda(Backend):
         runtime_bytes=20 * MIB,
         arena={Lowering.RESHAPE: 1.3, Lowering.STRIDED: 1.0, Lowering.DILATED: 1.0},
         shares_memory=False,
+        largest_tensor=2**31,
         measured=True,
     )
 
@@ -88,16 +90,19 @@ def _small_workspaces() -> Iterator[None]:
     By default each takes tens of MiB, and ONNX Runtime makes one for each session, of which a convolutional network
     uses nothing.
     """
-    if _CUBLAS_WORKSPACE in os.environ:
-        yield
-        return
-    os.environ[_CUBLAS_WORKSPACE] = ":16:8"
-    try:
-        yield
-    finally:
-        os.environ.pop(_CUBLAS_WORKSPACE, None)
+    with _OPENING:
+        if _CUBLAS_WORKSPACE in os.environ:
+            yield
+            return
+        os.environ[_CUBLAS_WORKSPACE] = ":16:8"
+        try:
+            yield
+        finally:
+            os.environ.pop(_CUBLAS_WORKSPACE, None)
 
 
+_OPENING = threading.Lock()
+"""The environment is the process's: one session is opened after the other."""
 _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 

@@ -65,12 +65,14 @@ class OnnxRuntimeExecution(Execution):
 
     def bind(self, addresses: Mapping[str, int], memory: int, memory_size: int) -> None:
         owner, binding = self._owner, self._binding
-        for spec in owner.inputs:
-            shape = list(self._shapes[spec.name])
-            binding.bind_input(spec.name, *owner.device, spec.dtype.type, shape, addresses[spec.name])
-        for spec in owner.outputs:
-            shape = list(self.outputs[spec.name])
-            binding.bind_output(spec.name, *owner.device, spec.dtype.type, shape, addresses[spec.name])
+        shapes = {**self._shapes, **self.outputs}
+        try:
+            for specs, bind in ((owner.inputs, binding.bind_input), (owner.outputs, binding.bind_output)):
+                for spec in specs:
+                    bind(spec.name, *owner.device, spec.dtype.type, list(shapes[spec.name]), addresses[spec.name])
+        except Exception as error:
+            # ONNX Runtime's exceptions share no base but Exception.
+            raise error_of("does not bind memory to", owner.graph, error) from error
 
     def enqueue(self, stream: Stream) -> None:
         owner = self._owner

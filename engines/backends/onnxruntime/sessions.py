@@ -141,6 +141,7 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "cuda failure 2:",
     "is smaller than requested bytes",
+    "alloc_failed",
 )
 """What ONNX Runtime's CPU and CUDA allocators and its threads say, in lower case."""
 

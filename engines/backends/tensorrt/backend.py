@@ -77,7 +77,9 @@ class TensorRTBackend(Backend):
     def _open(
         self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName, memory_bytes: int | None
     ) -> Executor:
-        return executor_from_engine(bundle, self.engine(bundle, precision, schedule), self.flavour, device)
+        return executor_from_engine(
+            bundle, self.engine(bundle, precision, schedule), self.flavour, device, memory_bytes
+        )
 
     def _serves(self, engine: EngineRecord, precision: Precision) -> bool:
         return (engine.backend, engine.precision) == (self.name, precision)

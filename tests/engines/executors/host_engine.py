@@ -133,7 +133,9 @@ class HostExecution(Execution):
         self.device.handles.discard(self)
 
 
-def opener(device: HostDevice, bundle: Bundle, **options: Any) -> Callable[[Schedule], DeviceExecutor]:
+def opener(
+    device: HostDevice, bundle: Bundle, *, limit: int | None = None, **options: Any
+) -> Callable[[Schedule], DeviceExecutor]:
     """Opens executors of the bundle on the device, as a session asks for them. The options are the trunk's engine's."""
 
     def open_executor(schedule: Schedule) -> DeviceExecutor:
@@ -144,6 +146,7 @@ def opener(device: HostDevice, bundle: Bundle, **options: Any) -> Callable[[Sche
             lambda stream: HostEngine(device, bundle.trunk_graph(trunk, Precision.FP32), stream, **options),
             bundle.manifest.grid(trunk),
             schedule.sub_batch,
+            limit,
         )
 
     return open_executor

@@ -197,7 +197,9 @@ def test_every_request_that_fails_is_one_error_and_leaves_nothing(exported: Bund
             # It goes on without that graph.
             with session_on(device, exported, schedule) as session:
                 (note,) = session.executor.notes
-                assert "are not captured in a graph: the host device has no room for HostGraph" in note
+                assert (
+                    "are not captured in a graph: capturing failed: the host device has no room for HostGraph" in note
+                )
         else:
             with pytest.raises(OutOfMemory, match="the host device has no room for"):
                 session_on(device, exported, schedule)
@@ -231,6 +233,17 @@ def test_the_buffers_are_those_that_are_planned(exported: Bundle, schedule: Sche
     with session_on(device, exported, schedule) as session:
         held = {what: size for what, size in session.executor.memory().items() if what not in ("pinned", "engines")}
         assert buffers_of(session.grid, schedule.sub_batch, 1).on_device == sum(held.values())
+
+
+def test_a_limit_that_does_not_suffice_is_an_error_and_leaves_nothing(exported: Bundle) -> None:
+    device = HostDevice()
+    with session_on(device, exported, Schedule(2, 3)) as session:
+        needed = sum(size for what, size in session.executor.memory().items() if what != "pinned")
+    with Session(exported, opener(device, exported, limit=needed), Schedule(2, 3)):
+        pass
+    with pytest.raises(OutOfMemory, match=f"take {needed} bytes of the device, where the budget leaves {needed - 1}"):
+        Session(exported, opener(device, exported, limit=needed - 1), Schedule(2, 3))
+    assert device.leaked == 0
 
 
 @pytest.mark.parametrize("grows", [1, 3, 6])
@@ -315,7 +328,8 @@ def test_an_engine_that_cannot_be_captured_runs_without_and_says_so(exported: Bu
     device = HostDevice()
     with Session(exported, opener(device, exported, capturable=False), Schedule(2, 3)) as session:
         assert session.executor.notes == tuple(
-            f"sub-batches of {size} are not captured in a graph: this engine cannot be captured" for size in (3, 1)
+            f"sub-batches of {size} are not captured in a graph: capturing failed: this engine cannot be captured"
+            for size in (3, 1)
         )
         np.testing.assert_array_equal(session.predict(frames(1)[0]), expected(Schedule(2, 3), 1)[0])
         assert device.launches == 0
