@@ -26,7 +26,9 @@ from engines.executors.runner import Array, Runner
 from smp_deploy.datasets.base import DatasetInfo, Example
 
 REASON = "a shadow has no whole numbers"
-MODEL = MemoryModel(process_bytes=10 * MIB, runtime_bytes=3 * MIB, weights=2.0, packing=1.5, measured=True)
+MODEL = MemoryModel(
+    process_bytes=10 * MIB, runtime_bytes=3 * MIB, weights=2.0, packing=1.5, measured=frozenset({Precision.FP32})
+)
 
 
 class ShadowRunner(Runner):

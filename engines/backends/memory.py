@@ -46,8 +46,8 @@ class MemoryModel:
     """``(precision, other)`` where the backend holds the tensors of one precision in another."""
     largest_tensor: int | None = None
     """Elements of the largest tensor that the backend takes; ``None`` for any."""
-    measured: bool = False
-    """Whether these figures were measured, or are assumptions."""
+    measured: frozenset[Precision] = frozenset()
+    """In which precisions these figures were measured; in the others they are assumptions."""
 
     def phase_bytes(self, manifest: Manifest, trunk: TrunkRecord, precision: Precision) -> int:
         """What is held for one phase of a sub-batch: its window and the tensors inside the trunk.

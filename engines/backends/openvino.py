@@ -47,7 +47,7 @@ class OpenVino(Backend):
         weights=1.8,
         packing=1.3,
         computes_in=((Precision.BF16, Precision.FP32),),
-        measured=True,
+        measured=frozenset({Precision.FP32}),
     )
 
     def refusal(self, precision: Precision) -> str | None:

@@ -53,7 +53,7 @@ class Plan:
     @property
     def measured(self) -> bool:
         """Whether the figures of the backend's memory were measured, or are assumptions."""
-        return self.backend.memory.measured
+        return self.precision in self.backend.memory.measured
 
     @property
     def process_bytes(self) -> int:

@@ -92,7 +92,7 @@ def plan_command(
         ],
     )
     if not planned.measured:
-        typer.echo(f"How much {backend} takes is an assumption: it was not measured.")
+        typer.echo(f"How much {backend} takes in {precision.value} is an assumption: it was not measured.")
     if backend_named(backend).kind is Kind.GPU:
         typer.echo("CUDA's context and the loaded kernels take some hundred MiB more (550 MiB on an H100).")
     typer.echo(planned.reason)

@@ -31,7 +31,7 @@ class OnnxRuntimeCpu(Backend):
         runtime_bytes=22 * MIB,
         packing=None,
         computes_in=((Precision.FP16, Precision.FP32),),
-        measured=True,
+        measured=frozenset({Precision.FP32, Precision.INT8}),
     )
 
     def refusal(self, precision: Precision) -> str | None:
