@@ -5,16 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from engines import Precision, Schedule, Session
-from engines.devices.base import Event, Stream
 from engines.errors import SmpDeployError, WorkFailed
 from engines.executors.device import DeviceExecutor
+from engines.executors.timing import stage_marks
 from engines.schedules.phases import Phase
 from gpu.results import Job, Row
 from gpu.sessions import PARITY, Bench, Subject, frame_to_frame_ms, opened
@@ -80,27 +79,14 @@ def trunk_time_ms(executor: DeviceExecutor, frame: np.ndarray, groups: list[list
 
     All are queued before any is waited for, so the device has no need to wait for the host.
     """
-    device, marks = executor.device, list[tuple[str, Event]]()
-    with ExitStack() as stack:
-        stack.enter_context(device.current())
-
-        def mark(stage: str, stream: Stream) -> None:
-            event = device.create_event()
-            stack.callback(device.destroy_event, event)
-            device.record(event, stream)
-            marks.append((stage, event))
-
-        executor.on_stage = mark
-        try:
-            executor.load(frame, 0)
-            stack.callback(executor.unload, 0)
-            for index, phases in enumerate(groups):
-                executor.submit(0, phases, index % executor.slots)
-            executor.wait((len(groups) - 1) % executor.slots)
-        finally:
-            executor.on_stage = None
+    with stage_marks(executor, frame) as marks:
+        for index, phases in enumerate(groups):
+            executor.submit(0, phases, index % executor.slots)
+        executor.wait((len(groups) - 1) % executor.slots)
         return sum(
-            device.elapsed_ms(before, after) for (_, before), (stage, after) in pairwise(marks) if stage == "trunk"
+            executor.device.elapsed_ms(before, after)
+            for (_, before), (stage, after) in pairwise(marks)
+            if stage == "trunk"
         )
 
 
