@@ -359,7 +359,7 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         ({"size": (32, 0)}, "size= is"),
         ({"size": "32x32"}, "size= is .* received '32x32'"),
         ({"outputs": "masks"}, "outputs='masks' is unknown; known are labels, logits, probabilities"),
-        ({"precisions": ("fp8",)}, "precisions='fp8' is unknown; known are fp32, fp16, bf16, int8"),
+        ({"precisions": ("fp8",)}, "precisions='fp8' is unknown; known are fp32, tf32, fp16, bf16, int8"),
         ({"lowerings": "unrolled"}, "lowerings='unrolled' is unknown; known are reshape, strided, dilated"),
         ({"levels": (-1,)}, r"levels= are numbers of splits .* received \(-1,\)"),
         ({"levels": 1.5}, "levels= are numbers of splits"),
