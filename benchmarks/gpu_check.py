@@ -1,222 +1,91 @@
-"""Everything that needs a GPU, on any NVIDIA machine: parity, memory, latency, rearrangement, PyTorch beside it.
+"""Everything that needs a GPU, on any NVIDIA machine: parity, memory, latency, rates, PyTorch beside it.
 
-``make gpu-check``, or with a machine's own Python, from the repository: ``PYTHONPATH=. python3 benchmarks/gpu_check.py
-[--bundle BUNDLE]``. Whichever of TensorRT, TensorRT-RTX and ONNX Runtime with CUDA is there is measured; what is not
-there is listed as *not run*, with the reason. Writes ``docs/results/<gpu>.json`` and a page beside it, unless nothing
-could be run. Exit code 0 when all that ran is right, 1 when a check failed, 3 when there is no GPU or nothing ran.
+    make gpu-check
+    python benchmarks/gpu_check.py [--bundle BUNDLE]... [--minutes 8] [--rows KIND...]
 
-``--cpu`` takes ONNX Runtime on the CPU in place of a GPU and writes nothing: to try the script itself.
+Runs from the repository as it is, installed or not. Whichever of TensorRT, TensorRT-RTX and ONNX Runtime with CUDA is
+there is measured; what is not there is listed as *not run*, with the reason. The most valuable comes first, and what
+does not fit into the minutes is *not run*. ``docs/results/<gpu>.json`` and a page beside it are written after every
+row, unless nothing could be run. Exit code 0 when all that ran is right, 1 when a check failed, 3 when there is no GPU
+or nothing ran.
+
+``--cpu`` takes ONNX Runtime on the CPU in place of a GPU and writes nothing without ``--output``: to try the script
+itself.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from engines import (  # noqa: E402 - found through the line above
-    BACKENDS,
-    Backend,
-    Bundle,
-    Lowering,
-    Precision,
-    Schedule,
-    Session,
-    build_engine,
+from gpu.copies import COPIES, copies_jobs  # noqa: E402 - found through the line above
+from gpu.machine import machine_facts  # noqa: E402
+from gpu.memory import gauge_of_gpu  # noqa: E402
+from gpu.page import page, rearrangement  # noqa: E402
+from gpu.pytorch import COMPILED, EAGER, PYTORCH, TRAINING, pytorch_jobs, training_job  # noqa: E402
+from gpu.rates import FRAMES, MATRIX, frames_job, matrix_jobs  # noqa: E402
+from gpu.results import Clock, Job, Results, Row, run_jobs  # noqa: E402
+from gpu.sessions import (  # noqa: E402
+    BUDGET,
+    BUDGETS,
+    CONTEXT,
+    PARITY,
+    PRECISIONS,
+    SCHEDULES,
+    Bench,
+    Subject,
+    budget_job,
+    context_job,
+    schedule_job,
+    subjects_of,
 )
+
+from engines import BACKENDS, Backend, Bundle  # noqa: E402
 from engines.backends.base import Kind  # noqa: E402
-from engines.backends.tensorrt.settings import BuildOptions  # noqa: E402
 from engines.devices.gpus import gpus  # noqa: E402
-from engines.errors import InputError, MissingDependency, SmpDeployError  # noqa: E402
-from engines.executors.device import DeviceExecutor  # noqa: E402
-from engines.executors.timing import stage_times_ms  # noqa: E402
-from engines.parity.comparison import label_agreement  # noqa: E402
-from engines.parity.tolerances import TOLERANCES  # noqa: E402
+from engines.errors import MachineError, SmpDeployError  # noqa: E402
 
 RESULTS = REPOSITORY / "docs" / "results"
+CHECKPOINT = REPOSITORY / "smp_deploy" / "data" / "camvid-smp18.safetensors"
+KINDS = (CONTEXT, MATRIX, PARITY, BUDGET, FRAMES, PYTORCH, TRAINING, COPIES)
 GPU_BACKENDS = tuple(backend for backend in BACKENDS if backend.kind is Kind.GPU)
-PRECISIONS = (Precision.FP32, Precision.FP16)
-SCHEDULES = (
-    *(Schedule(2, sub_batch, lowering) for lowering in Lowering for sub_batch in (1, 4)),
-    Schedule(2, 16),
-    Schedule(3, 4),
-)
 NO_GPU = "there is no NVIDIA GPU"
 
 
-@dataclass
-class Row:
-    """One thing measured, or why it was not."""
+@dataclass(frozen=True)
+class Sizes:
+    """How large is what has no size of its own."""
 
-    what: str
-    precision: str
-    schedule: str
-    status: str
-    """``passed``, ``failed`` or ``not run``."""
-    reason: str = ""
-    figures: dict[str, Any] = field(default_factory=dict)
+    matrix: int
+    crop: int
+    width: int
 
 
-def rows_of_backend(bundle: Bundle, backend: Backend, repeats: int) -> Iterator[Row]:
-    """A row for each precision and schedule; the bundle gains the engines that are built."""
-    for precision in PRECISIONS:
-        for schedule in SCHEDULES:
-            yield _row(bundle, backend, precision, schedule, repeats)
+ON_GPU, ON_CPU = Sizes(8192, 512, 64), Sizes(512, 64, 8)
 
 
-def _row(bundle: Bundle, backend: Backend, precision: Precision, schedule: Schedule, repeats: int) -> Row:
-    """What is absent is *not run*: a trunk, a package, an engine that does not load. What began and broke failed."""
-    named = (backend.name, precision.value, str(schedule))
-    try:
-        opened = _with_engine(bundle, backend, precision, schedule)
-    except (InputError, MissingDependency) as error:
-        return Row(*named, "not run", str(error))
-    except SmpDeployError as error:
-        return Row(*named, "failed", f"the build broke: {error}")
-    free_before = _free_bytes()
-    try:
-        session = Session.open(opened, backend, precision=precision, schedule=schedule)
-    except SmpDeployError as error:
-        return Row(*named, "not run", str(error))
-    free_after = _free_bytes()
-    try:
-        with session:
-            figures = _figures(session, precision, repeats)
-    except SmpDeployError as error:
-        return Row(*named, "failed", f"broke: {error}")
-    if free_before is not None and free_after is not None:
-        figures["taken_bytes"] = free_before - free_after
-    status = "passed" if figures["agreement"] >= TOLERANCES[precision].label_agreement else "failed"
-    return Row(*named, status, figures=figures)
-
-
-def _with_engine(bundle: Bundle, backend: Backend, precision: Precision, schedule: Schedule) -> Bundle:
-    """The bundle, with the engine that this needs; it is built as ``build-engine`` builds it."""
-    if not backend.needs_engines:
-        return bundle
-    named = {"levels": schedule.levels, "lowering": schedule.lowering, "sub_batch": schedule.sub_batch}
-    return build_engine(bundle, backend, precision, options=BuildOptions(max_aux_streams=0), **named).bundle
-
-
-def _figures(session: Session, precision: Precision, repeats: int) -> dict[str, Any]:
-    """Parity with PyTorch's logits of the bundle's first reference case, memory, milliseconds."""
-    bundle = session.bundle
-    case = bundle.manifest.reference[0]
-    frame, logits = bundle.reference_arrays(case)
-    labels = session.predict(frame)
-    (row, column), (h, w) = case.phase, case.window
-    at_phase = labels[row::h, column::w]
-    known = logits[:, : at_phase.shape[0], : at_phase.shape[1]]
-    agreement = label_agreement(at_phase, known, TOLERANCES[precision].of_ties)
-    figures: dict[str, Any] = {
-        "agreement": agreement.judged(TOLERANCES[precision]),
-        "latency_ms": _median_ms(lambda: session.predict(frame), repeats),
-        "frame_to_frame_ms": _frame_to_frame_ms(session, frame, repeats),
-        "notes": list(session.executor.notes),
-    }
-    executor = session.executor
-    if isinstance(executor, DeviceExecutor):
-        group = session.grid.sub_batches(session.schedule.sub_batch)[0]
-        runs = [stage_times_ms(executor, frame, group) for _ in range(repeats)]
-        figures["stages_ms"] = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
-        plans = sum(_plan_bytes(bundle))
-        figures["predicted_bytes"] = plans + sum(
-            size for purpose, size in executor.memory().items() if purpose != "pinned"
-        )
-    return figures
-
-
-def _plan_bytes(bundle: Bundle) -> Iterator[int]:
-    """Of the engine built last. Plans hold the weights, which are the part of them that the device keeps."""
-    engine = bundle.manifest.engines[-1]
-    yield bundle.manifest.files[engine.engine].size
-    yield bundle.manifest.files[engine.prepare].size
-
-
-def _free_bytes() -> int | None:
-    """Free memory of the GPU; ``None`` where nothing tells."""
-    if not gpus():
-        return None
-    try:
-        from engines.devices.cuda import CudaDevice
-
-        device = CudaDevice()
-        with device.current():
-            return device.free_bytes()
-    except SmpDeployError:
-        return None
-
-
-def _median_ms(call: Callable[[], object], repeats: int) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - started) * 1000)
-    return statistics.median(times)
-
-
-def _frame_to_frame_ms(session: Session, frame: np.ndarray, repeats: int) -> float:
-    """Of frames one after the other, where the next one is uploaded while this one is computed."""
-    started = time.perf_counter()
-    count = sum(1 for _ in session.predict_all([frame] * (repeats + 1)))
-    return (time.perf_counter() - started) * 1000 / count
-
-
-def rows_of_pytorch(bundle: Bundle, device: str, repeats: int) -> Iterator[Row]:
-    """The same network in PyTorch: eager and compiled, in the same precisions."""
-    try:
-        import torch
-
-        from smp_deploy.training import network_from_weights
-    except ImportError as error:
-        for how in ("PyTorch eager", "torch.compile"):
-            yield Row(how, "", "", "not run", f"{error.name} is not installed")
-        return
-    if device == "cuda" and not torch.cuda.is_available():
-        for how in ("PyTorch eager", "torch.compile"):
-            yield Row(how, "", "", "not run", "PyTorch sees no CUDA device")
-        return
-    height, width = bundle.manifest.input.padded_size
-    network, _ = network_from_weights(CHECKPOINT)
-    for precision, dtype in ((Precision.FP32, torch.float32), (Precision.FP16, torch.float16)):
-        ready = network.eval().to(device, dtype)
-        planes = torch.rand(1, 3, height, width, device=device, dtype=dtype)
-        for how, function in (("PyTorch eager", ready), ("torch.compile", torch.compile(ready))):
-
-            def run(function: Any = function, planes: Any = planes) -> None:
-                with torch.inference_mode():
-                    function(planes).argmax(1)
-                if device == "cuda":
-                    torch.cuda.synchronize()
-
-            try:
-                latency_ms = _median_ms(run, repeats)
-            except torch.AcceleratorError as error:
-                yield Row(how, precision.value, "whole frame", "failed", f"broke: {str(error).partition(chr(10))[0]}")
-                continue
-            except (RuntimeError, ImportError) as error:
-                # Its own exceptions derive from RuntimeError; the first line says what it lacks.
-                yield Row(how, precision.value, "whole frame", "not run", str(error).partition("\n")[0])
-                continue
-            yield Row(how, precision.value, "whole frame", "passed", figures={"latency_ms": latency_ms})
-
-
-CHECKPOINT = REPOSITORY / "smp_deploy" / "data" / "camvid-smp18.safetensors"
+def bundles_of(options: argparse.Namespace, folder: Path) -> dict[str, Bundle]:
+    """By the names that rows have. Raises ImportError where there is none and nothing to export with."""
+    if options.bundle:
+        opened = [Bundle.open(path) for path in options.bundle]
+        if len(opened) == 1:
+            return {"": opened[0]}
+        names = [bundle.path.resolve().name for bundle in opened]
+        return {
+            name if names.count(name) == 1 else str(bundle.path): bundle
+            for name, bundle in zip(names, opened, strict=True)
+        }
+    return {"": bundle_of_the_shipped_network(options.size, folder / "bundle")}
 
 
 def bundle_of_the_shipped_network(size: tuple[int, int], target: Path) -> Bundle:
@@ -228,105 +97,142 @@ def bundle_of_the_shipped_network(size: tuple[int, int], target: Path) -> Bundle
     return export(network, target, size=size, source=weights.arch, width=weights.width)
 
 
-def rearrangement(rows: list[Row]) -> list[dict[str, Any]]:
-    """What the reshape lowering takes longer than the best one, as a share of its own time: the rearrangement."""
-    shares = []
-    for row in rows:
-        others = [
-            other.figures["latency_ms"]
-            for other in rows
-            if (other.what, other.precision) == (row.what, row.precision)
-            and "latency_ms" in other.figures
-            and other.schedule.rpartition(", ")[0] == row.schedule.rpartition(", ")[0]
-        ]
-        if row.schedule.endswith("reshape") and len(others) == len(Lowering) and "latency_ms" in row.figures:
-            own = row.figures["latency_ms"]
-            share = {"share": 1 - min(others) / own, "backend": row.what, "precision": row.precision}
-            shares.append({**share, "schedule": row.schedule})
-    return shares
+def absent(backends: tuple[Backend, ...], reason: str) -> Iterator[Row]:
+    """What is not run where nothing can be."""
+    for backend in backends:
+        yield Row(PARITY, backend.name, reason=reason)
+    for how in (EAGER, COMPILED):
+        yield Row(PYTORCH, how, reason=reason)
 
 
-def page(result: dict[str, Any]) -> str:
-    """The result for people."""
-    lines = [f"# {result['gpu']}", "", f"Made by `python benchmarks/gpu_check.py` on {result['machine']}.", ""]
-    lines += ["| what | precision | schedule | status | agreement | latency, ms | frame to frame, ms | memory, MiB |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
-    for row in result["rows"]:
-        figures = row["figures"]
-        cells = [row["what"], row["precision"], row["schedule"], row["status"]]
-        cells += [f"{figures['agreement']:.4%}" if "agreement" in figures else ""]
-        cells += [f"{figures[name]:.2f}" if name in figures else "" for name in ("latency_ms", "frame_to_frame_ms")]
-        memory = [figures.get(name) for name in ("predicted_bytes", "taken_bytes")]
-        cells += [" predicted, ".join("?" if size is None else f"{size / 2**20:.0f}" for size in memory) + " taken"]
-        lines.append("| " + " | ".join(cells) + " |")
-    for status in ("failed", "not run"):
-        lines += ["", f"{status.capitalize()}:", ""]
-        lines += [
-            f"- {' '.join(filter(None, (row['what'], row['precision'], row['schedule'])))}: {row['reason']}"
-            for row in result["rows"]
-            if row["status"] == status
-        ]
-    lines += ["", "Rearrangement, by comparison of the lowerings:", ""]
-    lines += [f"- {s['backend']} {s['precision']} {s['schedule']}: {s['share']:.1%}" for s in result["rearrangement"]]
-    return "\n".join(lines) + "\n"
+def found_backends(backends: tuple[Backend, ...], results: Results) -> tuple[Backend, ...]:
+    """Those that this machine supports; for the others a row says what is missing."""
+    found = []
+    for backend in backends:
+        support = backend.support()
+        if support.available:
+            found.append(backend)
+        else:
+            results.add(Row(PARITY, backend.name, reason="; ".join(filter(None, (support.found, support.remedy)))))
+    return tuple(found)
 
 
-def measured(options: argparse.Namespace, folder: Path) -> list[Row]:
-    """All rows."""
+def jobs_of(
+    bundles: dict[str, Bundle], backends: tuple[Backend, ...], bench: Bench, results: Results, device: str
+) -> Iterator[Job]:
+    """All jobs, the most valuable first: the fastest precision, then what stands beside it, then all that is left."""
+    sizes = ON_GPU if device == "cuda" else ON_CPU
+    subjects: list[Subject] = [
+        subject for name, bundle in bundles.items() for on in backends for subject in subjects_of(name, bundle, on)
+    ]
+    fast = [subject for subject in subjects if subject.precision is PRECISIONS[0]] or subjects
+    others = [subject for subject in subjects if subject not in fast]
+
+    def schedules(chosen: list[Subject], *, first: bool) -> Iterator[Job]:
+        for subject in chosen:
+            wanted = [schedule for schedule in subject.schedules() if (schedule in SCHEDULES) is first]
+            yield from (schedule_job(subject, schedule, bench) for schedule in wanted)
+
+    in_pytorch = [
+        job for name, bundle in different(bundles).items() for job in pytorch_jobs(name, bundle, bench, device)
+    ]
+    fastest = [job for job in in_pytorch if job.row.precision == in_pytorch[0].row.precision]
+    if fast:
+        yield context_job(fast[0], bench)
+    yield from matrix_jobs(bench, device, sizes.matrix)
+    yield from schedules(fast, first=True)
+    for subject in fast:
+        yield from (budget_job(subject, budget, bench) for budget in BUDGETS)
+    yield from (frames_job(subject, bench, results.rows) for subject in fast)
+    yield from schedules(others, first=True)
+    yield from (job for subject in fast for job in copies_jobs(subject))
+    yield from fastest
+    yield training_job(bench, device, sizes.crop, sizes.width)
+    yield from schedules(fast, first=False)
+    yield from schedules(others, first=False)
+    yield from (job for subject in others for job in copies_jobs(subject))
+    yield from (frames_job(subject, bench, results.rows) for subject in others)
+    yield from (job for job in in_pytorch if job not in fastest)
+
+
+def different(bundles: dict[str, Bundle]) -> dict[str, Bundle]:
+    """One of each network and size: PyTorch takes as long for the others."""
+    kept: dict[tuple[Any, ...], tuple[str, Bundle]] = {}
+    for name, bundle in bundles.items():
+        network, frame = bundle.manifest.network, bundle.manifest.input
+        kept.setdefault((network.source, network.width, len(bundle.manifest.classes), frame.size), (name, bundle))
+    return dict(kept.values())
+
+
+def measure(options: argparse.Namespace, results: Results, clock: Clock, folder: Path) -> None:
+    """Every row."""
+    device = "cpu" if options.cpu else "cuda"
     backends = BACKENDS[:1] if options.cpu else GPU_BACKENDS
     if not options.cpu and not gpus():
-        names = (*(backend.name for backend in backends), "PyTorch eager", "torch.compile")
-        return [Row(name, "", "", "not run", NO_GPU) for name in names]
+        for row in absent(backends, NO_GPU):
+            results.add(row)
+        return
     try:
-        bundle = (
-            Bundle.open(options.bundle)
-            if options.bundle
-            else bundle_of_the_shipped_network(options.size, folder / "bundle")
-        )
+        bundles = bundles_of(options, folder)
     except ImportError as error:
         reason = f"{error.name} is not installed, so nothing can be exported; name a bundle with --bundle"
-        return [Row(backend.name, "", "", "not run", reason) for backend in backends]
-    rows = []
-    for backend in backends:
-        for row in rows_of_backend(bundle, backend, options.repeats):
-            print(f"{row.what} {row.precision} {row.schedule}: {row.status} {row.reason or row.figures}", flush=True)
-            rows.append(row)
-        # Building does not change the bundle on disk that others were given; the next backend reads it anew.
-        bundle = Bundle.open(bundle.path)
-    for row in rows_of_pytorch(bundle, "cpu" if options.cpu else "cuda", options.repeats):
-        print(f"{row.what} {row.precision}: {row.status} {row.reason or row.figures}", flush=True)
-        rows.append(row)
-    return rows
+        for row in absent(backends, reason):
+            results.add(row)
+        return
+    gauge = None
+    if not options.cpu:
+        with suppress(MachineError):
+            gauge = gauge_of_gpu()
+    bench = Bench(gauge, options.repeats)
+    results.head["machine"] = machine_facts(gauge)
+    results.head["bundles"] = {name: facts_of(bundle) for name, bundle in bundles.items()}
+    jobs = jobs_of(bundles, found_backends(backends, results), bench, results, device)
+    run_jobs((job for job in jobs if job.row.kind in options.rows), results, clock)
+
+
+def facts_of(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle is of."""
+    manifest = bundle.manifest
+    return {
+        "network": manifest.network.source,
+        "width": manifest.network.width,
+        "size": list(manifest.input.size),
+        "outputs": manifest.outputs.value,
+        "operations": min(map(manifest.frame_operations, manifest.trunks)),
+    }
 
 
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="a bundle to measure; engines are added to it")
+    parser.add_argument(
+        "--bundle", type=Path, action="append", help="a bundle to measure, also several times; engines are added to it"
+    )
     parser.add_argument("--size", type=_size, default=(256, 512), help="of the shipped network's frames")
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--minutes", type=float, default=8, help="what does not fit is not run (default: 8)")
+    parser.add_argument("--rows", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("--repeats", type=int, default=11, help="of what is timed (default: 11)")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: docs/results)")
     parser.add_argument("--cpu", action="store_true", help="ONNX Runtime on the CPU, to try this script")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measured(options, Path(folder))
+    clock = Clock(options.minutes * 60)
+    output = options.output or (None if options.cpu else RESULTS)
     found = gpus()
-    result = {
-        "gpu": found[0].name if found else "no GPU",
-        "machine": ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in found) or "a machine without a GPU",
-        "rows": [asdict(row) for row in rows],
-        "rearrangement": rearrangement(rows),
-    }
-    print(page(result))
-    ran = [row for row in rows if row.status != "not run"]
-    if ran and not options.cpu:
-        options.output.mkdir(parents=True, exist_ok=True)
-        stem = re.sub(r"[^a-z0-9]+", "-", result["gpu"].lower()).strip("-")
-        (options.output / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        (options.output / f"{stem}.md").write_text(page(result), encoding="utf-8")
-    if any(row.status == "failed" for row in rows):
+    gpu = found[0].name if found else "no GPU"
+    head = {"gpu": gpu, "machine": {}, "bundles": {}, "minutes": options.minutes, "complete": False}
+    stem = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    results = Results(head, lambda rows: {"rearrangement": rearrangement(rows)}, page, output, stem)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(options, results, clock, Path(folder))
+    except SmpDeployError as error:
+        print(error, file=sys.stderr)
+        return 3 if isinstance(error, MachineError) else 2
+    results.finish()
+    print(results.page())
+    if any(row.status == "failed" for row in results.rows):
         return 1
-    return 0 if ran and (found or options.cpu) else 3
+    return 0 if results.ran and (found or options.cpu) else 3
 
 
 def _size(text: str) -> tuple[int, int]:

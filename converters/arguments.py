@@ -67,6 +67,12 @@ def export_request(
     """
     frame_size = _size(size)
     wanted = _choices(Precision, "precisions", precisions)
+    for precision in wanted:
+        if precision.graph is not precision:
+            raise InputError(
+                f"precisions= names graphs to write, and {precision.value} is computed from the "
+                f"{precision.graph.value} graph, which every bundle has"
+            )
     _check_opset(opset, wanted)
     return ExportRequest(
         size=frame_size,

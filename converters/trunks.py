@@ -13,6 +13,7 @@ from torch import Tensor
 
 from converters.analysis.network import TracedNetwork
 from converters.flops import operations
+from converters.graphs.arena import arena_bytes
 from converters.graphs.from_torch import onnx_from_torch
 from converters.graphs.layers import layers_of, precision_of
 from converters.graphs.lifetimes import largest_tensor, live_bytes
@@ -118,11 +119,13 @@ class TrunkWriter:
         convolutions: dict[Precision, dict[Precision, int]] = {}
         live: dict[Precision, int] = {}
         packed: dict[Precision, int] = {}
+        arena: dict[Precision, int] = {}
         for precision in dict.fromkeys((Precision.FP32, *self.precisions.precisions)):
             graphs[precision] = f"{stem}.onnx" if precision is Precision.FP32 else f"{stem}.{precision.value}.onnx"
             converted = self.precisions.converted(model, precision)
             self.weights.save_graph(converted, self.stage / graphs[precision])
             convolutions[precision], live[precision] = _convolutions(converted), live_bytes(converted)
+            arena[precision] = arena_bytes(converted)
             if precision in (Precision.FP32, Precision.INT8):
                 # int8 runs there as it is written.
                 packed[precision] = packed_bytes(converted, optimized=precision is Precision.FP32)
@@ -136,6 +139,7 @@ class TrunkWriter:
             operations=operations(form.graph, [inputs["windows"][:1], *list(inputs.values())[1:]]),
             live_bytes=live,
             packed_bytes=packed,
+            arena_bytes=arena,
             largest_tensor=largest_tensor(model),
         )
 

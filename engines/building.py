@@ -146,7 +146,9 @@ class _Build:
         manifest = self.bundle.manifest
         trunk = manifest.trunk_of(schedule)
         graph, crop = self.bundle.trunk_graph(trunk, self.precision), manifest.grid(trunk).crop_size
-        return trtexec_lines(str(graph), "windows", (3, *crop), schedule.sub_batch, self.options)
+        return trtexec_lines(
+            str(graph), "windows", (3, *crop), schedule.sub_batch, self.options, tf32=self.precision is Precision.TF32
+        )
 
     def on(
         self,
@@ -166,7 +168,7 @@ class _Build:
             graph.relative_to(bundle.path).as_posix(), bundle.manifest.prepare, bundle.manifest.weights
         )
         config = BuildConfig(
-            self.precision, trunk.convolutions[self.precision], schedule.sub_batch, options=self.options
+            self.precision, trunk.convolutions[self.precision.graph], schedule.sub_batch, options=self.options
         )
         identity = identity_of_build(bundle, inputs, config, (flavour, version), self.machine, device.index)
         held = None if force else held_engine(bundle, identity)

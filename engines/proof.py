@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engines.backends import backend_named
 from engines.backends.base import Backend
+from engines.backends.base import Kind as BackendKind
 from engines.backends.versions import tool_versions
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import EngineRecord, OutputKind, ReferenceRecord
@@ -33,7 +34,7 @@ from engines.bundle.records import (
 )
 from engines.errors import BundleError, MachineError, WorkFailed
 from engines.parity.checks import Question
-from engines.parity.comparison import label_agreement, relative_error, softmax
+from engines.parity.comparison import label_agreement, relative_error, share_of_ties, softmax
 from engines.parity.metrics import by_phase, shift_of_labels
 from engines.parity.tolerances import tolerance_of
 from engines.parity.validation import OnCheck, validation_from_checks
@@ -59,12 +60,16 @@ def prove(
 ) -> Validation:
     """Compare a backend with PyTorch's outputs for the bundle's reference frames, and its engine with what it is of.
 
+    Where nothing is named, a GPU runs every schedule that the backend has in the bundle: its kernels are chosen by the
+    shapes, so one schedule says nothing of another. Their whole frames are compared with one another, too.
+
     Args:
         bundle: an open bundle, or the path of one, whose files are then verified.
         backend: its name, or the backend.
         precision: of the trunk.
-        schedule: what is walked; by default what :func:`engines.choose_schedule` chooses.
-        memory: a budget to choose it from, as for :meth:`Session.open`.
+        schedule: what is walked; by default every schedule on a GPU, and elsewhere what
+            :func:`engines.choose_schedule` chooses.
+        memory: a budget to choose one from, as for :meth:`Session.open`.
         device: ``"cuda:1"`` say; the backend's first by default.
         tolerances: figures of :class:`Tolerance` by name, in place of the table's.
         on_check: called with every check as soon as it is made.
@@ -83,11 +88,13 @@ def prove(
     if keep:
         # Said before the work, not after it.
         check_reports(opened.path / "reports")
-    chosen = session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)
-    use, checks = (on.name, arithmetic, chosen), []
+    schedules = on.schedules(opened.manifest, arithmetic)
+    if on.kind is not BackendKind.GPU or (schedule, memory) != (None, None) or not schedules:
+        schedules = [session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)]
+    uses, checks = {(on.name, arithmetic, held) for held in schedules}, []
     for check in chain(
-        provenance_checks(opened, [engine for engine in opened.manifest.engines if engine.use == use]),
-        backend_checks(opened, on, arithmetic, schedule=chosen, device=device, overrides=tolerances),
+        provenance_checks(opened, [engine for engine in opened.manifest.engines if engine.use in uses]),
+        backend_checks(opened, on, arithmetic, schedules, memory=memory, device=device, overrides=tolerances),
     ):
         on_check(check)
         checks.append(check)
@@ -129,7 +136,7 @@ def _provenance_check(bundle: Bundle, engine: EngineRecord) -> Check:
     trunk = manifest.trunk_of(engine.schedule)
     expected = {
         "weights": (record.weights_sha256, manifest.weights),
-        "graph": (record.graph_sha256, trunk.graphs[engine.precision]),
+        "graph": (record.graph_sha256, trunk.graphs[engine.precision.graph]),
         "prepare": (record.prepare_sha256, manifest.prepare),
         "plan": (record.plan_sha256, engine.engine),
         "plan of prepare": (record.prepare_plan_sha256, engine.prepare),
@@ -145,38 +152,69 @@ def backend_checks(
     bundle: Bundle,
     backend: Backend,
     precision: Precision,
+    schedules: Iterable[Schedule],
     *,
-    schedule: Schedule | None = None,
     memory: int | str | None = None,
     device: str | None = None,
     overrides: Mapping[str, float] | None = None,
 ) -> Iterator[Check]:
-    """A backend's predictions against PyTorch's outputs for the bundle's reference frames.
+    """A backend's predictions against PyTorch's outputs for the bundle's reference frames, in each of the schedules.
 
-    Raises what :meth:`Session.open` raises: a backend that was asked for and is not there is an error. Work that began
-    and broke, when the session was opened or later, is a check that failed.
+    The first one's whole frames are what those of the others are compared with.
+
+    Work that began and broke, when a session was opened or later, is a check that failed. A schedule that does not
+    open, an engine of another GPU say, was not run; where none does, what :meth:`Session.open` raises for the first is
+    raised: a backend that was asked for and is not there is an error.
     """
-    tolerance = tolerance_of(precision, overrides)
-    chosen = session_schedule(bundle, backend, precision, schedule, memory=memory, device=device)
-    proof = _Proof(bundle, backend, precision, chosen, tolerance)
-    try:
-        session = Session.open(bundle, backend, precision=precision, schedule=chosen, device=device)
-    except WorkFailed as error:
-        yield from (question.broke(error) for question in proof.all_questions())
-        return
-    if reason := backend.unproven(precision):
-        session.close()
-        yield from (question.not_run(reason) for question in proof.all_questions())
-        return
-    yield from session_checks(session, backend, precision, tolerance)
+    tolerance, wanted = tolerance_of(precision, overrides), list(schedules)
+    frames = WholeFrames() if len(wanted) > 1 else None
+    unopened: list[tuple[_Proof, MachineError]] = []
+    for schedule in wanted:
+        proof = _Proof(bundle, backend, precision, schedule, tolerance)
+        try:
+            session = Session.open(
+                bundle, backend, precision=precision, schedule=schedule, memory=memory, device=device
+            )
+        except WorkFailed as error:
+            yield from (question.broke(error) for question in proof.all_questions())
+            continue
+        except MachineError as error:
+            unopened.append((proof, error))
+            continue
+        if unproven := backend.unproven(precision):
+            session.close()
+            yield from (question.not_run(unproven) for question in proof.all_questions())
+            continue
+        yield from session_checks(session, backend, precision, tolerance, frames)
+    if unopened and len(unopened) == len(wanted):
+        raise unopened[0][1]
+    for proof, reason in unopened:
+        yield from (question.not_run(str(reason)) for question in proof.all_questions())
 
 
-def session_checks(session: Session, backend: Backend, precision: Precision, tolerance: Tolerance) -> Iterator[Check]:
+class WholeFrames:
+    """Predictions of whole reference frames in one schedule, by the frame's number: for others to be compared with."""
+
+    def __init__(self) -> None:
+        self.schedule: Schedule | None = None
+        self.predictions: dict[int, NDArray[Any]] = {}
+
+
+def session_checks(
+    session: Session,
+    backend: Backend,
+    precision: Precision,
+    tolerance: Tolerance,
+    frames: WholeFrames | None = None,
+) -> Iterator[Check]:
     """The predictions of an open session against PyTorch's outputs; the session is closed in the end.
 
-    What breaks from here on is a failure: the session was there, and its work began.
+    What breaks from here on is a failure: the session was there, and its work began. With ``frames`` they are also
+    compared with those there, or are those from now on.
     """
     proof = _Proof(session.bundle, backend, precision, session.schedule, tolerance)
+    if frames is not None and frames.schedule is None:
+        frames.schedule = session.schedule
     questions: list[Question] = []
     try:
         for index, case in enumerate(session.manifest.reference):
@@ -188,6 +226,12 @@ def session_checks(session: Session, backend: Backend, precision: Precision, tol
                 yield from (question.broke(error) for question in questions)
                 continue
             yield from proof.answers(questions, case, prediction, logits)
+            if frames is None:
+                continue
+            if frames.schedule == session.schedule:
+                frames.predictions[index] = prediction
+            elif index in frames.predictions:
+                yield from proof.against(frames, index, prediction, logits)
         try:
             session.close()
         except MachineError as error:
@@ -244,6 +288,32 @@ class _Proof:
             else:
                 wanted = expected if question.quantity is Quantity.LOGIT_ERROR else softmax(expected)
                 yield question.measured(relative_error(np.asarray(actual, np.float32), wanted))
+
+    def against(
+        self, frames: WholeFrames, index: int, prediction: NDArray[Any], logits: NDArray[np.float32]
+    ) -> Iterator[Check]:
+        """A whole frame against that of the first schedule: all phases, where PyTorch's outputs may be of one.
+
+        Both may be off by what the precision allows. Labels differ where PyTorch's logits are nearly tied, too; of
+        that each is forgiven as much as against PyTorch.
+        """
+        known, kind, tolerance = frames.predictions[index], self.bundle.manifest.outputs, self.tolerance
+        question = Question.of_hop(
+            f"{self.backend}, {self.precision.value}, {frames.schedule}",
+            str(self.schedule),
+            f"reference frame {index}, every phase",
+            2 * tolerance.logits,
+            graph=self.bundle.manifest.trunk_of(self.schedule).graphs.get(self.backend.graph_precision(self.precision)),
+            precision=self.precision,
+        )
+        if kind is not OutputKind.LABELS:
+            yield replace(question, quantity=_ERRORS[kind]).measured(relative_error(prediction, known))
+            prediction, known = prediction.argmax(0), known.argmax(0)
+        forgiven = min(share_of_ties(logits, 2 * tolerance.of_ties), 2 * tolerance.ties)
+        lowest = 1 - 2 * (1 - tolerance.label_agreement) - forgiven
+        yield replace(question, quantity=Quantity.LABEL_AGREEMENT, tolerance=lowest).measured(
+            float((prediction == known).mean()), f"{forgiven:.3%} are forgiven: PyTorch's labels are nearly tied there"
+        )
 
     def _of_labels(self, question: Question, actual: NDArray[Any], expected: NDArray[np.float32]) -> Check:
         labels, right = actual if actual.ndim == 2 else np.nan_to_num(actual).argmax(0), expected.argmax(0)

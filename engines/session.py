@@ -16,13 +16,14 @@ from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
-from engines.errors import BackendError, FrameError, InputError
+from engines.errors import BackendError, FrameError, InputError, OutOfMemory
 from engines.executors.base import Executor
 from engines.executors.reducing import OpenExecutor, ReducingExecutor, Reduction
 from engines.executors.turns import Turns
 from engines.executors.walking import Frame, Step, Walker
 from engines.planning.choice import session_schedule
-from engines.planning.smaller import smaller_schedules
+from engines.planning.sizes import bytes_of_memory
+from engines.planning.smaller import hint_of_smaller, smaller_schedules
 from engines.schedules.anytime import NearestFill, Refinement
 from engines.schedules.phases import Phase, PhaseGrid
 from engines.schedules.schedule import Precision, Schedule, named
@@ -78,7 +79,7 @@ class Session:
         self.bundle = bundle
         self._executors = ReducingExecutor(open_executor, schedule, smaller)
         self._turns = Turns(self._executors.close)
-        self._walker = Walker(bundle.manifest, self._executors, self._turns.check_open)
+        self._walker = Walker(self._executors, self._turns.check_open)
         self._filling_s: float | None = None
         """How long it took at most to fill in what a deadline left out."""
 
@@ -103,25 +104,34 @@ class Session:
             schedule: which levels are walked, how many phases at a time, in which lowering; by default
                 :func:`engines.choose_schedule`'s. A sub-batch larger than the phases that can go together is one of
                 all of them.
-            memory: choose the schedule from a budget, ``"1GiB"`` or bytes: what a process that does nothing else may
-                hold on a CPU, device memory on a GPU.
+            memory: a budget, ``"1GiB"`` or bytes: what a process that does nothing else may hold on a CPU; on a GPU
+                what the session may take there beyond the context and the loaded kernels, which its runtime is held to.
+                It chooses the schedule, or must suffice for the one that is named.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; the backend's first by default.
             allow_smaller: when memory runs out, here or in a later call, go on with the next smaller schedule that
                 the bundle has a trunk or an engine for; :attr:`reductions` tells.
 
         Raises:
             BundleError: the bundle is absent, damaged or has no trunk, or no engine, of this schedule and precision.
-            InputError: an unknown backend, a device of another kind, a budget that nothing fits or that stands beside
-                a schedule.
+            InputError: an unknown backend, a device of another kind, a budget that nothing fits, or not the schedule
+                that is named.
             MachineError: the runtime is missing or refuses the work.
-            OutOfMemory: the memory does not suffice.
+            OutOfMemory: the memory does not suffice, with what would.
             WorkFailed: engines that run once when they are opened broke then.
         """
         opened = Bundle.of(bundle)
         on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
         chosen = session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)
+        limit = None if memory is None else bytes_of_memory(memory)
         smaller = smaller_schedules(opened.manifest, on, arithmetic, chosen) if allow_smaller else ()
-        return cls(opened, lambda wanted: on.open(opened, arithmetic, wanted, device), chosen, smaller)
+
+        def opened_at(wanted: Schedule) -> Executor:
+            try:
+                return on.open(opened, arithmetic, wanted, device, memory_bytes=limit)
+            except OutOfMemory as error:
+                raise OutOfMemory(f"{error}{hint_of_smaller(opened.manifest, on, arithmetic, wanted)}") from error
+
+        return cls(opened, opened_at, chosen, smaller)
 
     @property
     def manifest(self) -> Manifest:
@@ -136,7 +146,7 @@ class Session:
     @property
     def grid(self) -> PhaseGrid:
         """The phases that :meth:`predict` walks."""
-        return self._walker.grid(self.schedule)
+        return self.manifest.grid(self.manifest.trunk_of(self.schedule))
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:
@@ -180,7 +190,7 @@ class Session:
         """
         deadline = None if deadline_ms is None else _Deadline(deadline_ms)
         self._check(image)
-        step: Step | None = None
+        executor: Executor | None = None
         computed: list[Phase] = []
         turn = self._turns.turn("predict")
         try:
@@ -188,22 +198,20 @@ class Session:
             if deadline is not None:
                 deadline.begin()
             with closing(self._walker.walk(Frame(image), ahead=deadline is None)) as steps:
-                for latest in steps:
-                    if step is None or latest.merged is not step.merged:
-                        computed = []
-                    step = latest
+                for step in steps:
+                    if step.executor is not executor:
+                        executor, computed = step.executor, []
                     computed += step.phases
                     if on_progress is not None:
                         with turn.outside():
                             on_progress(len(computed), len(step.grid.phases))
                     if deadline is not None:
                         deadline.step()
-                        if deadline.ends_before_another(self._filling(step, computed)):
-                            break
-            assert step is not None
-            if deadline is None:
-                return np.ascontiguousarray(step.grid.unpadded(step.merged))
-            return self._filled(step, computed)
+                        if step.last or deadline.ends_before_another(self._filling(step, computed)):
+                            return self._filled(step, computed)
+                    elif step.last:
+                        return step.result()
+            raise AssertionError("a walk ends with its last step")
         finally:
             turn.leave()
 
@@ -242,6 +250,9 @@ class Session:
                     # Its own walk loads it again, and says what is wrong or goes on with a smaller schedule.
                     upcoming[0].load(self.executor)
 
+        def following() -> Frame | None:
+            return upcoming[0] if upcoming and isinstance(upcoming[0], Frame) else None
+
         try:
             turn.take()
             while True:
@@ -251,7 +262,7 @@ class Session:
                 frame = upcoming.pop()
                 if isinstance(frame, Exception):
                     raise frame
-                result = self._whole(frame, ask_ahead if self.executor.slots > 1 else None)
+                result = self._whole(frame, ask_ahead if self.executor.slots > 1 else None, following)
                 del frame
                 with turn.outside():
                     yield result
@@ -268,14 +279,14 @@ class Session:
         exhausted or closed. After a reduction it begins anew.
         """
         self._check(image)
-        merged, fill = None, NearestFill((1, 1))
+        executor, fill = None, NearestFill((1, 1))
         turn = self._turns.turn("refine", unfinished=True)
         try:
             turn.take()
             with closing(self._walker.walk(Frame(self._walker.kept(image)), ahead=False)) as steps:
                 for step in steps:
-                    if step.merged is not merged:
-                        merged, fill = step.merged, NearestFill(step.grid.window)
+                    if step.executor is not executor:
+                        executor, fill = step.executor, NearestFill(step.grid.window)
                     fill.add(step.phases)
                     refinement = _refinement(step, fill)
                     with turn.outside():
@@ -283,14 +294,12 @@ class Session:
         finally:
             turn.leave()
 
-    def _whole(self, frame: Frame, on_begun: Callable[[], None] | None) -> NDArray[Any]:
+    def _whole(
+        self, frame: Frame, on_begun: Callable[[], None] | None, following: Callable[[], Frame | None]
+    ) -> NDArray[Any]:
         """The prediction of a frame."""
-        step: Step | None = None
-        with closing(self._walker.walk(frame, ahead=True, on_begun=on_begun)) as steps:
-            for step in steps:  # noqa: B007
-                pass
-        assert step is not None
-        return np.ascontiguousarray(step.grid.unpadded(step.merged))
+        with closing(self._walker.walk(frame, ahead=True, on_begun=on_begun, following=following)) as steps:
+            return next(step for step in steps if step.last).result()
 
     def _filled(self, step: Step, computed: list[Phase]) -> Refinement:
         """What the computed phases give; how long that takes is remembered for the next deadline."""
@@ -334,5 +343,5 @@ class Session:
 
 def _refinement(step: Step, fill: NearestFill) -> Refinement:
     grid = step.grid
-    prediction = np.ascontiguousarray(grid.unpadded(fill.filled(step.merged)))
+    prediction = np.ascontiguousarray(grid.unpadded(fill.filled(step.merged())))
     return Refinement(prediction, fill.computed(grid.frame_size), len(fill.done), len(grid.phases))

@@ -26,7 +26,9 @@ from engines.executors.runner import Array, Runner
 from smp_deploy.datasets.base import DatasetInfo, Example
 
 REASON = "a shadow has no whole numbers"
-MODEL = MemoryModel(process_bytes=10 * MIB, runtime_bytes=3 * MIB, weights=2.0, packing=1.5, measured=True)
+MODEL = MemoryModel(
+    process_bytes=10 * MIB, runtime_bytes=3 * MIB, weights=2.0, packing=1.5, measured=frozenset({Precision.FP32})
+)
 
 
 class ShadowRunner(Runner):
@@ -93,7 +95,9 @@ class Shadow(Backend):
     def support(self) -> Support:
         return Support(True, self.runtime())
 
-    def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
+    def _open(
+        self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName, memory_bytes: int | None
+    ) -> Executor:
         self.opened.append(schedule)
         trunk = bundle.manifest.trunk_of(schedule)
         return RunnerExecutor(

@@ -15,16 +15,27 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import onnx_ir as ir
 
 from converters.graphs.lifetimes import VIEWS, bytes_of
 
-_BLOCK = 16
-"""Channels that lie together where the processor has AVX-512; 8 where it has not."""
 
-_FEW = 8
-"""A convolution of fewer channels reads the plain layout."""
+@dataclass(frozen=True)
+class Layout:
+    """The layout of a runtime's convolutions, where it is not that of the graph."""
+
+    block: int
+    """Channels that lie together; the last block is filled up."""
+    few: int
+    """A convolution of fewer channels reads the plain layout."""
+    fuses: bool
+    """Whether a convolution takes over the sum and the activation behind it."""
+
+
+BLOCKS = Layout(block=16, few=8, fuses=True)
+"""On x86-64; 8 lie together where the processor has no AVX-512."""
 
 _ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 
@@ -32,7 +43,7 @@ _IN_PLACE = _ACTIVATIONS | {"Add", "Div", "Mul", "Softmax", "Sub"}
 
 
 @dataclass(eq=False)
-class _Tensor:
+class Tensor:
     """Memory of its own: of a value, or of its copy in the other layout."""
 
     size: int
@@ -44,9 +55,9 @@ class _Tensor:
 class _Step:
     """What is computed at once."""
 
-    made: list[_Tensor]
-    read: list[_Tensor]
-    may_replace: list[_Tensor]
+    made: list[Tensor]
+    read: list[Tensor]
+    may_replace: list[Tensor]
     """What the first result may take the place of, if no later step reads it."""
 
 
@@ -55,10 +66,26 @@ def packed_bytes(model: ir.Model, *, optimized: bool = True) -> int:
 
     ``optimized`` says whether ONNX Runtime may fuse operators and change layouts.
     """
-    steps = _Steps(model, optimized).found
-    uses = Counter(tensor for step in steps for tensor in step.read)
-    place: dict[_Tensor, _Tensor] = {}
     block = _Block()
+    hold(model, BLOCKS if optimized else None, block)
+    return block.size
+
+
+class Memory(Protocol):
+    """Where the tensors of a run are held."""
+
+    def add(self, tensor: Tensor) -> None:
+        """Find a place for it."""
+
+    def remove(self, tensor: Tensor) -> None:
+        """Leave its place free; nothing happens where it has none."""
+
+
+def hold(model: ir.Model, layout: Layout | None, block: Memory) -> None:
+    """Put the tensors of a run into memory and take them out, one step after the other; a first axis is one."""
+    steps = _Steps(model, layout).found
+    uses = Counter(tensor for step in steps for tensor in step.read)
+    place: dict[Tensor, Tensor] = {}
     for step in steps:
         read = [place.get(tensor, tensor) for tensor in step.read]
         for index, made in enumerate(step.made):
@@ -75,7 +102,6 @@ def packed_bytes(model: ir.Model, *, optimized: bool = True) -> int:
         for tensor in {*read, *step.made}:
             if not uses[place.get(tensor, tensor)]:
                 block.remove(place.get(tensor, tensor))
-    return block.size
 
 
 class _Block:
@@ -83,10 +109,10 @@ class _Block:
 
     def __init__(self) -> None:
         self.size = 0
-        self._held: list[tuple[int, _Tensor]] = []
+        self._held: list[tuple[int, Tensor]] = []
         """By offset."""
 
-    def add(self, tensor: _Tensor) -> None:
+    def add(self, tensor: Tensor) -> None:
         """Put it into the smallest gap that it fits into, else behind the last one."""
         gaps, end = [], 0
         for offset, held in self._held:
@@ -97,7 +123,7 @@ class _Block:
         self._held = sorted([*self._held, (start, tensor)], key=lambda entry: entry[0])
         self.size = max(self.size, start + tensor.size)
 
-    def remove(self, tensor: _Tensor) -> None:
+    def remove(self, tensor: Tensor) -> None:
         """Leave its place free; nothing happens where it has none."""
         self._held = [entry for entry in self._held if entry[1] is not tensor]
 
@@ -105,14 +131,15 @@ class _Block:
 class _Steps:
     """The steps of a graph, fused and in two layouts, or as they are written."""
 
-    def __init__(self, model: ir.Model, optimized: bool) -> None:
+    def __init__(self, model: ir.Model, layout: Layout | None) -> None:
+        self._layout = layout or Layout(1, 0, fuses=False)
         self.found: list[_Step] = []
         self._outputs = set(model.graph.outputs)
-        self._plain: dict[ir.Value, _Tensor] = {v: _Tensor(bytes_of(v), packed=False) for v in model.graph.inputs}
-        self._blocked: dict[ir.Value, _Tensor] = {}
+        self._plain: dict[ir.Value, Tensor] = {v: Tensor(bytes_of(v), packed=False) for v in model.graph.inputs}
+        self._blocked: dict[ir.Value, Tensor] = {}
         nodes = list(model.graph)
-        self._in_blocks = _values_in_blocks(nodes) if optimized else set()
-        summed, activated = self._fused(nodes)
+        self._in_blocks = _values_in_blocks(nodes, layout.block) if layout else set()
+        summed, activated = self._fused(nodes) if self._layout.fuses else ({}, {})
         later = set(summed.values())
         for node in nodes:
             if node in later or node in activated.values():
@@ -154,7 +181,7 @@ class _Steps:
         """A convolution in the layout of blocks, which may add to the other term of a sum in its place."""
         first = node.inputs[0]
         assert first is not None
-        read = [self._blocked_tensor(first) if _channels(first) >= _FEW else self._plain_tensor(first)]
+        read = [self._blocked_tensor(first) if _channels(first) >= self._layout.few else self._plain_tensor(first)]
         terms = [] if total is None else [v for v in total.inputs if v is not None and v.producer() is not node]
         added = [self._blocked_tensor(value) for value in terms]
         self._make_blocked(result, read + added, added)
@@ -174,8 +201,8 @@ class _Steps:
         self._plain |= zip(node.outputs, made, strict=True)
         self.found.append(_Step(made, read, read if node.op_type in _IN_PLACE else []))
 
-    def _make_blocked(self, result: ir.Value, read: list[_Tensor], may_replace: list[_Tensor]) -> None:
-        tensor = _Tensor(_bytes_in_blocks(result))
+    def _make_blocked(self, result: ir.Value, read: list[Tensor], may_replace: list[Tensor]) -> None:
+        tensor = Tensor(_bytes_in_blocks(result, self._layout.block))
         self._blocked[result] = tensor
         self.found.append(_Step([tensor], read, may_replace))
         # The plain copy follows at once where nothing reads the blocks; else it waits for its first reader.
@@ -183,55 +210,55 @@ class _Steps:
         if result in self._outputs or not read_in_blocks:
             self._plain_tensor(result)
 
-    def _made(self, value: ir.Value) -> _Tensor:
-        return _Tensor(bytes_of(value), packed=value not in self._outputs)
+    def _made(self, value: ir.Value) -> Tensor:
+        return Tensor(bytes_of(value), packed=value not in self._outputs)
 
-    def _plain_tensor(self, value: ir.Value) -> _Tensor:
+    def _plain_tensor(self, value: ir.Value) -> Tensor:
         """Of a value in the plain layout, copied where it is in the other one."""
         if value not in self._plain:
             self._plain[value] = self._made(value)
             self.found.append(_Step([self._plain[value]], [self._blocked[value]], []))
         return self._plain[value]
 
-    def _blocked_tensor(self, value: ir.Value) -> _Tensor:
+    def _blocked_tensor(self, value: ir.Value) -> Tensor:
         """Of a value in the layout of blocks, copied where it is in the plain one."""
         if value not in self._blocked:
-            self._blocked[value] = _Tensor(_bytes_in_blocks(value))
+            self._blocked[value] = Tensor(_bytes_in_blocks(value, self._layout.block))
             self.found.append(_Step([self._blocked[value]], [self._plain[value]], []))
         return self._blocked[value]
 
 
-def _values_in_blocks(nodes: Iterable[ir.Node]) -> set[ir.Value]:
+def _values_in_blocks(nodes: Iterable[ir.Node], block: int) -> set[ir.Value]:
     """Results of convolutions, of what works on them element by element, and of what joins their channels."""
     found: set[ir.Value] = set()
     for node in nodes:
         read = [value for value in node.inputs if value is not None]
-        follows = node.op_type in (*_ACTIVATIONS, "Add") or _joins_blocks(node)
-        if _has_blocks(node) or (follows and all(value in found for value in read)):
+        follows = node.op_type in (*_ACTIVATIONS, "Add") or _joins_blocks(node, block)
+        if _has_blocks(node, block) or (follows and all(value in found for value in read)):
             found.add(node.outputs[0])
     return found
 
 
-def _joins_blocks(node: ir.Node) -> bool:
+def _joins_blocks(node: ir.Node, block: int) -> bool:
     """Whether a node joins channels of tensors whose channels fill their blocks."""
     if node.op_type != "Concat" or node.attributes["axis"].as_int() != 1:
         return False
-    return all(value is not None and _channels(value) % _BLOCK == 0 for value in node.inputs)
+    return all(value is not None and _channels(value) % block == 0 for value in node.inputs)
 
 
-def _has_blocks(node: ir.Node) -> bool:
+def _has_blocks(node: ir.Node, block: int) -> bool:
     """Whether ONNX Runtime computes this node in blocks of channels: a 2-D convolution, whose groups fill them."""
     if node.op_type != "Conv" or node.inputs[0] is None or len(node.outputs[0].shape or ()) != 4:
         return False
     group = node.attributes["group"].as_int() if "group" in node.attributes else 1
     read, made = _channels(node.inputs[0]), _channels(node.outputs[0])
-    return group == 1 or ((group == read or read // group % _BLOCK == 0) and made % _BLOCK == 0)
+    return group == 1 or ((group == read or read // group % block == 0) and made % block == 0)
 
 
-def _bytes_in_blocks(value: ir.Value) -> int:
+def _bytes_in_blocks(value: ir.Value, block: int) -> int:
     """Size of a tensor whose last block of channels is filled up."""
     channels = _channels(value)
-    return bytes_of(value) // channels * math.ceil(channels / _BLOCK) * _BLOCK
+    return bytes_of(value) // channels * math.ceil(channels / block) * block
 
 
 def _channels(value: ir.Value) -> int:

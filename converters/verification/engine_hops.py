@@ -53,6 +53,6 @@ def _question(subject: Subject, precision: Precision, where: str) -> Question:
         where,
         subject.tolerance(precision).label_agreement,
         quantity=Quantity.LABEL_AGREEMENT,
-        graph=subject.bundle.manifest.trunk().graphs.get(precision),
+        graph=subject.bundle.manifest.trunk().graphs.get(precision.graph),
         precision=precision,
     )

@@ -90,7 +90,7 @@ class Backend(abc.ABC):
 
     def graph_precision(self, precision: Precision) -> Precision:
         """Which of a bundle's graphs it runs to compute in a precision."""
-        return precision
+        return precision.graph
 
     def schedules(self, manifest: Manifest, precision: Precision) -> list[Schedule]:
         """Every schedule that it can open: those of all trunks of a precision, or those of the engines."""
@@ -127,9 +127,22 @@ class Backend(abc.ABC):
         return Support(True, self.runtime())
 
     def open(
-        self, bundle: Bundle, precision: Precision, schedule: Schedule, device: str | DeviceName | None = None
+        self,
+        bundle: Bundle,
+        precision: Precision,
+        schedule: Schedule,
+        device: str | DeviceName | None = None,
+        *,
+        memory_bytes: int | None = None,
     ) -> Executor:
         """Open a schedule that the bundle has a trunk, or an engine, for.
+
+        Args:
+            bundle: an open bundle.
+            precision: one that the backend has here.
+            schedule: what is walked.
+            device: one of the backend's kind; its first by default.
+            memory_bytes: what a GPU's runtime is held to, beyond the context and the loaded kernels. A CPU's cannot be.
 
         Raises:
             BundleError: the bundle has none.
@@ -140,10 +153,12 @@ class Backend(abc.ABC):
         """
         chosen = self.device(device)
         self.check_precision(precision)
-        return self._open(bundle, precision, schedule, chosen)
+        return self._open(bundle, precision, schedule, chosen, memory_bytes)
 
     @abc.abstractmethod
-    def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
+    def _open(
+        self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName, memory_bytes: int | None
+    ) -> Executor:
         """Open on a device of the right kind, in a precision that it has."""
 
     def __str__(self) -> str:

@@ -6,20 +6,22 @@ docs/memory.md says how the figures were found and how far off they are where th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engines.bundle.manifest import Manifest, OutputKind, TrunkRecord
 from engines.errors import LayoutError
-from engines.schedules.schedule import Precision, Schedule
+from engines.executors.buffers import Buffers, buffers_of
+from engines.schedules.schedule import Lowering, Precision, Schedule
 
 MIB = 2**20
 
-_WEIGHT_BYTES = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 1}
+_WEIGHT_BYTES = {Precision.FP32: 4, Precision.TF32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 1}
 
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """What a backend takes, in bytes: of the process on a CPU, of device memory on a GPU.
+    """What a backend takes, in bytes: of the process on a CPU; on a GPU see :class:`DeviceMemoryModel`.
 
     A session needs the larger of two figures: what opening the bundle takes, and what a sub-batch takes, which are the
     weights, the frame, its planes, the result, the windows, and the tensors inside the trunk.
@@ -38,12 +40,14 @@ class MemoryModel:
     packing: float | None = 1.3
     """What is held for the tensors of a sub-batch, relative to the largest sum that is alive at once; ``None`` where
     they lie in the block whose size the manifest has (``packed_bytes``)."""
+    arena: Mapping[Lowering, float] | None = None
+    """Where they lie in the arena whose size the manifest has (``arena_bytes``): what is held relative to that."""
     computes_in: tuple[tuple[Precision, Precision], ...] = ()
     """``(precision, other)`` where the backend holds the tensors of one precision in another."""
     largest_tensor: int | None = None
     """Elements of the largest tensor that the backend takes; ``None`` for any."""
-    measured: bool = False
-    """Whether these figures were measured, or are assumptions."""
+    measured: frozenset[Precision] = frozenset()
+    """In which precisions these figures were measured; in the others they are assumptions."""
 
     def phase_bytes(self, manifest: Manifest, trunk: TrunkRecord, precision: Precision) -> int:
         """What is held for one phase of a sub-batch: its window and the tensors inside the trunk.
@@ -53,8 +57,12 @@ class MemoryModel:
         rows, columns = manifest.grid(trunk).crop_size
         window, held = 3 * 4 * rows * columns, self._held(precision)
         known = trunk.live_bytes if self.packing is not None else trunk.packed_bytes
+        if self.arena is not None:
+            known = trunk.arena_bytes
         if held not in known:
             raise LayoutError(f"the bundle says nothing of the memory of its trunks in {held.value}")
+        if self.arena is not None:
+            return window + round(self.arena[trunk.lowering] * known[held])
         if self.packing is None:
             return window + known[held]
         return window + round(self.packing * max(known[held] - window, 0))
@@ -65,7 +73,7 @@ class MemoryModel:
 
     def peak_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
         """The peak of a session, above :attr:`process_bytes`; raises as :meth:`phase_bytes` does."""
-        weights = manifest.network.parameters * _WEIGHT_BYTES[self._held(precision)]
+        weights = self.weight_bytes(manifest, precision)
         height, width = manifest.grid(manifest.trunk_of(schedule)).planes_size
         planes = 3 * 4 * height * width
         result = math.prod(manifest.input.padded_size) * (
@@ -79,5 +87,48 @@ class MemoryModel:
         opening = self.opening_bytes + round(self.opening * weights)
         return max(opening, self.runtime_bytes + round(self.weights * weights) + working)
 
+    def weight_bytes(self, manifest: Manifest, precision: Precision) -> int:
+        """The weights as the backend holds them, once."""
+        return manifest.network.parameters * _WEIGHT_BYTES[self._held(precision)]
+
     def _held(self, precision: Precision) -> Precision:
-        return dict(self.computes_in).get(precision, precision)
+        return dict(self.computes_in).get(precision, precision.graph)
+
+
+@dataclass(frozen=True)
+class DeviceMemoryModel(MemoryModel):
+    """What a session takes of a GPU's memory beyond the context and the loaded kernels.
+
+    That is the executor's buffers, which are known to the byte, and what the runtime holds: the weights, the tensors
+    inside both engines, and what sessions need of their own, :attr:`runtime_bytes`.
+    """
+
+    prepared: float = 2.0
+    """The tensors inside ``prepare.onnx``, as a multiple of the planes."""
+    shares_memory: bool = True
+    """Whether the engines of ``prepare.onnx`` and of the trunk, which take turns, share one block."""
+
+    def buffers(self, manifest: Manifest, schedule: Schedule) -> Buffers:
+        """The executor's."""
+        pixel_bytes = 1 if manifest.outputs is OutputKind.LABELS else 4 * len(manifest.classes)
+        return buffers_of(manifest.grid(manifest.trunk_of(schedule)), schedule.sub_batch, pixel_bytes)
+
+    def prepare_bytes(self, manifest: Manifest, schedule: Schedule) -> int:
+        """What the runtime holds for ``prepare.onnx``."""
+        grid = manifest.grid(manifest.trunk_of(schedule))
+        return round(self.prepared * 3 * 4 * math.prod(grid.planes_size))
+
+    def trunk_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+        """What the runtime holds for the trunk; raises as :meth:`phase_bytes` does."""
+        windows = 3 * 4 * math.prod(manifest.grid(manifest.trunk_of(schedule)).crop_size) * schedule.sub_batch
+        tensors = self.sub_batch_bytes(manifest, schedule, precision) - windows
+        return round(self.weights * self.weight_bytes(manifest, precision)) + tensors
+
+    def managed_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+        """What the runtime holds in all; raises as :meth:`phase_bytes` does."""
+        trunk, prepare = self.trunk_bytes(manifest, schedule, precision), self.prepare_bytes(manifest, schedule)
+        return self.runtime_bytes + (max(trunk, prepare) if self.shares_memory else trunk + prepare)
+
+    def peak_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+        """Of a session; raises as :meth:`phase_bytes` does."""
+        return self.buffers(manifest, schedule).on_device + self.managed_bytes(manifest, schedule, precision)

@@ -47,7 +47,7 @@ class OpenVino(Backend):
         weights=1.8,
         packing=1.3,
         computes_in=((Precision.BF16, Precision.FP32),),
-        measured=True,
+        measured=frozenset({Precision.FP32}),
     )
 
     def refusal(self, precision: Precision) -> str | None:
@@ -70,7 +70,9 @@ class OpenVino(Backend):
     def _support(self) -> Support:
         return Support(True, f"{self.runtime()}, with {', '.join(capabilities())}")
 
-    def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
+    def _open(
+        self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName, memory_bytes: int | None
+    ) -> Executor:
         trunk = bundle.manifest.trunk_of(schedule)
         return RunnerExecutor(
             OpenVinoRunner(bundle.file(bundle.manifest.prepare)),

@@ -71,15 +71,16 @@ class Bundle:
         return path.exists() and any(held.exists() and path.samefile(held) for held in own)
 
     def trunk_graph(self, trunk: TrunkRecord, precision: Precision) -> Path:
-        """A trunk in ``precision``. Raises :class:`BundleError` when the bundle was exported without it."""
-        if precision not in trunk.graphs:
+        """The graph of a trunk to compute in ``precision``. Raises :class:`BundleError` where there is none."""
+        graph = precision.graph
+        if graph not in trunk.graphs:
             held = ", ".join(sorted(held.value for held in trunk.graphs))
             raise BundleError(
-                f"the bundle has no {precision.value} trunk (it has {held}); "
-                f'export it with precisions=("{precision.value}",)'
-                + (" and calibration_frames=" if precision is Precision.INT8 else "")
+                f"the bundle has no {graph.value} trunk (it has {held}); "
+                f'export it with precisions=("{graph.value}",)'
+                + (" and calibration_frames=" if graph is Precision.INT8 else "")
             )
-        return self.file(trunk.graphs[precision])
+        return self.file(trunk.graphs[graph])
 
     def reference_arrays(self, case: ReferenceRecord) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Frame ``(H, W, 3)`` uint8 and PyTorch's logits ``(classes, i, j)`` float32 of a reference case."""
@@ -107,7 +108,8 @@ class Bundle:
         digest = record_of(plan + prepare + document).sha256[:12]
         trunk = self.manifest.trunk_of(schedule)
         use = f"b{schedule.sub_batch}-{backend}-{digest}"
-        stem = f"{PurePosixPath(trunk.graphs[precision]).stem}-{use}"
+        graph = trunk.graphs[precision.graph]
+        stem = f"{PurePosixPath(graph).stem}-{use}"
         engine = EngineRecord(
             engine=f"engines/{stem}.engine",
             prepare=f"engines/prepare-{use}.engine",
@@ -122,7 +124,7 @@ class Bundle:
                 _make_directory(self.file(name).parent)
                 write_file(self.file(name), content)
             with locked_directory(self.path):
-                current = self._current(trunk.graphs[precision], "the engine was built; build it again")
+                current = self._current(graph, "the engine was built; build it again")
                 replaced = [held for held in current.engines if held.use == engine.use]
                 stale = {name for held in replaced for name in held.files} - set(contents)
                 files = {name: known for name, known in current.files.items() if name not in stale}

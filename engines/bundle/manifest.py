@@ -14,7 +14,7 @@ from engines.errors import BundleError
 from engines.schedules.phases import PhaseGrid
 from engines.schedules.schedule import Lowering, Precision, Schedule
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised by every change that an older reader would misunderstand."""
 
 MANIFEST_NAME = "manifest.json"
@@ -101,6 +101,8 @@ class TrunkRecord(_Record, frozen=True):
     """Largest sum of tensors alive at once, for a sub-batch of one; it grows with the sub-batch."""
     packed_bytes: dict[Precision, _NotNegative]
     """Size of the block in which ONNX Runtime lays the tensors out on a CPU, where it computes in this precision."""
+    arena_bytes: dict[Precision, _NotNegative]
+    """Size of the arena that ONNX Runtime takes for the tensors on a GPU, for a sub-batch of one."""
     largest_tensor: _NotNegative
     """Elements of the largest tensor, for a sub-batch of one."""
 
@@ -294,7 +296,7 @@ def _check_consistency(manifest: Manifest) -> None:
             if (held.schedule.levels, held.schedule.lowering) not in graphs:
                 raise BundleError(f"{MANIFEST_NAME} has a tuning of {held.schedule}, but no such trunk")
     for engine in manifest.engines:
-        if engine.precision not in graphs.get((engine.schedule.levels, engine.schedule.lowering), {}):
+        if engine.precision.graph not in graphs.get((engine.schedule.levels, engine.schedule.lowering), {}):
             raise BundleError(
                 f"{MANIFEST_NAME} has an engine in {engine.precision.value} of {engine.schedule}, but no such trunk"
             )

@@ -32,11 +32,28 @@ class TensorSpec:
 
     def admits(self, array: NDArray[np.generic]) -> bool:
         """Whether ``array`` has this dtype and fits this shape."""
-        return (
-            array.dtype == self.dtype
-            and array.ndim == len(self.shape)
-            and all(want is None or want == have for want, have in zip(self.shape, array.shape, strict=True))
+        return array.dtype == self.dtype and self.admits_shape(array.shape)
+
+    def admits_shape(self, shape: tuple[int, ...]) -> bool:
+        """Whether it may be of this shape."""
+        return len(shape) == len(self.shape) and all(
+            want is None or want == have for want, have in zip(self.shape, shape, strict=True)
         )
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where bytes lie that are copied as a box: some planes of some rows, each row in one piece.
+
+    A step from plane to plane is a whole number of rows, which is how CUDA wants it.
+    """
+
+    address: int
+    """Of the first byte of the first row of the first plane."""
+    pitch: int
+    """Bytes from row to row."""
+    rows: int
+    """Rows from plane to plane, at least those that are copied."""
 
 
 class Copies(enum.Enum):
@@ -88,10 +105,8 @@ class Device(abc.ABC):
         """Queue a copy of ``size`` bytes."""
 
     @abc.abstractmethod
-    def copy_2d(
-        self, to: int, to_pitch: int, source: int, source_pitch: int, size: tuple[int, int], stream: Stream
-    ) -> None:
-        """Queue a copy on the device of ``size`` (rows, bytes of a row), rows lying ``pitch`` bytes apart."""
+    def copy_box(self, to: Box, source: Box, size: tuple[int, int, int], stream: Stream) -> None:
+        """Queue a copy on the device of ``size`` (planes, rows, bytes of a row)."""
 
     @abc.abstractmethod
     def create_stream(self) -> Stream:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from engines.devices.base import Copies, Device, Event, Graph, Stream
+from engines.devices.base import Box, Copies, Device, Event, Graph, Stream
 from engines.devices.gpus import gpus
 from engines.devices.names import DeviceName
 from engines.errors import BackendError, MissingDependency, OutOfMemory
@@ -15,12 +15,15 @@ _OUT_OF_MEMORY, _NO_DRIVER, _NO_DEVICE = 2, 35, 100
 """``cudaErrorMemoryAllocation``, ``cudaErrorInsufficientDriver``, ``cudaErrorNoDevice``; the driver's 2 and 100 too."""
 
 
-def import_cuda() -> tuple[Any, Any]:
-    """The modules ``cuda.bindings.runtime`` and ``cuda.bindings.driver``. Raises :class:`MissingDependency`."""
+def import_cuda(extra: str = "tensorrt") -> tuple[Any, Any]:
+    """The modules ``cuda.bindings.runtime`` and ``cuda.bindings.driver``.
+
+    Raises :class:`MissingDependency`, with the extra that brings them to whoever asks.
+    """
     try:
         from cuda.bindings import driver, runtime
     except ImportError as error:
-        raise MissingDependency("cuda-bindings", "tensorrt") from error
+        raise MissingDependency("cuda-bindings", extra) from error
     return runtime, driver
 
 
@@ -31,8 +34,8 @@ class CudaDevice(Device):
     :class:`MissingDependency` without cuda-bindings.
     """
 
-    def __init__(self, index: int = 0) -> None:
-        self._cuda, self._driver = import_cuda()
+    def __init__(self, index: int = 0, extra: str = "tensorrt") -> None:
+        self._cuda, self._driver = import_cuda(extra)
         self.index = index
         if index >= self._call("cudaGetDeviceCount"):
             raise no_such_gpu(index, [gpu.name for gpu in gpus()])
@@ -80,12 +83,14 @@ class CudaDevice(Device):
     def copy(self, to: int, source: int, size: int, kind: Copies, stream: Stream) -> None:
         self._call("cudaMemcpyAsync", to, source, size, self._kinds[kind], stream)
 
-    def copy_2d(
-        self, to: int, to_pitch: int, source: int, source_pitch: int, size: tuple[int, int], stream: Stream
-    ) -> None:
-        rows, width = size
-        kind = self._kinds[Copies.ON_DEVICE]
-        self._call("cudaMemcpy2DAsync", to, to_pitch, source, source_pitch, width, rows, kind, stream)
+    def copy_box(self, to: Box, source: Box, size: tuple[int, int, int], stream: Stream) -> None:
+        planes, rows, width = size
+        parameters = self._cuda.cudaMemcpy3DParms()
+        parameters.dstPtr = self._cuda.make_cudaPitchedPtr(to.address, to.pitch, width, to.rows)
+        parameters.srcPtr = self._cuda.make_cudaPitchedPtr(source.address, source.pitch, width, source.rows)
+        parameters.extent = self._cuda.make_cudaExtent(width, rows, planes)
+        parameters.kind = self._kinds[Copies.ON_DEVICE]
+        self._call("cudaMemcpy3DAsync", parameters, stream)
 
     def create_stream(self) -> Stream:
         # Without the flag it would wait for the legacy default stream, which other libraries use.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import BackendError, OutOfMemory
-from engines.executors.base import Executor, closed_error
+from engines.executors.base import Executor, check_predictions, closed_error, nothing_merged
 from engines.executors.runner import Runner
 from engines.schedules.phases import Phase, PhaseGrid
 
@@ -24,7 +24,9 @@ class RunnerExecutor(Executor):
     def __init__(self, prepare: Runner, trunk: Runner, grid: PhaseGrid) -> None:
         self.grid = grid
         self._planes: NDArray[Any] | None = None
-        self._predictions: NDArray[Any] | None = None
+        self._merged: NDArray[Any] | None = None
+        """Of the frame that is loaded, from its first sub-batch on. Never used for another frame."""
+        self._submitted = False
         self._closed = False
         with ExitStack() as opening:
             self._prepare = opening.enter_context(prepare)
@@ -41,23 +43,39 @@ class RunnerExecutor(Executor):
         self._check_open()
         if self._planes is None:
             raise BackendError(f"no frame was loaded into slot {frame_slot}")
-        self._predictions = None
+        self._submitted = False
         try:
             feed = self.grid.feed(self._planes, phases)
         except MemoryError as error:
             raise OutOfMemory(f"the memory does not suffice for the windows of {len(phases)} phases") from error
-        (self._predictions,) = self._trunk.infer(feed).values()
+        (predictions,) = self._trunk.infer(feed).values()
+        # Before the predictions are merged: the windows need not lie beside the merged result.
+        del feed
+        self._merge(predictions, phases)
+        self._submitted = True
 
-    def collect(self, slot: int) -> NDArray[Any]:
+    def wait(self, slot: int) -> None:
         self._check_open()
-        predictions, self._predictions = self._predictions, None
-        if predictions is None:
-            raise BackendError(f"nothing was submitted in slot {slot}, or it is collected already")
-        return predictions
+        submitted, self._submitted = self._submitted, False
+        if not submitted:
+            raise BackendError(f"nothing was submitted in slot {slot}, or it was waited for already")
+
+    def merged(self, frame_slot: int) -> NDArray[Any]:
+        self._check_open()
+        if self._merged is None:
+            raise nothing_merged(frame_slot)
+        return self._merged
+
+    def result(self, frame_slot: int) -> NDArray[Any]:
+        try:
+            return np.ascontiguousarray(self.grid.unpadded(self.merged(frame_slot)))
+        except MemoryError as error:
+            raise OutOfMemory("the memory does not suffice for the cropped result") from error
 
     def unload(self, slot: int) -> None:
         # Before the next frame is prepared: its planes must not lie beside these.
-        self._planes = self._predictions = None
+        self._planes = self._merged = None
+        self._submitted = False
 
     def memory(self) -> Mapping[str, int]:
         return {}
@@ -66,6 +84,16 @@ class RunnerExecutor(Executor):
         self._closed = True
         self.unload(0)
         self._runners.close()
+
+    def _merge(self, predictions: NDArray[Any], phases: list[Phase]) -> None:
+        grid, of_pixel = self.grid, predictions.shape[1:-2]
+        check_predictions(grid, predictions.shape, len(phases))
+        if self._merged is None:
+            try:
+                self._merged = np.empty((*of_pixel, *grid.padded_size), predictions.dtype)
+            except MemoryError as error:
+                raise OutOfMemory("the memory does not suffice for the merged result") from error
+        grid.place(predictions, phases, self._merged)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -114,3 +114,15 @@ def ties(labels: NDArray[np.integer], logits: NDArray[np.floating], logit_tolera
     other = np.take_along_axis(logits, known[None], 0)[0]
     close: NDArray[np.bool_] = (labels < len(logits)) & (best - other <= 2 * logit_tolerance * np.abs(logits).max())
     return close
+
+
+def share_of_ties(logits: NDArray[np.floating], logit_tolerance: float) -> float:
+    """Share of the pixels of ``(classes, H, W)`` where the best two logits are as close as :func:`ties` takes for one.
+
+    0 for a single class, and for no tolerance.
+    """
+    if len(logits) < 2 or not logit_tolerance:
+        return 0.0
+    centred = logits - logits.mean(0)
+    second, best = np.partition(centred, len(centred) - 2, axis=0)[-2:]
+    return float((best - second <= 2 * logit_tolerance * np.abs(centred).max()).mean())

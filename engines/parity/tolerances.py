@@ -12,6 +12,8 @@ from engines.schedules.schedule import Precision
 
 TOLERANCES = {
     Precision.FP32: Tolerance(logits=1e-5, label_agreement=0.9999, ties=0.01, sub_batch=1e-6, mean_iou=0.01),
+    # 10 bits of mantissa as float16 has, sums and all else in single precision.
+    Precision.TF32: Tolerance(logits=2e-3, label_agreement=0.999, ties=0.02),
     Precision.FP16: Tolerance(logits=1e-2, label_agreement=0.999, ties=0.02),
     # bfloat16 has 8 bits where float16 has 11: eight times the error.
     Precision.BF16: Tolerance(logits=8e-2, label_agreement=0.99, ties=0.05, mean_iou=0.8),

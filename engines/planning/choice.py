@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.backends import DEFAULT_BACKEND, backend_named
-from engines.backends.base import Backend
+from engines.backends.base import Backend, Kind
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
 from engines.errors import InputError
-from engines.planning.planner import plan
+from engines.planning.planner import FILLING_OPERATIONS, LOWERINGS_ON_GPUS, plan
 from engines.planning.sizes import bytes_of_memory, shown_bytes
 from engines.planning.tunings import here, tunings_of
 from engines.schedules.schedule import Lowering, Precision, Schedule, named
@@ -42,8 +42,9 @@ def choose_schedule(
     - What is named in part, by ``levels``, ``lowering`` or ``sub_batch``, is completed from the bundle.
     - A budget, ``memory``, takes what :func:`engines.planning.planner.plan` chooses.
     - With neither it is the fastest where the bundle was tuned for this device, backend, precision and runtime.
-      Elsewhere that of the bundle's engine where the backend needs one and there is only one, and else the bundle's
-      first trunk, one phase at a time: a tuning of another machine is no better than a guess.
+      Elsewhere that of the bundle's engine where the backend needs one and there is only one. Else it is the levels of
+      the bundle's first trunk: on a CPU that trunk, one phase at a time, and on a GPU the lowering that rearranges
+      least, with the smallest sub-batch that fills it. A tuning of another machine is no better than a guess.
 
     Args:
         bundle: an open bundle, or the path of one, whose files are then verified.
@@ -68,7 +69,8 @@ def choose_schedule(
     found.device(device)
     found.check_precision(precision)
     if (levels, lowering, sub_batch) != (None, None, None):
-        check_budget_alone(memory, "levels=, lowering= and sub_batch=")
+        if memory is not None:
+            raise InputError("memory= chooses the schedule; leave out levels=, lowering= and sub_batch=")
         form = None if lowering is None else named(Lowering, "lowering", lowering)
         return ChosenSchedule(named_schedule(bundle.manifest, levels, sub_batch, form), "asked for", tuned=False)
     if memory is not None:
@@ -87,18 +89,19 @@ def session_schedule(
 ) -> Schedule:
     """What a session walks: ``schedule`` with a sub-batch that the frame has, or else :func:`choose_schedule`'s.
 
-    Raises what these raise, and :class:`InputError` for a budget beside a schedule.
+    Raises what these raise, and :class:`InputError` for a schedule whose predicted peak is above the budget.
     """
     if schedule is None:
         return choose_schedule(bundle, backend, precision, memory=memory, device=device).schedule
-    check_budget_alone(memory, "schedule=")
-    return named_schedule(bundle.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
-
-
-def check_budget_alone(memory: int | str | None, given: str) -> None:
-    """Raises :class:`InputError` for a budget beside ``given``, which say the schedule already."""
+    named = named_schedule(bundle.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
     if memory is not None:
-        raise InputError(f"memory= chooses the schedule; leave out {given}")
+        needed = backend.memory.process_bytes + backend.memory.peak_bytes(bundle.manifest, named, precision)
+        if needed > bytes_of_memory(memory):
+            raise InputError(
+                f"{named} needs {shown_bytes(needed)} as predicted, more than memory={memory!r}; without a schedule "
+                "one that fits is chosen"
+            )
+    return named
 
 
 def named_schedule(
@@ -114,6 +117,18 @@ def named_schedule(
     return Schedule(trunk.levels, min(1 if sub_batch is None else sub_batch, largest), trunk.lowering)
 
 
+def filling_schedule(manifest: Manifest, backend: Backend, precision: Precision) -> Schedule:
+    """The smallest sub-batch of the first trunk's levels that fills a GPU, or the largest that there is."""
+    graph, levels = backend.graph_precision(precision), manifest.trunk().levels
+    trunks = [trunk for trunk in manifest.trunks if trunk.levels == levels and graph in trunk.graphs]
+    if not trunks:
+        return named_schedule(manifest)
+    trunk = min(trunks, key=lambda held: LOWERINGS_ON_GPUS.index(held.lowering))
+    sizes = sorted(schedule.sub_batch for schedule in manifest.schedules_of(trunk))
+    filling = (size for size in sizes if size * trunk.operations >= FILLING_OPERATIONS)
+    return Schedule(trunk.levels, next(filling, sizes[-1]), trunk.lowering)
+
+
 def _within(
     bundle: Bundle, backend: Backend, precision: Precision, memory_bytes: int, device: str | None
 ) -> ChosenSchedule:
@@ -126,6 +141,8 @@ def _within(
 
 def _usual(manifest: Manifest, backend: Backend, precision: Precision, device: str | None) -> ChosenSchedule:
     default, kind = named_schedule(manifest), "default"
+    if backend.kind is Kind.GPU and not backend.needs_engines:
+        default, kind = filling_schedule(manifest, backend, precision), "default for a GPU"
     if backend.needs_engines and len(built := backend.schedules(manifest, precision)) == 1:
         default, kind = built[0], "one engine"
     near = tunings_of(manifest, backend, precision)

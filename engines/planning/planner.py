@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.backends import DEFAULT_BACKEND, backend_named
-from engines.backends.base import Backend
+from engines.backends.base import Backend, Kind
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
 from engines.errors import InputError
@@ -53,7 +53,7 @@ class Plan:
     @property
     def measured(self) -> bool:
         """Whether the figures of the backend's memory were measured, or are assumptions."""
-        return self.backend.memory.measured
+        return self.precision in self.backend.memory.measured
 
     @property
     def process_bytes(self) -> int:
@@ -71,6 +71,12 @@ class Plan:
         return self.needed_bytes(candidate) <= self.memory_bytes
 
 
+LOWERINGS_ON_GPUS = (Lowering.DILATED, Lowering.STRIDED, Lowering.RESHAPE)
+"""The fastest first, as measured (docs/results/nvidia-h100-80gb-hbm3.md)."""
+
+FILLING_OPERATIONS = 5 * 10**11
+"""Operations of a sub-batch that fill a large GPU, as measured there: twice as many are hardly faster."""
+
 Seconds = Callable[[Schedule], float | None]
 """Measured seconds for one frame, where a measurement of this device is there."""
 
@@ -85,9 +91,9 @@ def plan(
 ) -> Plan:
     """The schedules of a bundle and, for a budget, the cheapest that fits.
 
-    Cheapest is the least compute. Of equal compute it is the fastest where the bundle was tuned on this device, else
-    the reference lowering with the smallest predicted peak: on a CPU a larger sub-batch is not faster, so the rest of
-    the budget stays free.
+    Cheapest is the least compute. Of equal compute it is the fastest where the bundle was tuned on this device. Else
+    it is the reference lowering with the smallest predicted peak on a CPU, where a larger sub-batch is not faster, so
+    the rest of the budget stays free; and on a GPU the lowering that rearranges least, with the largest sub-batch.
 
     Args:
         bundle: an open bundle, or the path of one, whose files are then verified.
@@ -135,9 +141,11 @@ def plan_from_manifest(
     fitting = [candidate for candidate in found if planned.fits(candidate)]
     if not fitting:
         raise InputError(_nothing_fits(planned, memory_bytes))
-    choice = _cheapest(fitting, seconds)
+    choice = _cheapest(fitting, seconds, backend.kind)
     time = seconds(choice.schedule)
-    return Plan(backend, precision, found, memory_bytes, choice, _reason(choice, time), tuned=time is not None)
+    return Plan(
+        backend, precision, found, memory_bytes, choice, _reason(choice, time, backend.kind), tuned=time is not None
+    )
 
 
 def _candidates(manifest: Manifest, backend: Backend, precision: Precision) -> Iterator[Candidate]:
@@ -164,20 +172,29 @@ def _order(candidate: Candidate) -> tuple[float, int, int, int, str]:
     return compute, candidate.peak_bytes, schedule.sub_batch, schedule.levels, schedule.lowering.value
 
 
-def _cheapest(fitting: list[Candidate], seconds: Seconds) -> Candidate:
+def _cheapest(fitting: list[Candidate], seconds: Seconds, kind: Kind) -> Candidate:
     least = round(fitting[0].compute, 6)
     equal = [candidate for candidate in fitting if round(candidate.compute, 6) == least]
     timed = [(time, candidate) for candidate in equal if (time := seconds(candidate.schedule)) is not None]
     if timed:
         return min(timed, key=lambda entry: (entry[0], _order(entry[1])))[1]
+    if kind is Kind.GPU:
+        return min(equal, key=_filling)
     # The reference form, unless a measurement says that another one is faster here.
     return next((c for c in equal if c.schedule.lowering is Lowering.RESHAPE), equal[0])
 
 
-def _reason(choice: Candidate, time: float | None) -> str:
+def _filling(candidate: Candidate) -> tuple[int, int, int]:
+    """A GPU is filled by batches, and rearranging costs it more than it costs a CPU."""
+    return LOWERINGS_ON_GPUS.index(candidate.schedule.lowering), -candidate.schedule.sub_batch, candidate.peak_bytes
+
+
+def _reason(choice: Candidate, time: float | None, kind: Kind) -> str:
     compute = f"no schedule that fits needs less compute (x{choice.compute:.2f})"
     if time is not None:
         return f"{compute}, and of these it is the fastest measured on this device ({time:.3g} s)"
+    if kind is Kind.GPU:
+        return f"{compute}, and of these it rearranges least, in the largest sub-batch; tune says which is fastest"
     return f"{compute}, and of these it needs the least memory in its lowering; tune measures which is fastest"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from engines.backends.base import Backend
 from engines.bundle.manifest import Manifest
+from engines.errors import LayoutError
+from engines.planning.sizes import shown_bytes
 from engines.schedules.schedule import Precision, Schedule
 
 _AT_MOST = 0.75
@@ -34,3 +36,20 @@ def smaller_schedules(manifest: Manifest, backend: Backend, precision: Precision
             chosen.append(candidate)
             left = needed(candidate)
     return chosen
+
+
+def hint_of_smaller(manifest: Manifest, backend: Backend, precision: Precision, schedule: Schedule) -> str:
+    """What to add to a message that there was no room for a schedule: the next one that needs clearly less."""
+    try:
+        smaller = smaller_schedules(manifest, backend, precision, schedule)
+        if not smaller:
+            what = "engine for a schedule" if backend.needs_engines else "schedule"
+            return f"; the bundle has no {what} that needs clearly less"
+        needed, instead = (
+            backend.memory.process_bytes + backend.memory.peak_bytes(manifest, held, precision)
+            for held in (schedule, smaller[0])
+        )
+    except LayoutError:
+        # A manifest without these figures: what was to be said is said without them.
+        return ""
+    return f"; {schedule} needs {shown_bytes(needed)} as predicted, {smaller[0]} {shown_bytes(instead)}"

@@ -14,10 +14,18 @@ class Precision(enum.Enum):
     """Arithmetic of the network inside a graph; its inputs and outputs are the same in every precision."""
 
     FP32 = "fp32"
+    """IEEE single precision, on every backend."""
+    TF32 = "tf32"
+    """Of the fp32 graph, with convolutions of numbers that NVIDIA's matrix units have cut to 10 bits of mantissa."""
     FP16 = "fp16"
     BF16 = "bf16"
     INT8 = "int8"
     """Convolutions of whole numbers, explicitly quantized; all else is single precision."""
+
+    @property
+    def graph(self) -> Precision:
+        """That of the graph which it is computed from."""
+        return Precision.FP32 if self is Precision.TF32 else self
 
 
 class Lowering(enum.Enum):

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from engines.backends import BACKENDS, DEFAULT_BACKEND, backend_named
-from engines.backends.base import Backend
+from engines.backends.base import Backend, Kind
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import (
     BenchLength,
@@ -22,7 +22,7 @@ from engines.bundle.records import (
     check_reports,
 )
 from engines.errors import MachineError
-from engines.planning.choice import ChosenSchedule, check_budget_alone, choose_schedule
+from engines.planning.choice import ChosenSchedule, choose_schedule
 from engines.schedules.schedule import Precision, Schedule, named
 from engines.session import Session
 from smp_deploy.benchmarking.peak_memory import session_peak
@@ -83,16 +83,17 @@ def bench(
     if schedule is None:
         chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device)
     else:
-        check_budget_alone(memory, "schedule=")
         chosen = ChosenSchedule(schedule, "asked for", tuned=False) if isinstance(schedule, Schedule) else schedule
     length = Length(warm_up_ms, duration_s, iterations)
     check_percentiles(percentiles)
     if not frames:
         frames = [opened.reference_arrays(opened.manifest.reference[0])[0]]
-    with Session.open(opened, on, precision=arithmetic, schedule=chosen.schedule, device=device) as session:
+    with Session.open(
+        opened, on, precision=arithmetic, schedule=chosen.schedule, memory=memory, device=device
+    ) as session:
         latencies_ms = frame_latencies(session, frames, length, on_progress or (lambda done, total: None))
-        # TensorRT's windows are cut and merged on the device, within the frame's work.
-        moved_ms = None if on.needs_engines else rearrangement_ms(session)
+        # On a GPU windows are cut and predictions merged on the device, within the frame's work.
+        moved_ms = None if on.kind is Kind.GPU else rearrangement_ms(session)
         height, width = session.grid.frame_size
     summary = summary_of(latencies_ms, percentiles)
     frames_per_s = 1000 / summary.mean
@@ -108,7 +109,7 @@ def bench(
         latency_ms=Latency(**asdict(summary)),
         throughput=Throughput(frames_per_s=frames_per_s, megapixels_per_s=frames_per_s * height * width / 1e6),
         rearrangement=None if moved_ms is None else Rearrangement(ms=moved_ms, share=moved_ms / summary.median),
-        memory=_memory(opened, chosen.schedule, arithmetic, on, device),
+        memory=_memory(opened, chosen.schedule, arithmetic, on, device, memory),
         machine=msgspec.convert(measured_with(on, device), BenchMachine),
     )
     if keep:
@@ -117,12 +118,19 @@ def bench(
 
 
 def _memory(
-    bundle: Bundle, schedule: Schedule, precision: Precision, backend: Backend, device: str | None
+    bundle: Bundle,
+    schedule: Schedule,
+    precision: Precision,
+    backend: Backend,
+    device: str | None,
+    memory: int | str | None,
 ) -> PeakMemory:
     if backend not in BACKENDS:
         return PeakMemory(not_measured="a fresh process knows the listed backends alone")
     try:
-        peak = session_peak(bundle.path, schedule, precision=precision, backend=backend.name, device=device)
+        peak = session_peak(
+            bundle.path, schedule, precision=precision, backend=backend.name, device=device, memory=memory
+        )
     except MachineError as error:
         return PeakMemory(not_measured=str(error))
     return PeakMemory(above_empty_process_bytes=peak.work_bytes, process_bytes=peak.peak_bytes)

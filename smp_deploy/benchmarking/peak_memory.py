@@ -83,6 +83,7 @@ def session_peak(
     precision: Precision = Precision.FP32,
     backend: str = DEFAULT_BACKEND,
     device: str | None = None,
+    memory: int | str | None = None,
     sub_batches: int = ENOUGH_SUB_BATCHES,
 ) -> PeakMemory:
     """The peak of opening a bundle and labelling frames of noise, up to so many sub-batches.
@@ -91,7 +92,7 @@ def session_peak(
     """
     named = [schedule.levels, schedule.sub_batch, schedule.lowering.value]
     work = "smp_deploy.benchmarking.peak_memory:_label_noise"
-    return peak_of(work, str(bundle), named, precision.value, backend, device, sub_batches, backend=backend)
+    return peak_of(work, str(bundle), named, precision.value, backend, device, memory, sub_batches, backend=backend)
 
 
 def current_peak_bytes() -> int:
@@ -115,7 +116,13 @@ class _EnoughError(Exception):
 
 
 def _label_noise(
-    bundle: str, schedule: Sequence[Any], precision: str, backend: str, device: str | None, sub_batches: int
+    bundle: str,
+    schedule: Sequence[Any],
+    precision: str,
+    backend: str,
+    device: str | None,
+    memory: int | str | None,
+    sub_batches: int,
 ) -> int:
     import numpy as np
 
@@ -131,7 +138,9 @@ def _label_noise(
         if steps == sub_batches:
             raise _EnoughError
 
-    with Session.open(bundle, backend, precision=Precision(precision), schedule=wanted, device=device) as session:
+    with Session.open(
+        bundle, backend, precision=Precision(precision), schedule=wanted, memory=memory, device=device
+    ) as session:
         frame = np.random.default_rng(0).integers(0, 256, (*session.grid.frame_size, 3), dtype=np.uint8)
         with contextlib.suppress(_EnoughError):
             # A large sub-batch is all of a frame: the next frames are further sub-batches then.

@@ -111,6 +111,7 @@ def bench_command(
             backend,
             precision,
             schedule=chosen,
+            memory=memory,
             device=device,
             frames=frames,
             warm_up_ms=warm_up_ms,

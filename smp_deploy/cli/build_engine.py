@@ -35,6 +35,9 @@ def build_engine_command(
     bundle: BundleArgument,
     fp16: Annotated[bool, typer.Option("--fp16", help="Build the half-precision trunk.")] = False,
     fp32: Annotated[bool, typer.Option("--fp32", help="Build the single-precision trunk (the default).")] = False,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Build the single-precision trunk, and let TensorRT compute it in TF32.")
+    ] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Build the bfloat16 trunk.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Build the quantized trunk.")] = False,
     levels: Annotated[int | None, levels_option("[default: the bundle's, which repeats no work]")] = None,
@@ -104,7 +107,7 @@ def build_engine_command(
 
     An engine that the bundle holds already, of the same graphs, TensorRT, device and flags, is not built again.
     """
-    precision = _precision(fp16=fp16, fp32=fp32, bf16=bf16, int8=int8)
+    precision = _precision(fp16=fp16, fp32=fp32, tf32=tf32, bf16=bf16, int8=int8)
     options = BuildOptions(
         optimization_level=optimization_level,
         pool_limits=_pool_limits(pool_limits or ()),

@@ -49,7 +49,7 @@ def evaluate_command(
         backend_option("Bundle: the runtime; default onnxruntime."),
     ] = None,
     precision: Annotated[
-        Precision | None, typer.Option("--precision", help="Bundle: which trunk; default fp32.")
+        Precision | None, typer.Option("--precision", help="Bundle: arithmetic of the trunk; default fp32.")
     ] = None,
     levels: Annotated[
         int | None,
@@ -108,6 +108,7 @@ def evaluate_command(
             backend=backend,
             precision=precision,
             schedule=schedule,
+            memory=memory,
             device=device,
             threads=threads,
             model=model,

@@ -125,7 +125,7 @@ def device_option(text: str) -> Any:
 
 BackendOption: TypeAlias = Annotated[str, backend_option("What runs the graphs.")]
 
-PrecisionOption: TypeAlias = Annotated[Precision, typer.Option("--precision", help="Which of the bundle's trunks.")]
+PrecisionOption: TypeAlias = Annotated[Precision, typer.Option("--precision", help="Arithmetic of the trunk.")]
 
 _CHOSEN = "[default: what `tune` found, or the only engine's, else the bundle's]"
 """What :func:`engines.choose_schedule` takes where no part of a schedule is named."""

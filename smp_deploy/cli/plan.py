@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from engines.backends import DEFAULT_BACKEND
+from engines.backends import DEFAULT_BACKEND, backend_named
+from engines.backends.base import Kind
 from engines.bundle.bundle import Bundle
 from engines.bundle.staging import write_file
 from engines.errors import MissingDependency
@@ -49,7 +50,8 @@ def plan_command(
 ) -> dict[str, Any]:
     """Show every schedule of BUNDLE: predicted peak, relative compute, what fits, and the choice with its reason.
 
-    The peak is that of a process that does nothing else on a CPU, and of device memory on a GPU.
+    The peak is that of a process that does nothing else on a CPU, and on a GPU what a session takes of its memory
+    beyond CUDA's context and the loaded kernels.
     """
     opened = Bundle.open(bundle)
     if plot is not None:
@@ -90,7 +92,9 @@ def plan_command(
         ],
     )
     if not planned.measured:
-        typer.echo(f"How much {backend} takes is an assumption: it was not measured.")
+        typer.echo(f"How much {backend} takes in {precision.value} is an assumption: it was not measured.")
+    if backend_named(backend).kind is Kind.GPU:
+        typer.echo("CUDA's context and the loaded kernels take some hundred MiB more (550 MiB on an H100).")
     typer.echo(planned.reason)
     if planned.choice is not None:
         typer.echo(_command(bundle, planned, planned.choice, device))

@@ -132,6 +132,7 @@ def run_command(
         backend,
         precision=precision,
         schedule=choice.schedule,
+        memory=memory,
         device=device,
         allow_smaller=allow_smaller,
     ) as session:

@@ -103,7 +103,7 @@ def validate_command(
         backend_option("Compare this runtime with the stored outputs alone, without PyTorch and onnx."),
     ] = None,
     precision: Annotated[
-        Precision | None, typer.Option("--precision", help="With --backend: which trunk; default fp32.")
+        Precision | None, typer.Option("--precision", help="With --backend: arithmetic of the trunk; default fp32.")
     ] = None,
     levels: Annotated[
         int | None,
@@ -197,10 +197,19 @@ def _prove(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Vali
     if options["images"]:
         raise InputError("--images is not for --backend, which compares with the stored outputs alone")
     backend, precision, device = options["backend"], options["precision"] or Precision.FP32, options["device"]
-    named = {name: options[name] for name in ("levels", "lowering", "sub_batch", "memory")}
-    schedule = choose_schedule(bundle, backend, precision, device=device, **named).schedule
+    named = {name: options[name] for name in ("levels", "lowering", "sub_batch", "memory") if options[name] is not None}
+    schedule = choose_schedule(bundle, backend, precision, device=device, **named).schedule if named else None
     tolerances = _tolerances(options)
-    return prove(bundle, backend, precision, schedule=schedule, device=device, tolerances=tolerances, **recording)
+    return prove(
+        bundle,
+        backend,
+        precision,
+        schedule=schedule,
+        memory=options["memory"],
+        device=device,
+        tolerances=tolerances,
+        **recording,
+    )
 
 
 def _validate(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Validation:

@@ -351,6 +351,7 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"precisions": ("tf32",)}, "tf32 is computed from the fp32 graph, which every bundle has"),
         ({"opset": 7}, "opset= is a number from 18 to 23; received 7"),
         ({"classes": default_classes(3)}, "3 classes are named, and the network's logits have 2 channels"),
         ({"classes": "road"}, "classes= are names, or records"),
@@ -358,7 +359,7 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         ({"size": (32, 0)}, "size= is"),
         ({"size": "32x32"}, "size= is .* received '32x32'"),
         ({"outputs": "masks"}, "outputs='masks' is unknown; known are labels, logits, probabilities"),
-        ({"precisions": ("fp8",)}, "precisions='fp8' is unknown; known are fp32, fp16, bf16, int8"),
+        ({"precisions": ("fp8",)}, "precisions='fp8' is unknown; known are fp32, tf32, fp16, bf16, int8"),
         ({"lowerings": "unrolled"}, "lowerings='unrolled' is unknown; known are reshape, strided, dilated"),
         ({"levels": (-1,)}, r"levels= are numbers of splits .* received \(-1,\)"),
         ({"levels": 1.5}, "levels= are numbers of splits"),

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from engines import Bundle, OutputKind, Precision, Session
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU, OnnxRuntimeCpu
+from engines.backends.onnxruntime.cuda import OnnxRuntimeCuda
 from engines.bundle.bundle import record_of
+from engines.bundle.manifest import Manifest
 from engines.bundle.records import (
     BuildRecord,
     Kind,
@@ -22,8 +24,9 @@ from engines.bundle.records import (
 )
 from engines.errors import BackendError, InputError, OutputError
 from engines.executors.base import Executor
+from engines.parity.comparison import share_of_ties
 from engines.parity.tolerances import TOLERANCES, tolerance_of
-from engines.proof import backend_checks, prove
+from engines.proof import backend_checks, prove, provenance_checks
 from engines.schedules.schedule import Schedule
 from tests.engines.executors.host_device import HostDevice
 from tests.engines.executors.host_engine import opener
@@ -31,7 +34,7 @@ from tests.records import build_record
 
 
 def test_onnxruntime_proves_itself(exported: Bundle) -> None:
-    (check,) = backend_checks(exported, ONNXRUNTIME_CPU, Precision.FP32, schedule=Schedule(2, 4))
+    (check,) = backend_checks(exported, ONNXRUNTIME_CPU, Precision.FP32, [Schedule(2, 4)])
     assert check.status is Status.PASSED
     assert check.tolerance == TOLERANCES[Precision.FP32].label_agreement
     assert check.hop == ("PyTorch", "onnxruntime, fp32")
@@ -62,7 +65,7 @@ def test_what_rounds_nothing_proves_nothing_of_fp16(exported: Bundle) -> None:
 def right_record(bundle: Bundle, precision: Precision) -> BuildRecord:
     """Of an engine that was built from the bundle's files."""
     manifest = bundle.manifest
-    graph = manifest.trunk().graphs[precision]
+    graph = manifest.trunk().graphs[precision.graph]
     return build_record(
         precision=precision,
         graph=graph,
@@ -115,8 +118,8 @@ def test_the_record_names_the_graph_that_ran_and_its_tolerances(bundle: Path) ->
         def graph_precision(self, precision: Precision) -> Precision:
             return Precision.FP32
 
-        def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: object) -> Executor:
-            return super()._open(bundle, Precision.FP32, schedule, device)  # type: ignore[arg-type]
+        def _open(self, bundle: Bundle, precision: Precision, *named: object) -> Executor:
+            return super()._open(bundle, Precision.FP32, *named)  # type: ignore[arg-type]
 
     validation = prove(bundle, Hinted(), Precision.BF16, keep=False)
     (check,) = validation.checks
@@ -135,7 +138,7 @@ def test_what_breaks_in_the_open_session_is_a_failure(
         raise BackendError("an illegal memory access was encountered")
 
     monkeypatch.setattr(Session, method, broken)
-    checks = list(backend_checks(exported, ONNXRUNTIME_CPU, Precision.FP32))
+    checks = list(backend_checks(exported, ONNXRUNTIME_CPU, Precision.FP32, [Schedule(2)]))
     assert checks[-1].status is Status.FAILED
     assert checks[-1].value is None
     assert "an illegal memory access" in checks[-1].detail
@@ -146,7 +149,7 @@ def test_what_breaks_in_the_first_run_of_an_opening_is_a_failure(
 ) -> None:
     """Engines were loaded and ran: no lack of a GPU."""
 
-    def opened(backend: object, bundle: Bundle, precision: Precision, schedule: Schedule, device: object) -> object:
+    def opened(backend: object, bundle: Bundle, precision: object, schedule: Schedule, *named: object) -> object:
         return opener(HostDevice(), bundle, broken=True)(schedule)
 
     monkeypatch.setattr(OnnxRuntimeCpu, "_open", opened)
@@ -182,7 +185,7 @@ def test_an_output_that_is_dead_fails(
         return DEAD[dead](shape).astype(np.uint8 if kind is OutputKind.LABELS else np.float32)
 
     monkeypatch.setattr(Session, "predict", predict)
-    checks = list(backend_checks(opened, ONNXRUNTIME_CPU, precision))
+    checks = list(backend_checks(opened, ONNXRUNTIME_CPU, precision, [Schedule(2)]))
     wanted = {
         OutputKind.LABELS: [],
         OutputKind.LOGITS: [Quantity.LOGIT_ERROR],
@@ -205,7 +208,7 @@ def test_a_reference_of_one_class_proves_nothing_of_labels(bundle: Path) -> None
     np.save(bundle / case.logits, logits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "predict", lambda session, image: labels)
-        (check,) = backend_checks(sealed(bundle), ONNXRUNTIME_CPU, Precision.FP32)
+        (check,) = backend_checks(sealed(bundle), ONNXRUNTIME_CPU, Precision.FP32, [Schedule(2)])
     assert check.status is Status.NOT_RUN
     assert "one class has 100.000% of PyTorch's labels here" in check.detail
 
@@ -237,13 +240,15 @@ def test_wrong_outputs_fail_and_are_located(bundle) -> None:  # type: ignore[no-
     (case,) = opened.manifest.reference
     logits = np.load(bundle / case.logits)
     np.save(bundle / case.logits, np.roll(logits, -1, 2))
-    (check,) = backend_checks(sealed(bundle), ONNXRUNTIME_CPU, Precision.FP32)
+    (check,) = backend_checks(sealed(bundle), ONNXRUNTIME_CPU, Precision.FP32, [Schedule(2)])
     assert check.status is Status.FAILED
     assert check.location == "onnxruntime: labels are shifted by (0, 1) (rows, columns)"
 
 
 def test_tolerances_can_be_replaced_one_by_one(exported: Bundle) -> None:
-    (check,) = backend_checks(exported, ONNXRUNTIME_CPU, Precision.FP32, overrides={"label_agreement": 0.5})
+    (check,) = backend_checks(
+        exported, ONNXRUNTIME_CPU, Precision.FP32, [Schedule(2)], overrides={"label_agreement": 0.5}
+    )
     assert check.tolerance == 0.5
     assert tolerance_of(Precision.FP32, {"logits": 0.25}).label_agreement == TOLERANCES[Precision.FP32].label_agreement
     assert Tolerance(logits=1e-5, label_agreement=1, ties=0, absolute=0.5).of_logits(10) == pytest.approx(0.05 + 1e-5)
@@ -251,4 +256,103 @@ def test_tolerances_can_be_replaced_one_by_one(exported: Bundle) -> None:
 
 def test_what_cannot_be_compared_is_an_error(exported: Bundle) -> None:
     with pytest.raises(InputError, match="unknown backend 'abacus'"):
-        list(backend_checks(exported, "abacus", Precision.FP32))
+        prove(exported, "abacus", keep=False)
+
+
+class OnHostDevice(OnnxRuntimeCuda):
+    """ONNX Runtime's CPU under the device executor, as a GPU's backend. One schedule may be wrong."""
+
+    name = "host-device"
+
+    def __init__(self, wrong: Schedule | None = None) -> None:
+        self.device_of_host = HostDevice()
+        self.wrong = wrong
+
+    def schedules(self, manifest: Manifest, precision: Precision) -> list[Schedule]:
+        """A few: all take minutes here."""
+        return [Schedule(2, 4), Schedule(2, 16), Schedule(0), Schedule(3, 5)]
+
+    def device_title(self, device: object) -> str:
+        return "the host device"
+
+    def runtime(self) -> str:
+        return "none"
+
+    def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, *named: object) -> Executor:
+        executor = opener(self.device_of_host, bundle)(schedule)
+        if schedule == self.wrong:
+            result = executor.result
+
+            def every_other_column(slot: int) -> NDArray[np.uint8]:
+                labels = result(slot)
+                labels[:, 1::2] = 0
+                return labels
+
+            executor.result = every_other_column  # type: ignore[method-assign]
+        return executor
+
+
+def test_a_gpu_is_proven_in_every_schedule_and_phase(exported: Bundle) -> None:
+    backend = OnHostDevice()
+    checks = prove(exported, backend, keep=False).checks
+    assert [check.status for check in checks] == [Status.PASSED] * 7
+    hops = [check.hop for check in checks]
+    assert hops.count(("PyTorch", "host-device, fp32")) == 4
+    first = "host-device, fp32, levels 2, sub-batch 4, reshape"
+    assert hops[2::2] == [
+        (first, str(schedule)) for schedule in backend.schedules(exported.manifest, Precision.FP32)[1:]
+    ]
+    # What is named is what is proven.
+    (check,) = prove(exported, backend, schedule=Schedule(2, 2), keep=False).checks
+    assert "sub-batch 2" in check.subject
+
+
+def test_a_schedule_that_is_wrong_differs_from_the_others(exported: Bundle) -> None:
+    """Here PyTorch's outputs are of all phases and see it, too; those of a large network are of one."""
+    validation = prove(exported, OnHostDevice(Schedule(0)), keep=False)
+    of_pytorch, of_others = (check for check in validation.checks if check.failed)
+    assert of_pytorch.hop == ("PyTorch", "host-device, fp32")
+    assert of_others.hop == ("host-device, fp32, levels 2, sub-batch 4, reshape", "levels 0, sub-batch 1, reshape")
+    assert of_others.value is not None
+    assert of_others.value < 0.6
+    # Twice what each may be off, and near ties.
+    assert 0.99 < of_others.tolerance <= 0.9998
+    assert validation.verdict is Status.FAILED
+
+
+def test_a_schedule_that_does_not_open_was_not_run(exported: Bundle) -> None:
+    """An engine of another GPU, say. The others are proven all the same; where none opens, it is an error."""
+
+    class Partly(OnHostDevice):
+        opens: tuple[int, ...] = (0,)
+
+        def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, *named: object) -> Executor:
+            if schedule.levels not in self.opens:
+                raise BackendError("it was built on another GPU")
+            return super()._open(bundle, precision, schedule, *named)
+
+    backend = Partly()
+    checks = prove(exported, backend, keep=False).checks
+    assert [check.status for check in checks] == [Status.PASSED, *[Status.NOT_RUN] * 3]
+    assert {check.detail for check in checks[1:]} == {"it was built on another GPU"}
+    backend.opens = ()
+    with pytest.raises(BackendError, match="it was built on another GPU"):
+        prove(exported, backend, keep=False)
+
+
+def test_an_engine_in_tf32_is_of_the_graph_in_fp32(bundle: Path) -> None:
+    opened = with_engine(Bundle.open(bundle), "tensorrt", Precision.TF32, Schedule(2))
+    (engine,) = Bundle.open(bundle).manifest.engines
+    assert engine.precision is Precision.TF32
+    (check,) = provenance_checks(opened, [engine])
+    assert check.status is Status.PASSED
+
+
+def test_near_ties_are_counted_by_hand() -> None:
+    """Three pixels whose best two of three logits are 0.1, 1 and 4 apart; the largest, about their mean, is 4."""
+    logits = np.array([[[0.0, 0.0, 6.0]], [[0.1, 1.0, 2.0]], [[-0.1, -1.0, -2.0]]], np.float32)
+    assert np.abs(logits - logits.mean(0)).max() == 4
+    assert share_of_ties(logits, 0.02) == pytest.approx(1 / 3)
+    assert share_of_ties(logits, 0.2) == pytest.approx(2 / 3)
+    assert share_of_ties(logits, 0.0) == 0
+    assert share_of_ties(logits[:1], 0.2) == 0

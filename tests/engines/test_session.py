@@ -13,7 +13,8 @@ import pytest
 
 import engines
 from engines import Bundle, Schedule, Session
-from engines.backends.onnxruntime.runner import OnnxRuntimeRunner, Provider
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
+from engines.backends.onnxruntime.sessions import Provider, open_session
 from engines.errors import BackendError, BundleError, FrameError, InputError, LayoutError
 from engines.schedules.schedule import Precision
 
@@ -86,11 +87,9 @@ def test_bad_arguments(exported: Bundle) -> None:
 
 def test_a_provider_that_is_not_active_is_an_error(exported: Bundle) -> None:
     """On a machine without a GPU, ONNX Runtime would run on the CPU and say nothing."""
-    runner = OnnxRuntimeRunner(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32), Provider.CUDA)
+    graph = exported.trunk_graph(exported.manifest.trunk(), Precision.FP32)
     try:
-        with runner:
-            active = runner._session.get_providers()[0]
-            assert active == "CUDAExecutionProvider"
+        assert open_session(graph, Provider.CUDA).get_providers()[0] == "CUDAExecutionProvider"
     except BackendError as error:
         assert "CUDAExecutionProvider" in str(error)  # noqa: PT017 - which of the two depends on the machine
 

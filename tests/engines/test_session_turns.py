@@ -199,14 +199,17 @@ def test_the_executor_has_one_frame_and_one_sub_batch(exported: Bundle, frame: n
         with pytest.raises(BackendError, match="no frame was loaded into slot 0"):
             executor.submit(0, groups[0], 0)
         executor.load(frame, 0)
+        with pytest.raises(BackendError, match="nothing is computed of a frame in slot 0"):
+            executor.result(0)
         executor.submit(0, groups[0], 0)
-        assert executor.collect(0).shape == (4, 16, 24)
+        executor.wait(0)
+        assert executor.merged(0).shape == (64, 96)
         with pytest.raises(BackendError, match="nothing was submitted in slot 0"):
-            executor.collect(0)
+            executor.wait(0)
     for closed in (
         lambda: executor.load(frame, 0),
         lambda: executor.submit(0, groups[0], 0),
-        lambda: executor.collect(0),
+        lambda: executor.wait(0),
     ):
         with pytest.raises(BackendError, match="the session is closed"):
             closed()

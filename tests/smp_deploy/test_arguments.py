@@ -19,10 +19,15 @@ def test_a_path_is_opened_wherever_a_bundle_is_taken(exported: Bundle) -> None:
             operation(exported.path.parent / "absent")
 
 
-def test_a_budget_beside_a_schedule_is_refused(exported: Bundle) -> None:
+def test_a_schedule_beside_a_budget_must_fit_it(exported: Bundle) -> None:
+    with Session.open(exported, schedule=Schedule(2, 4), memory="1GiB") as session:
+        assert session.schedule == Schedule(2, 4)
     for call in (bench, Session.open):
-        with pytest.raises(InputError, match=r"^memory= chooses the schedule; leave out schedule=$"):
-            call(exported, schedule=Schedule(2), memory="1GiB")
+        # 64 MiB are for the process.
+        with pytest.raises(InputError, match=r"^levels 2, .* needs 8\d\.\d MiB as predicted, more than memory='64MiB'"):
+            call(exported, schedule=Schedule(2), memory="64MiB")
+    with pytest.raises(InputError, match=r"^memory= chooses the schedule; leave out levels="):
+        choose_schedule(exported, levels=2, memory="1GiB")
 
 
 @pytest.mark.parametrize("sub_batch", [0, -1])

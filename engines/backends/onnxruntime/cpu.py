@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from engines.backends.base import Backend, Kind
 from engines.backends.memory import MIB, MemoryModel
-from engines.backends.onnxruntime.runner import OnnxRuntimeRunner, Provider, import_onnxruntime
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
+from engines.backends.onnxruntime.sessions import import_onnxruntime
 from engines.bundle.bundle import Bundle
 from engines.devices.names import DeviceName
 from engines.devices.processor import processor_title
@@ -30,7 +31,7 @@ class OnnxRuntimeCpu(Backend):
         runtime_bytes=22 * MIB,
         packing=None,
         computes_in=((Precision.FP16, Precision.FP32),),
-        measured=True,
+        measured=frozenset({Precision.FP32, Precision.INT8}),
     )
 
     def refusal(self, precision: Precision) -> str | None:
@@ -52,11 +53,13 @@ class OnnxRuntimeCpu(Backend):
     def runtime(self) -> str:
         return f"onnxruntime {import_onnxruntime().__version__}"
 
-    def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
+    def _open(
+        self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName, memory_bytes: int | None
+    ) -> Executor:
         trunk = bundle.manifest.trunk_of(schedule)
         return RunnerExecutor(
-            OnnxRuntimeRunner(bundle.file(bundle.manifest.prepare), Provider.CPU),
-            OnnxRuntimeRunner(bundle.trunk_graph(trunk, precision), Provider.CPU, precision),
+            OnnxRuntimeRunner(bundle.file(bundle.manifest.prepare)),
+            OnnxRuntimeRunner(bundle.trunk_graph(trunk, precision), precision),
             bundle.manifest.grid(trunk),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engines.backends.base import Backend, Kind, Support
-from engines.backends.memory import MemoryModel
+from engines.backends.memory import DeviceMemoryModel
 from engines.backends.tensorrt.flavours import PROPER, RTX, Flavour
 from engines.backends.tensorrt.limits import MAX_ELEMENTS
 from engines.backends.tensorrt.opening import executor_from_engine
@@ -21,7 +21,7 @@ class TensorRTBackend(Backend):
 
     kind = Kind.GPU
     precisions = frozenset(Precision)
-    memory = MemoryModel(largest_tensor=MAX_ELEMENTS)
+    memory = DeviceMemoryModel(largest_tensor=MAX_ELEMENTS)
 
     def __init__(self, flavour: Flavour, title: str) -> None:
         self.flavour = flavour
@@ -74,8 +74,12 @@ class TensorRTBackend(Backend):
             return Support(False, f"{found}, but there is no GPU", "needs an NVIDIA GPU")
         return Support(True, found)
 
-    def _open(self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName) -> Executor:
-        return executor_from_engine(bundle, self.engine(bundle, precision, schedule), self.flavour, device)
+    def _open(
+        self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName, memory_bytes: int | None
+    ) -> Executor:
+        return executor_from_engine(
+            bundle, self.engine(bundle, precision, schedule), self.flavour, device, memory_bytes
+        )
 
     def _serves(self, engine: EngineRecord, precision: Precision) -> bool:
         return (engine.backend, engine.precision) == (self.name, precision)

@@ -14,7 +14,7 @@ from engines.backends.tensorrt.inspection import check_effective_precision, effe
 from engines.backends.tensorrt.limits import check_tensor_sizes, tensors_at
 from engines.backends.tensorrt.logger import BuildLog, OnLog, trt_logger
 from engines.backends.tensorrt.progress import BuildProgress, OnProgress, interruptible, trt_monitor
-from engines.backends.tensorrt.settings import BuildConfig, settings_from_options
+from engines.backends.tensorrt.settings import BuildConfig, settings_from_config
 from engines.backends.tensorrt.timing import load_timing_cache, save_timing_cache
 from engines.devices.cuda import CudaDevice
 from engines.devices.gpus import gpus
@@ -24,7 +24,13 @@ from engines.schedules.schedule import Precision
 
 __all__ = ["BuildConfig", "BuildListener", "BuiltEngine", "engine_from_onnx"]
 
-_TYPE_NAMES = {Precision.FP32: "FLOAT", Precision.FP16: "HALF", Precision.BF16: "BF16", Precision.INT8: "INT8"}
+_TYPE_NAMES = {
+    Precision.FP32: "FLOAT",
+    Precision.TF32: "FLOAT",
+    Precision.FP16: "HALF",
+    Precision.BF16: "BF16",
+    Precision.INT8: "INT8",
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ class _Build:
         # The parser owns weights of the network: it lives as long.
         network, _parser = _parsed(trt, builder, logger, graph, name)
         precisions = _checked_precisions(trt, network, graph, config)
-        settings = settings_from_options(trt, builder, config.options, log)
+        settings = settings_from_config(trt, builder, config, log)
         shape = _shape_with_profile(builder, network, settings, config, log)
         check_tensor_sizes(tensors_at(network, shape))
         # TensorRT-RTX times nothing, and its calls for a timing cache are deprecated.

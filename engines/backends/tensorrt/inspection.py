@@ -47,7 +47,7 @@ def check_effective_precision(
         precision: of the graph.
         expected: convolutions of the graph by type; ``None`` for all of them in ``precision``.
     """
-    if precision is not Precision.FP32 and types.get("FLOAT", 0) > (expected or {}).get("FLOAT", 0):
+    if precision.graph is not Precision.FP32 and types.get("FLOAT", 0) > (expected or {}).get("FLOAT", 0):
         shown = ", ".join(f"{count} {kind}" for kind, count in types.items())
         raise BackendError(f"the engine was to be {precision.value}, but its convolutions compute in: {shown}")
 

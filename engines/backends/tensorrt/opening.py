@@ -18,18 +18,22 @@ from engines.executors.base import Executor
 from engines.executors.device import DeviceExecutor
 
 
-def executor_from_engine(bundle: Bundle, engine: EngineRecord, flavour: Flavour, name: DeviceName) -> Executor:
+def executor_from_engine(
+    bundle: Bundle, engine: EngineRecord, flavour: Flavour, name: DeviceName, memory_bytes: int | None = None
+) -> Executor:
     """Load an engine of the bundle and that of its ``prepare.onnx`` on a GPU.
 
-    The very bytes that are deserialized are verified once more: deserializing runs code from them.
+    The very bytes that are deserialized are verified once more: deserializing runs code from them. A budget covers the
+    plans, which hold the weights, and all that is allocated.
 
     Raises:
         MissingDependency: the engine's TensorRT or cuda-bindings is not installed.
         BundleError: a file is not the one that was built.
         BackendError: there is no driver or GPU, or TensorRT does not load the engine, with the likely reason.
-        OutOfMemory: the GPU has no room.
+        OutOfMemory: the GPU has no room, or the budget does not suffice.
     """
     trt, index = flavour.load(), name.index
+    plans = sum(bundle.manifest.files[plan].size for plan in (engine.engine, engine.prepare))
     grid = bundle.manifest.grid(bundle.manifest.trunk_of(engine.schedule))
     return DeviceExecutor(
         CudaDevice(index),
@@ -38,6 +42,7 @@ def executor_from_engine(bundle: Bundle, engine: EngineRecord, flavour: Flavour,
         lambda stream: _loaded(trt, bundle, engine, engine.engine, index),
         grid,
         engine.schedule.sub_batch,
+        None if memory_bytes is None else memory_bytes - plans,
     )
 
 

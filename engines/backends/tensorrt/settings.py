@@ -63,8 +63,8 @@ class BuildConfig:
     """What one graph must be, and how to build it."""
 
     precision: Precision | None
-    """The arithmetic that the graph must have: precision is in the graph, no builder flag changes it. ``None`` for
-    a graph without convolutions, such as ``prepare.onnx``."""
+    """The arithmetic that the graph must have: precision is in the graph, and the one builder flag that changes it is
+    that of TF32. ``None`` for a graph without convolutions, such as ``prepare.onnx``."""
     convolutions: Mapping[Precision, int] | None = None
     """How many convolutions the graph must have in which precision; ``None`` for all of them in ``precision``."""
     sub_batch: int = 1
@@ -72,9 +72,14 @@ class BuildConfig:
     options: BuildOptions = field(default_factory=BuildOptions)
 
 
-def settings_from_options(trt: Any, builder: Any, options: BuildOptions, log: BuildLog) -> Any:
+def settings_from_config(trt: Any, builder: Any, config: BuildConfig, log: BuildLog) -> Any:
     """TensorRT's builder configuration. Raises :class:`BackendError` for what this TensorRT does not take."""
-    settings = builder.create_builder_config()
+    options, settings = config.options, builder.create_builder_config()
+    # It is on by default, and TF32 is no fp32.
+    if config.precision is Precision.TF32:
+        settings.set_flag(trt.BuilderFlag.TF32)
+    else:
+        settings.clear_flag(trt.BuilderFlag.TF32)
     # Without it the inspector gives names of layers only, and the precision cannot be read back.
     settings.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.optimization_level is not None:

@@ -15,7 +15,13 @@ _LEVELS = {
 
 
 def trtexec_lines(
-    graph: str, source: str, shape: tuple[int, ...], sub_batch: int, options: BuildOptions | None = None
+    graph: str,
+    source: str,
+    shape: tuple[int, ...],
+    sub_batch: int,
+    options: BuildOptions | None = None,
+    *,
+    tf32: bool = False,
 ) -> list[str]:
     """The commands that build a trunk and its ``prepare.onnx``, as for a shell in the bundle's parent or in itself.
 
@@ -24,9 +30,10 @@ def trtexec_lines(
         source: name of the trunk's input.
         shape: of that input for one phase, ``(3, H', W')``.
         sub_batch: the largest and best-tuned first axis.
-        options: flags. Precision is in the graph, so there is no flag for it.
+        options: flags. Precision is in the graph, so there is no flag for it but that of TF32.
+        tf32: let convolutions in fp32 be computed in TF32, which trtexec does by default.
     """
-    flags = _flags(options or BuildOptions())
+    flags = [*_flags(options or BuildOptions()), *([] if tf32 else ["--noTF32"])]
     path = PurePath(graph)
     shapes = [
         f"--{which}Shapes={source}:{'x'.join(map(str, (size, *shape)))}"

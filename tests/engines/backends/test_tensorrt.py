@@ -17,11 +17,11 @@ import pytest
 
 import engines.backends.tensorrt.builder as builder_module
 from engines import Bundle, Precision, build_engine
-from engines.backends.tensorrt.builder import BuildConfig, BuildListener, engine_from_onnx
+from engines.backends.tensorrt.builder import BuildListener, engine_from_onnx
 from engines.backends.tensorrt.flavours import PROPER, RTX
 from engines.backends.tensorrt.limits import tensors_at
 from engines.backends.tensorrt.logger import BuildLog, trt_logger
-from engines.backends.tensorrt.settings import BuildOptions, MemoryPool, settings_from_options
+from engines.backends.tensorrt.settings import BuildConfig, BuildOptions, MemoryPool, settings_from_config
 from engines.backends.tensorrt.timing import load_timing_cache, save_timing_cache
 from engines.errors import BackendError, InputError, MissingDependency
 
@@ -147,11 +147,15 @@ def test_options_reach_tensorrt() -> None:
     )
     logger = trt_logger(trt, BuildLog())
     builder = trt.Builder(logger)
-    settings = settings_from_options(trt, builder, options, BuildLog())
+    settings = settings_from_config(trt, builder, BuildConfig(Precision.FP32, options=options), BuildLog())
     assert (settings.builder_optimization_level, settings.max_aux_streams) == (1, 0)
     assert settings.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 3 * 2**20
     assert settings.get_memory_pool_limit(trt.MemoryPoolType.TACTIC_SHARED_MEMORY) == 2**14
     assert settings.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    for precision in (*Precision, None):
+        # TensorRT sets it by itself.
+        settings = settings_from_config(trt, builder, BuildConfig(precision, options=options), BuildLog())
+        assert settings.get_flag(trt.BuilderFlag.TF32) == (precision is Precision.TF32)
     assert settings.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
 
 
@@ -161,11 +165,12 @@ def test_what_tensorrt_ignores_is_refused() -> None:
     script = (
         "import tensorrt_rtx as trt\n"
         "from engines.backends.tensorrt.logger import BuildLog, trt_logger\n"
-        "from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility, settings_from_options\n"
+        "from engines.backends.tensorrt.settings import BuildConfig, BuildOptions, HardwareCompatibility\n"
+        "from engines.backends.tensorrt.settings import settings_from_config\n"
         "log = BuildLog()\n"
         "builder = trt.Builder(trt_logger(trt, log))\n"
         "options = BuildOptions(hardware_compatibility=HardwareCompatibility.AMPERE_PLUS)\n"
-        "settings_from_options(trt, builder, options, log)\n"
+        "settings_from_config(trt, builder, BuildConfig(None, options=options), log)\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "does not take hardware compatibility level ampere_plus" in result.stderr.splitlines()[-1]
@@ -276,8 +281,8 @@ OWN_ATTRIBUTES = {
     "builder.py: self.config.precision",
     "engine.py: np.dtype",
     "engine.py: spec.name",
-    "flavours.py: error.name",
     "logger.py: severity.name",
+    "settings.py: config.precision",
     "settings.py: options.hardware_compatibility.name",
     "settings.py: options.max_aux_streams",
     "settings.py: self.max_aux_streams",

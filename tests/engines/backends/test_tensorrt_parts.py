@@ -30,8 +30,8 @@ MACHINES = {target: Machine("aarch64", platform.soc, platform.family) for target
 def test_trtexec_lines() -> None:
     assert trtexec_lines("b/trunk.fp16.onnx", "windows", (3, 131, 259), 4) == [
         "trtexec --onnx=b/trunk.fp16.onnx --minShapes=windows:1x3x131x259 --optShapes=windows:4x3x131x259 "
-        "--maxShapes=windows:4x3x131x259 --stronglyTyped --saveEngine=trunk.fp16-b4.engine",
-        "trtexec --onnx=b/prepare.onnx --stronglyTyped --saveEngine=prepare.engine",
+        "--maxShapes=windows:4x3x131x259 --stronglyTyped --noTF32 --saveEngine=trunk.fp16-b4.engine",
+        "trtexec --onnx=b/prepare.onnx --stronglyTyped --noTF32 --saveEngine=prepare.engine",
     ]
 
 
@@ -48,7 +48,7 @@ def test_trtexec_lines_with_every_flag_and_a_name_that_needs_quotes() -> None:
     assert prepare == (
         "trtexec '--onnx=my bundle/prepare.onnx' --stronglyTyped --builderOptimizationLevel=5 "
         "--memPoolSize=workspace:512M,tacticSharedMem:1000B --maxAuxStreams=0 --hardwareCompatibilityLevel=ampere+ "
-        "--versionCompatible --timingCacheFile=t.cache --saveEngine=prepare.engine"
+        "--versionCompatible --timingCacheFile=t.cache --noTF32 --saveEngine=prepare.engine"
     )
 
 

@@ -18,8 +18,11 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
+import numpy as np
+
 from engines.devices.base import (
     ALIGNMENT,
+    Box,
     Copies,
     Device,
     Event,
@@ -189,20 +192,24 @@ class HostDevice(Device):
         self.queue(work, stream)
 
     @_locked
-    def copy_2d(
-        self, to: int, to_pitch: int, source: int, source_pitch: int, size: tuple[int, int], stream: Stream
-    ) -> None:
-        rows, width = size
-        if width > min(to_pitch, source_pitch):
+    def copy_box(self, to: Box, source: Box, size: tuple[int, int, int], stream: Stream) -> None:
+        _, rows, width = size
+        if width > min(to.pitch, source.pitch) or rows > min(to.rows, source.rows):
             raise Misuse("rows overlap")
 
         def work() -> None:
-            self.check_range(to, (rows - 1) * to_pitch + width, pinned=False)
-            self.check_range(source, (rows - 1) * source_pitch + width, pinned=False)
-            for row in range(rows):
-                ctypes.memmove(to + row * to_pitch, source + row * source_pitch, width)
+            target, origin = (self._box(box, size) for box in (to, source))
+            target[...] = origin
 
         self.queue(work, stream)
+
+    def _box(self, box: Box, size: tuple[int, int, int]) -> np.ndarray:
+        """The bytes ``(planes, rows, bytes of a row)`` of a box."""
+        planes, rows, width = size
+        length = ((planes - 1) * box.rows + rows - 1) * box.pitch + width
+        self.check_range(box.address, length, pinned=False)
+        content = np.ctypeslib.as_array((ctypes.c_uint8 * length).from_address(box.address))
+        return np.lib.stride_tricks.as_strided(content, size, (box.rows * box.pitch, box.pitch, 1))
 
     def queue(self, work: Callable[[], None], stream: HostStream) -> None:
         """Work on a stream: kept while it captures, else done sooner or later."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from engines import Bundle, Precision, Schedule, Session
-from engines.backends.onnxruntime.runner import _spec
-from engines.devices.base import ALIGNMENT, DeviceEngine, Execution, Stream, TensorSpec
+from engines.backends.onnxruntime.engine import OnnxRuntimeEngine
+from engines.backends.onnxruntime.sessions import Provider
+from engines.devices.base import ALIGNMENT, DeviceEngine, Execution, Stream
 from engines.errors import BackendError, OutOfMemory
 from engines.executors.device import DeviceExecutor
 from tests.engines.executors.host_device import POISON, HostDevice, Misuse
@@ -25,6 +25,8 @@ class HostEngine(DeviceEngine):
         memory_size: bytes to lend to an execution, for each phase; 0 for an engine that manages its own memory.
         capturable: whether a graph may hold it.
         broken: its work fails, when it is done.
+        grows: its arena takes memory of the device in so many of its first runs.
+        late: what capturing forbade is reported once more, by the run after it.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class HostEngine(DeviceEngine):
         memory_size: int = 1000,
         capturable: bool = True,
         broken: bool = False,
+        grows: int = 0,
+        late: bool = False,
     ) -> None:
         device.check_current()
         device.request(graph.name)
@@ -43,11 +47,12 @@ class HostEngine(DeviceEngine):
         self.memory_size = memory_size
         self.capturable = capturable
         self.broken = broken
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
-        self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
+        self.grows = grows
+        self.late = late
+        self.owed: BackendError | None = None
+        self.arena: list[int] = []
+        self.engine = OnnxRuntimeEngine(graph, Provider.CPU, {})
+        self.inputs, self.outputs = self.engine.inputs, self.engine.outputs
         device.handles.add(self)
 
     def execution(self, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
@@ -58,6 +63,9 @@ class HostEngine(DeviceEngine):
         self.device.check_current()
         if self.stream not in self.device.handles:
             raise Misuse("an engine outlives its stream")
+        self.engine.close()
+        for address in self.arena:
+            self.device.free(address)
         self.device.handles.discard(self)
 
 
@@ -65,9 +73,8 @@ class HostExecution(Execution):
     def __init__(self, engine: HostEngine, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.engine, self.device, self.shapes = engine, engine.device, dict(shapes)
         assert set(shapes) == {spec.name for spec in engine.inputs}
-        zeros = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in engine.inputs}
-        names = [spec.name for spec in engine.outputs]
-        self.outputs = {name: array.shape for name, array in zip(names, engine.session.run(names, zeros), strict=True)}
+        self.execution = engine.engine.execution(shapes)
+        self.outputs = self.execution.outputs
         self.memory_size = engine.memory_size * max(shapes.get("windows", (1,))[0], 1)
         self.runs = 0
         self.device.request("an execution")
@@ -79,6 +86,7 @@ class HostExecution(Execution):
         assert memory_size >= self.memory_size
         assert memory % ALIGNMENT == 0
         self.addresses, self.memory, self.block = dict(addresses), memory, memory_size
+        self.execution.bind(addresses, 0, 0)
 
     def enqueue(self, stream: Stream) -> None:
         self.device.check_current()
@@ -86,8 +94,15 @@ class HostExecution(Execution):
             raise Misuse("the engine was opened for another stream")
         if stream.capturing is not None and not self.runs:
             raise Misuse("captured before it ran once")
+        owed, self.engine.owed = self.engine.owed, None
+        if owed is not None:
+            raise owed
         if stream.capturing is not None and not self.engine.capturable:
-            raise BackendError("this engine cannot be captured")
+            refused = BackendError("this engine cannot be captured")
+            self.engine.owed = refused if self.engine.late else None
+            raise refused
+        if len(self.engine.arena) < self.engine.grows:
+            self.engine.arena.append(self.device.allocate(100))
         if self.device.fail_runs and self.runs and stream.capturing is None:
             self.device.fail_runs -= 1
             raise OutOfMemory("the host device has no room for a run")
@@ -103,25 +118,24 @@ class HostExecution(Execution):
             # Scratch memory is written from end to end, so sharing it with what is under way would show.
             self.device.check_range(self.memory, self.block, pinned=False)
             ctypes.memset(self.memory, POISON, self.block)
-        feed = {spec.name: self._array(spec, self.shapes[spec.name]).copy() for spec in self.engine.inputs}
-        names = [spec.name for spec in self.engine.outputs]
-        for spec, result in zip(self.engine.outputs, self.engine.session.run(names, feed), strict=True):
-            self._array(spec, self.outputs[spec.name])[...] = result
-
-    def _array(self, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
-        size = int(np.prod(shape)) * spec.dtype.itemsize
-        address = self.addresses[spec.name]
-        self.device.check_range(address, size, pinned=False)
-        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(spec.dtype).reshape(shape)
+        shapes = {**self.shapes, **self.outputs}
+        for spec in (*self.engine.inputs, *self.engine.outputs):
+            size = int(np.prod(shapes[spec.name])) * spec.dtype.itemsize
+            self.device.check_range(self.addresses[spec.name], size, pinned=False)
+        # The device's own time: ONNX Runtime's CPU knows no streams.
+        self.execution.enqueue(None)
 
     def uncapturable(self, stream: Stream) -> str:
         return ""
 
     def close(self) -> None:
+        self.execution.close()
         self.device.handles.discard(self)
 
 
-def opener(device: HostDevice, bundle: Bundle, **options: Any) -> Callable[[Schedule], DeviceExecutor]:
+def opener(
+    device: HostDevice, bundle: Bundle, *, limit: int | None = None, **options: Any
+) -> Callable[[Schedule], DeviceExecutor]:
     """Opens executors of the bundle on the device, as a session asks for them. The options are the trunk's engine's."""
 
     def open_executor(schedule: Schedule) -> DeviceExecutor:
@@ -132,6 +146,7 @@ def opener(device: HostDevice, bundle: Bundle, **options: Any) -> Callable[[Sche
             lambda stream: HostEngine(device, bundle.trunk_graph(trunk, Precision.FP32), stream, **options),
             bundle.manifest.grid(trunk),
             schedule.sub_batch,
+            limit,
         )
 
     return open_executor

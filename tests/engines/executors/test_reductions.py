@@ -23,7 +23,7 @@ PLANES, FRAME, WINDOW = 3 * 70 * 102 * 4, 64 * 96 * 3, 3 * 67 * 99 * 4
 
 def room_for(sub_batch: int) -> int:
     """Device memory of levels 2 on the host device, whose engines take 1000 bytes a phase."""
-    return 2 * (PLANES + FRAME) + sub_batch * (WINDOW + 16 * 24 + 1000)
+    return PLANES + 2 * (FRAME + 64 * 96) + sub_batch * (WINDOW + 3 * 16 * 24 + 1000)
 
 
 @pytest.fixture(scope="module")

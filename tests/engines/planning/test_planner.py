@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import Bundle, Lowering, OutputKind, Precision, Schedule
+from engines import Bundle, Lowering, OutputKind, Precision, Schedule, choose_schedule
 from engines.backends import BACKENDS, backend_named
 from engines.bundle.manifest import Manifest
 from engines.errors import BackendError, InputError
@@ -29,7 +32,11 @@ def with_trunk(manifest: Manifest, **changes: object) -> Manifest:
 
 def test_a_peak_by_hand(exported: Bundle) -> None:
     window = 79_596  # of level 2: 67x99 pixels of three fp32 planes, 4 * 3 * 67 * 99
-    trunk = {"packed_bytes": {Precision.FP32: 1_430}, "live_bytes": {Precision.FP32: window + 1_000}}
+    trunk = {
+        "packed_bytes": {Precision.FP32: 1_430},
+        "arena_bytes": {Precision.FP32: 2_000},
+        "live_bytes": {Precision.FP32: window + 1_000},
+    }
     manifest = with_trunk(exported.manifest, **trunk)
     # SMP-18 of width 8: stem 1192, stages 2368, 8352, 33 088 and 131 712, head 64 * 19 + 19.
     assert manifest.network.parameters == 177_947
@@ -46,9 +53,15 @@ def test_a_peak_by_hand(exported: Bundle) -> None:
     assert second.peak_bytes == 24_052_768  # common + 2 * (window + 1430)
     # The process: 64 MiB.
     assert planned.needed_bytes(first) == 23_971_742 + 67_108_864
-    # On a GPU what is alive counts 1.3 times, the window is a part of it that does not, and nothing else is known.
+    # On a GPU: two frames and their labels, the predictions of two sub-batches and of the one at work, planes, windows.
+    buffers = 2 * frame + 2 * labels + 3 * 384 + planes + window
+    assert buffers == 215_580
+    # What is alive counts 1.3 times; that of prepare.onnx, twice the planes, lies in the same block.
     (first,) = (c for c in plan(manifest, backend="tensorrt").candidates if c.schedule.sub_batch == 1)
-    assert first.peak_bytes == weights + frame + planes + labels + window + 1_300 == 902_940
+    assert first.peak_bytes == buffers + weights + 1_300 == 928_668
+    # ONNX Runtime: 20 MiB for handles, two arenas, the trunk's 1.3 times where splits are rearranged.
+    (first,) = (c for c in plan(manifest, backend="onnxruntime-cuda").candidates if c.schedule.sub_batch == 1)
+    assert first.peak_bytes == buffers + weights + 20_971_520 + 2 * planes + 2_600 == 22_072_848
     # OpenVINO: 50 MiB at work, 1.8 times the weights.
     (first,) = (c for c in plan(manifest, backend="openvino").candidates if c.schedule.sub_batch == 1)
     assert first.peak_bytes == 52_428_800 + 1_281_218 + frame + planes + labels + window + 1_300 == 53_901_170
@@ -142,3 +155,25 @@ def test_what_is_unknown_is_refused(exported: Bundle) -> None:
     graphs = {Precision.FP32: exported.manifest.trunks[0].graphs[Precision.FP32]}
     with pytest.raises(InputError, match="no fp16 trunk"):
         plan(with_trunk(exported.manifest, graphs=graphs), precision=Precision.FP16)
+
+
+def test_a_gpu_gets_the_smallest_sub_batch_that_fills_it(exported: Bundle) -> None:
+    """Operations of a phase by hand; 5e11 in a sub-batch fill it."""
+
+    def chosen(operations: int, **options: Any) -> Schedule:
+        manifest = exported.manifest
+        trunks = [
+            msgspec.structs.replace(trunk, operations=operations) for trunk in manifest.trunks if trunk.levels == 2
+        ]
+        bundle = replace(exported, manifest=msgspec.structs.replace(manifest, trunks=trunks))
+        return choose_schedule(bundle, "onnxruntime-cuda", "fp16", **options).schedule
+
+    assert chosen(5 * 10**11) == Schedule(2, 1, Lowering.DILATED)
+    assert chosen(5 * 10**11 - 1) == Schedule(2, 2, Lowering.DILATED)
+    assert chosen(10**11) == Schedule(2, 8, Lowering.DILATED)
+    assert chosen(10**6) == Schedule(2, 16, Lowering.DILATED)
+    # A budget is there to be used.
+    assert chosen(5 * 10**11, memory="1GiB") == Schedule(2, 16, Lowering.DILATED)
+    # What is named is taken, and a CPU has its own rule.
+    assert chosen(10**6, levels=2) == Schedule(2, 1)
+    assert choose_schedule(exported).schedule == Schedule(2, 1)

@@ -25,6 +25,7 @@ OTHER_TOOLS = {
         "--hardwareCompatibilityLevel",
         "--maxAuxStreams",
         "--memPoolSize",
+        "--noTF32",
         "--onnx",
         "--saveEngine",
         "--stronglyTyped",
@@ -40,7 +41,6 @@ NO_ARGUMENTS = {"smp_deploy/reports/pictures.py"}
 PYTHON_ONLY = {
     "network": "a module in memory",
     "offset": "of a pooling layer",
-    "schedule": "the commands name the parts of a schedule",
     "window": "of a pooling layer",
 }
 """Arguments of which no command's message can speak, and why."""

@@ -130,7 +130,7 @@ INT8 = ("--precision", "int8")
         (("--precision", "bf16", "--opset", "18"), "bf16 needs opset 22 or later"),
         (("--keep-fp32", "9.*"), "'9.*' names no module of the network; it has"),
         (("--keep-fp32", "int8:3"), "--keep-fp32 names '3' for int8 trunks, and --precision has no int8"),
-        (("--keep-fp32", "int4:3"), "--keep-fp32 int4 is unknown; known are fp32, fp16, bf16, int8"),
+        (("--keep-fp32", "int4:3"), "--keep-fp32 int4 is unknown; known are fp32, tf32, fp16, bf16, int8"),
         (
             ("--precision", "fp32", "--keep-fp32", "3"),
             "--keep-fp32 is for the trunks of other precisions than fp32, and --precision has none",
