@@ -252,6 +252,12 @@ class _Proof:
     schedule: Schedule
     tolerance: Tolerance
 
+    @property
+    def graph(self) -> str | None:
+        """The file that the backend runs, or that its engine is of."""
+        graphs = self.bundle.manifest.trunk_of(self.schedule).graphs
+        return graphs.get(self.backend.graph_precision(self.precision))
+
     def all_questions(self) -> list[Question]:
         """Of every reference frame."""
         cases = enumerate(self.bundle.manifest.reference)
@@ -259,15 +265,14 @@ class _Proof:
 
     def questions(self, index: int, case: ReferenceRecord) -> list[Question]:
         """Whether the labels agree; before that the error of what the bundle gives, where that is more than labels."""
-        manifest = self.bundle.manifest
-        kind, graphs = manifest.outputs, manifest.trunk_of(self.schedule).graphs
+        kind = self.bundle.manifest.outputs
         labels = Question.of_hop(
             "PyTorch",
             f"{self.backend}, {self.precision.value}",
             f"reference frame {index}, phase {case.phase}, {self.schedule}",
             self.tolerance.label_agreement,
             quantity=Quantity.LABEL_AGREEMENT,
-            graph=graphs.get(self.backend.graph_precision(self.precision)),
+            graph=self.graph,
             precision=self.precision,
         )
         if kind is OutputKind.LABELS:
@@ -303,7 +308,7 @@ class _Proof:
             str(self.schedule),
             f"reference frame {index}, every phase",
             2 * tolerance.logits,
-            graph=self.bundle.manifest.trunk_of(self.schedule).graphs.get(self.backend.graph_precision(self.precision)),
+            graph=self.graph,
             precision=self.precision,
         )
         if kind is not OutputKind.LABELS:

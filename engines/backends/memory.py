@@ -54,18 +54,22 @@ class MemoryModel:
 
         Raises :class:`LayoutError` for a trunk without figures of this precision.
         """
-        rows, columns = manifest.grid(trunk).crop_size
-        window, held = 3 * 4 * rows * columns, self._held(precision)
-        known = trunk.live_bytes if self.packing is not None else trunk.packed_bytes
+        return _window_bytes(manifest, trunk) + self.tensor_bytes(manifest, trunk, precision)
+
+    def tensor_bytes(self, manifest: Manifest, trunk: TrunkRecord, precision: Precision) -> int:
+        """What is held for the tensors inside the trunk, for one phase; raises as :meth:`phase_bytes` does."""
+        held = self._held(precision)
+
+        def of(known: Mapping[Precision, int]) -> int:
+            if held not in known:
+                raise LayoutError(f"the bundle says nothing of the memory of its trunks in {held.value}")
+            return known[held]
+
         if self.arena is not None:
-            known = trunk.arena_bytes
-        if held not in known:
-            raise LayoutError(f"the bundle says nothing of the memory of its trunks in {held.value}")
-        if self.arena is not None:
-            return window + round(self.arena[trunk.lowering] * known[held])
+            return round(self.arena[trunk.lowering] * of(trunk.arena_bytes))
         if self.packing is None:
-            return window + known[held]
-        return window + round(self.packing * max(known[held] - window, 0))
+            return of(trunk.packed_bytes)
+        return round(self.packing * max(of(trunk.live_bytes) - _window_bytes(manifest, trunk), 0))
 
     def sub_batch_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
         """What is held for one sub-batch of a schedule; raises as :meth:`phase_bytes` does."""
@@ -76,9 +80,7 @@ class MemoryModel:
         weights = self.weight_bytes(manifest, precision)
         height, width = manifest.grid(manifest.trunk_of(schedule)).planes_size
         planes = 3 * 4 * height * width
-        result = math.prod(manifest.input.padded_size) * (
-            1 if manifest.outputs is OutputKind.LABELS else 4 * len(manifest.classes)
-        )
+        result = math.prod(manifest.input.padded_size) * _pixel_bytes(manifest)
         if manifest.input.padded_size != manifest.input.size:
             # The result is cropped into an array of its own.
             result *= 2
@@ -86,6 +88,10 @@ class MemoryModel:
         working = frame + planes + result + self.sub_batch_bytes(manifest, schedule, precision)
         opening = self.opening_bytes + round(self.opening * weights)
         return max(opening, self.runtime_bytes + round(self.weights * weights) + working)
+
+    def needed_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
+        """The smallest budget that a schedule fits in; raises as :meth:`phase_bytes` does."""
+        return self.process_bytes + self.peak_bytes(manifest, schedule, precision)
 
     def weight_bytes(self, manifest: Manifest, precision: Precision) -> int:
         """The weights as the backend holds them, once."""
@@ -110,18 +116,16 @@ class DeviceMemoryModel(MemoryModel):
 
     def buffers(self, manifest: Manifest, schedule: Schedule) -> Buffers:
         """The executor's."""
-        pixel_bytes = 1 if manifest.outputs is OutputKind.LABELS else 4 * len(manifest.classes)
-        return buffers_of(manifest.grid(manifest.trunk_of(schedule)), schedule.sub_batch, pixel_bytes)
+        grid = manifest.grid(manifest.trunk_of(schedule))
+        return buffers_of(grid, schedule.sub_batch, _pixel_bytes(manifest))
 
     def prepare_bytes(self, manifest: Manifest, schedule: Schedule) -> int:
         """What the runtime holds for ``prepare.onnx``."""
-        grid = manifest.grid(manifest.trunk_of(schedule))
-        return round(self.prepared * 3 * 4 * math.prod(grid.planes_size))
+        return round(self.prepared * self.buffers(manifest, schedule).planes)
 
     def trunk_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
         """What the runtime holds for the trunk; raises as :meth:`phase_bytes` does."""
-        windows = 3 * 4 * math.prod(manifest.grid(manifest.trunk_of(schedule)).crop_size) * schedule.sub_batch
-        tensors = self.sub_batch_bytes(manifest, schedule, precision) - windows
+        tensors = schedule.sub_batch * self.tensor_bytes(manifest, manifest.trunk_of(schedule), precision)
         return round(self.weights * self.weight_bytes(manifest, precision)) + tensors
 
     def managed_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
@@ -132,3 +136,13 @@ class DeviceMemoryModel(MemoryModel):
     def peak_bytes(self, manifest: Manifest, schedule: Schedule, precision: Precision) -> int:
         """Of a session; raises as :meth:`phase_bytes` does."""
         return self.buffers(manifest, schedule).on_device + self.managed_bytes(manifest, schedule, precision)
+
+
+def _window_bytes(manifest: Manifest, trunk: TrunkRecord) -> int:
+    """Of one phase: three float32 planes."""
+    return 3 * 4 * math.prod(manifest.grid(trunk).crop_size)
+
+
+def _pixel_bytes(manifest: Manifest) -> int:
+    """Of the prediction of one pixel: a label, or a float32 for each class."""
+    return 1 if manifest.outputs is OutputKind.LABELS else 4 * len(manifest.classes)

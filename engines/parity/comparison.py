@@ -123,6 +123,5 @@ def share_of_ties(logits: NDArray[np.floating], logit_tolerance: float) -> float
     """
     if len(logits) < 2 or not logit_tolerance:
         return 0.0
-    centred = logits - logits.mean(0)
-    second, best = np.partition(centred, len(centred) - 2, axis=0)[-2:]
-    return float((best - second <= 2 * logit_tolerance * np.abs(centred).max()).mean())
+    second = np.argpartition(logits, len(logits) - 2, axis=0)[-2]
+    return float(ties(second, logits, logit_tolerance).mean())

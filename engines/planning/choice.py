@@ -93,15 +93,15 @@ def session_schedule(
     """
     if schedule is None:
         return choose_schedule(bundle, backend, precision, memory=memory, device=device).schedule
-    named = named_schedule(bundle.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
+    wanted = named_schedule(bundle.manifest, schedule.levels, schedule.sub_batch, schedule.lowering)
     if memory is not None:
-        needed = backend.memory.process_bytes + backend.memory.peak_bytes(bundle.manifest, named, precision)
+        needed = backend.memory.needed_bytes(bundle.manifest, wanted, precision)
         if needed > bytes_of_memory(memory):
             raise InputError(
-                f"{named} needs {shown_bytes(needed)} as predicted, more than memory={memory!r}; without a schedule "
+                f"{wanted} needs {shown_bytes(needed)} as predicted, more than memory={memory!r}; without a schedule "
                 "one that fits is chosen"
             )
-    return named
+    return wanted
 
 
 def named_schedule(

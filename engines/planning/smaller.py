@@ -45,10 +45,7 @@ def hint_of_smaller(manifest: Manifest, backend: Backend, precision: Precision, 
         if not smaller:
             what = "engine for a schedule" if backend.needs_engines else "schedule"
             return f"; the bundle has no {what} that needs clearly less"
-        needed, instead = (
-            backend.memory.process_bytes + backend.memory.peak_bytes(manifest, held, precision)
-            for held in (schedule, smaller[0])
-        )
+        needed, instead = (backend.memory.needed_bytes(manifest, held, precision) for held in (schedule, smaller[0]))
     except LayoutError:
         # A manifest without these figures: what was to be said is said without them.
         return ""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engines.backends import DEFAULT_BACKEND, backend_named
+from engines.backends import DEFAULT_BACKEND
 from engines.backends.base import Kind
 from engines.bundle.bundle import Bundle
 from engines.bundle.staging import write_file
@@ -93,7 +93,7 @@ def plan_command(
     )
     if not planned.measured:
         typer.echo(f"How much {backend} takes in {precision.value} is an assumption: it was not measured.")
-    if backend_named(backend).kind is Kind.GPU:
+    if planned.backend.kind is Kind.GPU:
         typer.echo("CUDA's context and the loaded kernels take some hundred MiB more (550 MiB on an H100).")
     typer.echo(planned.reason)
     if planned.choice is not None:
