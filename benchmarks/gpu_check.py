@@ -30,7 +30,6 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 from gpu.copies import COPIES, copies_jobs  # noqa: E402 - found through the line above
 from gpu.machine import machine_facts  # noqa: E402
-from gpu.memory import gauge_of_gpu  # noqa: E402
 from gpu.page import page, rearrangement  # noqa: E402
 from gpu.pytorch import COMPILED, EAGER, PYTORCH, TRAINING, pytorch_jobs, training_job  # noqa: E402
 from gpu.rates import FRAMES, MATRIX, frames_job, matrix_jobs  # noqa: E402
@@ -54,6 +53,7 @@ from engines import BACKENDS, Backend, Bundle  # noqa: E402
 from engines.backends.base import Kind  # noqa: E402
 from engines.devices.gpus import gpus  # noqa: E402
 from engines.errors import MachineError, SmpDeployError  # noqa: E402
+from smp_deploy.benchmarking.device_memory import gauge_of_gpu  # noqa: E402
 
 RESULTS = REPOSITORY / "docs" / "results"
 CHECKPOINT = REPOSITORY / "smp_deploy" / "data" / "camvid-smp18.safetensors"

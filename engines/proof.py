@@ -36,7 +36,7 @@ from engines.errors import BundleError, MachineError, WorkFailed
 from engines.parity.checks import Question
 from engines.parity.comparison import label_agreement, relative_error, share_of_ties, softmax
 from engines.parity.metrics import by_phase, shift_of_labels
-from engines.parity.tolerances import tolerance_of
+from engines.parity.tolerances import TOLERANCES, tolerance_of
 from engines.parity.validation import OnCheck, validation_from_checks
 from engines.planning.choice import session_schedule
 from engines.schedules.schedule import Precision, Schedule, named
@@ -275,9 +275,25 @@ class _Proof:
             graph=self.graph,
             precision=self.precision,
         )
+        used = [self._rounding(index, case)] if self.precision is Precision.TF32 else []
         if kind is OutputKind.LABELS:
-            return [labels]
-        return [replace(labels, quantity=_ERRORS[kind], tolerance=self.tolerance.logits), labels]
+            return [labels, *used]
+        return [replace(labels, quantity=_ERRORS[kind], tolerance=self.tolerance.logits), labels, *used]
+
+    def _rounding(self, index: int, case: ReferenceRecord) -> Question:
+        """Whether TF32 was used: its results are further from PyTorch's than single precision may be.
+
+        It is a setting that a runtime may ignore, or that an older GPU has no units for; all else is as in fp32.
+        """
+        return Question(
+            kind=Kind.PRECISION,
+            name=f"{self.precision.value} is used",
+            subject=f"reference frame {index}, phase {case.phase}, {self.schedule}",
+            quantity=Quantity.ROUNDING,
+            tolerance=TOLERANCES[Precision.FP32].logits,
+            graph=self.graph,
+            precision=self.precision,
+        )
 
     def answers(
         self, questions: list[Question], case: ReferenceRecord, prediction: NDArray[Any], logits: NDArray[np.float32]
@@ -290,8 +306,11 @@ class _Proof:
         for question in questions:
             if question.quantity is Quantity.LABEL_AGREEMENT:
                 yield self._of_labels(question, actual, expected)
+            elif question.quantity is Quantity.ROUNDING and self.bundle.manifest.outputs is not OutputKind.LOGITS:
+                yield question.not_run("logits tell TF32 from fp32, and this bundle does not give them")
             else:
-                wanted = expected if question.quantity is Quantity.LOGIT_ERROR else softmax(expected)
+                probabilities = question.quantity is Quantity.PROBABILITY_ERROR
+                wanted = softmax(expected) if probabilities else expected
                 yield question.measured(relative_error(np.asarray(actual, np.float32), wanted))
 
     def against(

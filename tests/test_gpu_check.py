@@ -24,7 +24,6 @@ SCRIPT = ROOT / "benchmarks" / "gpu_check.py"
 sys.path.append(str(SCRIPT.parent))
 
 from gpu.copies import COPIES, copies, nodes_of, profiled_nodes
-from gpu.memory import Gauge, PeakWatch
 from gpu.page import page, rearrangement
 from gpu.pytorch import FORMS, WHOLE, Form, Labelling, in_pytorch, training_step
 from gpu.rates import FRAMES, fastest, frames_job, matrix_rate, trunk_time_ms
@@ -57,6 +56,7 @@ from engines.executors.device import DeviceExecutor
 from engines.executors.timing import stage_times_ms
 from engines.parity.checks import Question
 from engines.proof import provenance_checks
+from smp_deploy.benchmarking.device_memory import Gauge, PeakWatch, Taken
 from tests.engines.executors.host_device import HostDevice, Mark
 from tests.engines.executors.host_engine import frames, opener, session_on
 
@@ -355,11 +355,13 @@ def test_a_peak_between_two_states_is_seen() -> None:
             time.sleep(0.001)
         used[0] = 5
     watch.stop()
-    used[0] = 99
+    used[0] = 4
     assert watch.peak == 11
+    # 3 before, 4 in the end, 11 between: 1 stays, as the context and kernels do, and 7 were the session's.
+    assert watch.taken() == Taken(session=7, stays=1)
     with PeakWatch(None) as nothing:
         pass
-    assert nothing.peak is None
+    assert (nothing.peak, nothing.taken()) == (None, None)
 
 
 def test_engines_have_the_records_of_the_command(bundle: Path) -> None:

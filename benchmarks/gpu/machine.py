@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import sys
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Any
 from engines.devices.cuda import import_cuda
 from engines.devices.gpus import gpus
 from engines.errors import MachineError
-from gpu.memory import Gauge
+from smp_deploy.benchmarking.device_memory import Gauge
 
 
 def machine_facts(gauge: Gauge | None) -> dict[str, str]:
@@ -36,11 +35,10 @@ def machine_facts(gauge: Gauge | None) -> dict[str, str]:
 
 
 def _driver() -> str:
-    with suppress(OSError):
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-        text = ctypes.create_string_buffer(96)
-        if not library.nvmlInit_v2() and not library.nvmlSystemGetDriverVersion(text, len(text)):
-            return text.value.decode(errors="replace")
+    if nvml := _imported("pynvml"):
+        with suppress(nvml.NVMLError):
+            nvml.nvmlInit()
+            return str(nvml.nvmlSystemGetDriverVersion())
     with suppress(OSError):
         return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").partition("\n")[0].strip()
     return ""

@@ -22,8 +22,8 @@ from engines.executors.timing import stage_times_ms
 from engines.parity.tolerances import TOLERANCES
 from engines.planning.sizes import bytes_of_memory
 from engines.proof import WholeFrames, provenance_checks, session_checks
-from gpu.memory import Gauge, PeakWatch
 from gpu.results import Job, Row, Status
+from smp_deploy.benchmarking.device_memory import Gauge, PeakWatch
 
 PRECISIONS = (Precision.FP16, Precision.TF32, Precision.FP32)
 """The fastest first."""
@@ -145,7 +145,6 @@ def measured(
     What does not open was *not run*; what began and broke failed. ``refusal`` judges what was given or the memory,
     where the session does not open for that.
     """
-    before = None if bench.gauge is None else bench.gauge.settled()
     with PeakWatch(bench.gauge) as watch:
         try:
             session = open_session()
@@ -169,10 +168,8 @@ def measured(
         checks += provenance_checks(subject.bundle, held)
     figures |= _parity(checks)
     del session
-    if bench.gauge is not None and before is not None and watch.peak is not None:
-        # What stays when a session is closed are kernels that it was the first to load.
-        stays = bench.gauge.settled() - before
-        figures |= {"taken_bytes": watch.peak - before - stays, "stays_bytes": stays}
+    if taken := watch.taken():
+        figures |= {"taken_bytes": taken.session, "stays_bytes": taken.stays}
     status, reason = verdict(checks)
     return row.ended(status, reason, **figures)
 

@@ -111,6 +111,8 @@ class DeviceMemoryModel(MemoryModel):
 
     prepared: float = 2.0
     """The tensors inside ``prepare.onnx``, as a multiple of the planes."""
+    context_bytes: int | None = None
+    """CUDA's context and the loaded kernels, which come on top; ``None`` where that was not measured."""
     shares_memory: bool = True
     """Whether the engines of ``prepare.onnx`` and of the trunk, which take turns, share one block."""
 

@@ -15,6 +15,7 @@ from engines.bundle.records import (
     BenchLength,
     BenchMachine,
     BenchRecord,
+    DeviceMemory,
     Latency,
     PeakMemory,
     Rearrangement,
@@ -23,6 +24,7 @@ from engines.bundle.records import (
 )
 from engines.errors import MachineError
 from engines.planning.choice import ChosenSchedule, choose_schedule
+from engines.planning.sizes import bytes_of_memory
 from engines.schedules.schedule import Precision, Schedule, named
 from engines.session import Session
 from smp_deploy.benchmarking.peak_memory import session_peak
@@ -51,7 +53,8 @@ def bench(
     """Measure one schedule of a bundle on this machine.
 
     A frame's latency is the time from the frame handed over to its predictions. Memory is the peak of a fresh process
-    above an empty one.
+    above an empty one; on a GPU also what its session took of the device, and what CUDA's context and the loaded
+    kernels take beyond. ``record.memory.over_budget`` says whether a budget was passed.
 
     Args:
         bundle: an open bundle, or the path of one.
@@ -127,10 +130,16 @@ def _memory(
 ) -> PeakMemory:
     if backend not in BACKENDS:
         return PeakMemory(not_measured="a fresh process knows the listed backends alone")
+    budget = None if memory is None else bytes_of_memory(memory)
     try:
         peak = session_peak(
             bundle.path, schedule, precision=precision, backend=backend.name, device=device, memory=memory
         )
     except MachineError as error:
-        return PeakMemory(not_measured=str(error))
-    return PeakMemory(above_empty_process_bytes=peak.work_bytes, process_bytes=peak.peak_bytes)
+        return PeakMemory(not_measured=str(error), budget_bytes=budget)
+    return PeakMemory(
+        above_empty_process_bytes=peak.work_bytes,
+        process_bytes=peak.peak_bytes,
+        device=msgspec.convert(peak.returned["device"], DeviceMemory | None),
+        budget_bytes=budget,
+    )

@@ -22,8 +22,11 @@ import msgspec
 import psutil
 
 from engines.backends import DEFAULT_BACKEND, backend_named
+from engines.backends.base import Backend, Kind
+from engines.bundle.records import DeviceMemory
 from engines.errors import BackendError, InputError, MachineError
 from engines.schedules.schedule import Precision, Schedule
+from smp_deploy.benchmarking.device_memory import Gauge, PeakWatch, gauge_of_gpu
 
 ENOUGH_SUB_BATCHES = 3
 """From the second on, ONNX Runtime knows which tensors there will be; the third shows that nothing grows."""
@@ -88,6 +91,9 @@ def session_peak(
 ) -> PeakMemory:
     """The peak of opening a bundle and labelling frames of noise, up to so many sub-batches.
 
+    ``returned["sub_batches"]`` is how many there were and ``returned["device"]``, on a GPU that can be asked, what was
+    taken of it, as :class:`DeviceMemory` has it.
+
     Raises what :func:`peak_of` raises.
     """
     named = [schedule.levels, schedule.sub_batch, schedule.lowering.value]
@@ -123,7 +129,7 @@ def _label_noise(
     device: str | None,
     memory: int | str | None,
     sub_batches: int,
-) -> int:
+) -> dict[str, Any]:
     import numpy as np
 
     from engines.schedules.schedule import Lowering
@@ -131,6 +137,7 @@ def _label_noise(
 
     levels, size, lowering = schedule
     wanted, steps = Schedule(levels, size, Lowering(lowering)), 0
+    gauge = _gauge_of(backend_named(backend), device)
 
     def count(done: int, total: int) -> None:
         nonlocal steps
@@ -138,15 +145,34 @@ def _label_noise(
         if steps == sub_batches:
             raise _EnoughError
 
-    with Session.open(
-        bundle, backend, precision=Precision(precision), schedule=wanted, memory=memory, device=device
-    ) as session:
+    with (
+        PeakWatch(gauge) as watch,
+        Session.open(
+            bundle, backend, precision=Precision(precision), schedule=wanted, memory=memory, device=device
+        ) as session,
+    ):
         frame = np.random.default_rng(0).integers(0, 256, (*session.grid.frame_size, 3), dtype=np.uint8)
         with contextlib.suppress(_EnoughError):
             # A large sub-batch is all of a frame: the next frames are further sub-batches then.
             while True:
                 session.predict(frame, on_progress=count)
-    return steps
+    del session
+    taken = watch.taken()
+    returned: dict[str, Any] = {"sub_batches": steps, "device": None}
+    if gauge is not None and taken is not None:
+        returned["device"] = DeviceMemory(
+            session_bytes=taken.session, context_bytes=taken.stays, measured_by=gauge.name
+        )
+    return returned
+
+
+def _gauge_of(backend: Backend, device: str | None) -> Gauge | None:
+    """What measures the memory of a backend's device; ``None`` on a CPU, and where nothing does."""
+    if backend.kind is not Kind.GPU:
+        return None
+    with contextlib.suppress(MachineError):
+        return gauge_of_gpu(backend.device(device).index)
+    return None
 
 
 def _main() -> None:

@@ -9,8 +9,9 @@ import typer
 from engines.backends import DEFAULT_BACKEND
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import BenchRecord, builtins_from_record
-from engines.errors import OutputError
+from engines.errors import CheckFailed, OutputError
 from engines.planning.choice import choose_schedule
+from engines.planning.sizes import shown_bytes
 from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
 from smp_deploy.cli.options import (
@@ -27,6 +28,7 @@ from smp_deploy.cli.options import (
     finite,
     frames_of,
 )
+from smp_deploy.cli.summaries import device_memory_text
 
 
 class Percentiles(tuple[float, ...]):
@@ -92,7 +94,8 @@ def bench_command(
     """Measure BUNDLE on this machine: latency, throughput and memory of one schedule.
 
     The options are trtexec's. A frame's latency is the time from the frame handed over to its predictions. Frames
-    are the images, or the bundle's reference frame. Memory is the peak of a fresh process above an empty one.
+    are the images, or the bundle's reference frame. Memory is the peak of a fresh process above an empty one, and on a
+    GPU that of the device, as NVML has it. A --memory that was passed ends the command with exit code 1.
 
     The result is kept in the bundle's reports/, in place of an older one of this device and schedule, and shown by
     report.
@@ -130,6 +133,9 @@ def bench_command(
         print_json(document)
     else:
         print_table(("bench", str(bundle)), _rows(record))
+    if record.memory.over_budget:
+        taken, budget = record.memory.bounded_bytes or 0, record.memory.budget_bytes or 0
+        raise CheckFailed(f"took {shown_bytes(taken)} where --memory allows {shown_bytes(budget)}")
     return document
 
 
@@ -143,6 +149,7 @@ def _rows(record: BenchRecord) -> list[tuple[str, str]]:
             f"{memory.above_empty_process_bytes / 2**20:.0f} MiB above the empty process, "
             f"{memory.process_bytes / 2**20:.0f} MiB with it"
         )
+    on_device = memory.device
     moved = record.rearrangement
     return [
         ("network", f"{record.network}, {record.size[0]}x{record.size[1]}"),
@@ -153,6 +160,11 @@ def _rows(record: BenchRecord) -> list[tuple[str, str]]:
         (
             "throughput",
             f"{throughput.frames_per_s:.3g} frames/s, {throughput.megapixels_per_s:.3g} megapixels/s",
+        ),
+        *(
+            [("memory of the GPU", device_memory_text(on_device.session_bytes, on_device.context_bytes))]
+            if on_device
+            else []
         ),
         ("memory", peak),
         (

@@ -12,7 +12,7 @@ from engines.bundle.bundle import Bundle
 from engines.errors import MissingDependency
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import BundleArgument, JsonOption
-from smp_deploy.cli.summaries import TRUNK_COLUMNS, bundle_rows, trunk_rows, tuning_summaries
+from smp_deploy.cli.summaries import TRUNK_COLUMNS, bench_summaries, bundle_rows, trunk_rows, tuning_summaries
 
 
 def inspect_command(
@@ -48,6 +48,8 @@ def inspect_command(
         print_table(("engine", "backend", "precision", "levels", "lowering", "sub-batch"), engines)
     if manifest.tunings:
         print_table(("tuned on", "backend", "precision", "fastest", "ms a frame"), tuning_summaries(opened))
+    if measured := bench_summaries(opened):
+        print_table(("measured on", "backend", "precision", "schedule", "ms a frame", "memory"), measured)
     print_table(("file", "bytes", "SHA-256"), [(name, f.size, f.sha256[:16]) for name, f in manifest.files.items()])
     if with_classes:
         print_table(("label", "class", "colour (RGB)"), [(i, c.name, c.color) for i, c in enumerate(manifest.classes)])

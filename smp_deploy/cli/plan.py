@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from engines.backends import DEFAULT_BACKEND
-from engines.backends.base import Kind
+from engines.backends.memory import DeviceMemoryModel
 from engines.bundle.bundle import Bundle
 from engines.bundle.staging import write_file
 from engines.errors import MissingDependency
@@ -26,6 +26,7 @@ from smp_deploy.cli.options import (
     PrecisionOption,
     backend_option,
 )
+from smp_deploy.reports.benches import context_bytes
 from smp_deploy.reports.targets import check_file_target
 
 
@@ -70,6 +71,11 @@ def plan_command(
         "choice": choice,
         "reason": planned.reason,
     }
+    beyond = ""
+    if isinstance(model := planned.backend.memory, DeviceMemoryModel):
+        here = context_bytes(opened, planned.backend, device)
+        document["context_bytes"] = taken = model.context_bytes if here is None else here
+        beyond = _beyond(taken, "on this device" if here is not None else "on an H100")
     if plot is not None:
         write_file(plot, _picture(planned))
         note(f"wrote {plot}")
@@ -93,12 +99,18 @@ def plan_command(
     )
     if not planned.measured:
         typer.echo(f"How much {backend} takes in {precision.value} is an assumption: it was not measured.")
-    if planned.backend.kind is Kind.GPU:
-        typer.echo("CUDA's context and the loaded kernels take some hundred MiB more (550 MiB on an H100).")
+    if beyond:
+        typer.echo(beyond)
     typer.echo(planned.reason)
     if planned.choice is not None:
         typer.echo(_command(bundle, planned, planned.choice, device))
     return document
+
+
+def _beyond(context: int | None, where: str) -> str:
+    """Of the memory that comes on top of a GPU's predicted peaks."""
+    what = "Beyond that, CUDA's context and the loaded kernels take memory"
+    return f"{what} that was not measured." if context is None else f"{what}: {shown_bytes(context)} {where}."
 
 
 def _entry(candidate: Candidate, planned: Plan) -> dict[str, Any]:

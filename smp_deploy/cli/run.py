@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engines.backends import DEFAULT_BACKEND
+from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import OutputKind
 from engines.bundle.staging import write_file
@@ -33,6 +33,7 @@ from smp_deploy.cli.options import (
     SubBatchOption,
     above_zero,
 )
+from smp_deploy.cli.summaries import predicted_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +121,8 @@ def run_command(
         opened, backend, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device
     )
     note(f"schedule: {choice.schedule} ({choice.reason})")
+    if predicted := predicted_memory(opened, backend_named(backend), precision, choice.schedule, device):
+        note(f"memory, as predicted: {predicted}")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

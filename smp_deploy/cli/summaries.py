@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from statistics import median
 
+from engines.backends.base import Backend
+from engines.backends.memory import DeviceMemoryModel
 from engines.bundle.bundle import Bundle
+from engines.errors import LayoutError
+from engines.planning.sizes import shown_bytes
 from engines.schedules.phases import Size
+from engines.schedules.schedule import Precision, Schedule
+from smp_deploy.reports.benches import context_bytes, kept
 
 
 def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
@@ -67,6 +73,41 @@ def tuning_summaries(bundle: Bundle) -> list[tuple[str, ...]]:
         schedule = best.schedule
         where = f"{held.device}; {held.runtime}"
         rows.append((where, held.backend, held.precision.value, str(schedule), f"{median(best.frame_ms):.1f}"))
+    return rows
+
+
+def predicted_memory(
+    bundle: Bundle, backend: Backend, precision: Precision, schedule: Schedule, device: str | None = None
+) -> str | None:
+    """What a session is predicted to take, on a GPU in both parts; ``None`` where the bundle says nothing of it."""
+    model = backend.memory
+    try:
+        needed = model.needed_bytes(bundle.manifest, schedule, precision)
+    except LayoutError:
+        return None
+    if not isinstance(model, DeviceMemoryModel):
+        return f"{shown_bytes(needed)} of the process"
+    return device_memory_text(needed, context_bytes(bundle, backend, device) or model.context_bytes)
+
+
+def device_memory_text(session_bytes: int, context_bytes: int | None) -> str:
+    """Both parts of what is taken of a GPU's memory."""
+    beyond = "which were not measured" if context_bytes is None else f"which take {shown_bytes(context_bytes)}"
+    return f"{shown_bytes(session_bytes)} beyond CUDA's context and the loaded kernels, {beyond}"
+
+
+def bench_summaries(bundle: Bundle) -> list[tuple[str, ...]]:
+    """Where, what, the median and the memory of every measurement of ``bench``."""
+    rows: list[tuple[str, ...]] = []
+    for run in kept(bundle):
+        where, device = f"{run.machine.device}; {run.machine.runtime}", run.memory.device
+        if device is not None:
+            taken = device_memory_text(device.session_bytes, device.context_bytes)
+        elif run.memory.process_bytes is not None:
+            taken = f"{shown_bytes(run.memory.process_bytes)} of the process"
+        else:
+            taken = "not measured"
+        rows.append((where, run.backend, run.precision.value, str(run.schedule), f"{run.latency_ms.median:.1f}", taken))
     return rows
 
 

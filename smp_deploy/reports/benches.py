@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
+from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import BenchRecord, json_from_record, record_from_json, write_report
 from engines.errors import BackendError, BundleError, InputError
 from engines.planning.planner import plan
 
 BENCHES = "bench.json"
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 """Raised by every change of :class:`BenchRecord`."""
 
 
@@ -45,10 +46,18 @@ def kept(bundle: Bundle) -> list[BenchRecord]:
     return [record for record in map(_readable, runs) if record is not None]
 
 
+def context_bytes(bundle: Bundle, backend: Backend, device: str | None = None) -> int | None:
+    """CUDA's context and the loaded kernels, as ``bench`` measured them of a bundle on a device."""
+    title = backend.device_title(backend.device(device))
+    held = (run for run in kept(bundle) if (run.backend, run.machine.device) == (backend.name, title))
+    return max((run.memory.device.context_bytes for run in held if run.memory.device), default=None)
+
+
 def rows_of(bundle: Bundle) -> Iterator[dict[str, Any]]:
     """A row for every measurement: what ran where, its latency and throughput, memory predicted and measured."""
     for run in kept(bundle):
-        memory = run.memory.above_empty_process_bytes
+        device = run.memory.device
+        memory = device.session_bytes if device else run.memory.above_empty_process_bytes
         yield {
             "device": run.machine.device,
             "runtime": run.machine.runtime,

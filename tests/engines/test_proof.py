@@ -195,6 +195,35 @@ def test_an_output_that_is_dead_fails(
     assert all(check.failed for check in checks)
 
 
+@pytest.mark.parametrize(("off_by", "status"), [(0.0, Status.FAILED), (1e-6, Status.FAILED), (7e-4, Status.PASSED)])
+def test_single_precision_does_not_pass_for_tf32(bundle: Path, off_by: float, status: Status) -> None:
+    """On a GPU without the units, or where the setting is ignored, results are those of fp32: too near PyTorch's."""
+    from tests.converters.verification.faults import sealed
+
+    opened = sealed(bundle, outputs=OutputKind.LOGITS)
+    whole = np.zeros((len(opened.manifest.classes), *opened.manifest.input.size), np.float32)
+    for case in opened.manifest.reference:
+        (row, column), (h, w) = case.phase, case.window
+        whole[:, row::h, column::w] = opened.reference_arrays(case)[1] * (1 + off_by)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxRuntimeCpu, "precisions", frozenset(Precision))
+        patch.setattr(Session, "predict", lambda session, image: whole)
+        checks = list(backend_checks(opened, ONNXRUNTIME_CPU, Precision.TF32, [Schedule(2)]))
+    quantities = [Quantity.LOGIT_ERROR, Quantity.LABEL_AGREEMENT, Quantity.ROUNDING]
+    assert [check.quantity for check in checks] == quantities * len(opened.manifest.reference)
+    assert {check.status for check in checks[2::3]} == {status}
+    assert {check.tolerance for check in checks[2::3]} == {1e-5}
+    assert all(check.status is Status.PASSED for check in checks if check.quantity is not Quantity.ROUNDING)
+
+
+def test_labels_do_not_tell_tf32_from_fp32(exported: Bundle) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxRuntimeCpu, "precisions", frozenset(Precision))
+        labels, used = backend_checks(exported, ONNXRUNTIME_CPU, Precision.TF32, [Schedule(2)])
+    assert (labels.status, used.status) == (Status.PASSED, Status.NOT_RUN)
+    assert "this bundle does not give them" in used.detail
+
+
 def test_a_reference_of_one_class_proves_nothing_of_labels(bundle: Path) -> None:
     """A dead output would agree with it everywhere."""
     from tests.converters.verification.faults import sealed

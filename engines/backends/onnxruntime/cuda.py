@@ -35,6 +35,7 @@ class OnnxRuntimeCuda(Backend):
     # that there are more copies than those that the arena was computed with.
     memory = DeviceMemoryModel(
         runtime_bytes=20 * MIB,
+        context_bytes=550 * MIB,
         arena={Lowering.RESHAPE: 1.3, Lowering.STRIDED: 1.0, Lowering.DILATED: 1.0},
         shares_memory=False,
         largest_tensor=2**31,

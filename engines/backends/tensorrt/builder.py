@@ -87,7 +87,9 @@ def engine_from_onnx(
 
     def work() -> BuiltEngine:
         # TensorRT builds for the device that is current in its thread: the first, unless another one is made so.
-        with CudaDevice(device.index).current() if device is not None and device.index else nullcontext():
+        with (
+            CudaDevice(device.index, flavour.extra).current() if device is not None and device.index else nullcontext()
+        ):
             return build.engine(graph)
 
     # All of it: TensorRT calls back while it parses, too.

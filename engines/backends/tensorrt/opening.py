@@ -36,7 +36,7 @@ def executor_from_engine(
     plans = sum(bundle.manifest.files[plan].size for plan in (engine.engine, engine.prepare))
     grid = bundle.manifest.grid(bundle.manifest.trunk_of(engine.schedule))
     return DeviceExecutor(
-        CudaDevice(index),
+        CudaDevice(index, flavour.extra),
         # TensorRT takes the stream with each run.
         lambda stream: _loaded(trt, bundle, engine, engine.prepare, index),
         lambda stream: _loaded(trt, bundle, engine, engine.engine, index),

@@ -42,12 +42,39 @@ class Rearrangement(Record, frozen=True, kw_only=True):
     """Of the median latency."""
 
 
+class DeviceMemory(Record, frozen=True, kw_only=True):
+    """What a fresh process took of a GPU's memory."""
+
+    session_bytes: int
+    """At most, by its session: what a budget bounds."""
+    context_bytes: int
+    """What stays when the session is closed: CUDA's context and the loaded kernels, or the kernels alone where
+    :attr:`measured_by` does not see the context."""
+    measured_by: str
+    """``"NVML"``, which counts all processes on the GPU, or ``"cudaMemGetInfo"``."""
+
+
 class PeakMemory(Record, frozen=True, kw_only=True):
-    """The peak of a fresh process; either both figures or the reason why there are none."""
+    """The peak of a fresh process; either figures or the reason why there are none."""
 
     above_empty_process_bytes: int | None = None
     process_bytes: int | None = None
+    device: DeviceMemory | None = None
+    """``None`` on a CPU, and where nothing measures it."""
+    budget_bytes: int | None = None
+    """What was asked for: of the process on a CPU, of the device on a GPU."""
     not_measured: str = ""
+
+    @property
+    def bounded_bytes(self) -> int | None:
+        """What a budget bounds: of the device where that was measured, else of the process."""
+        return self.process_bytes if self.device is None else self.device.session_bytes
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether more was taken than the budget."""
+        taken, budget = self.bounded_bytes, self.budget_bytes
+        return taken is not None and budget is not None and taken > budget
 
 
 class BenchMachine(Record, frozen=True, kw_only=True):

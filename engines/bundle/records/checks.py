@@ -39,6 +39,8 @@ class Quantity(enum.Enum):
 
     LOGIT_ERROR = "relative error of logits"
     """Largest absolute error relative to the largest absolute logit."""
+    ROUNDING = "relative error of logits, at least"
+    """As :attr:`LOGIT_ERROR`, where too small a one shows that a coarser arithmetic was not used."""
     PROBABILITY_ERROR = "relative error of probabilities"
     INPUT_ERROR = "relative error of the normalised frame"
     LABEL_AGREEMENT = "label agreement"
@@ -53,7 +55,8 @@ class Quantity(enum.Enum):
 
     def within(self, value: float, tolerance: float) -> bool:
         """Whether a value is good: at most the tolerance, or at least for a share that agrees; NaN never is."""
-        return value >= tolerance if self is Quantity.LABEL_AGREEMENT else value <= tolerance
+        at_least = self in (Quantity.LABEL_AGREEMENT, Quantity.ROUNDING)
+        return value >= tolerance if at_least else value <= tolerance
 
 
 class Check(Record, frozen=True, kw_only=True):

@@ -157,6 +157,7 @@ def test_the_command_line_says_what_is_missing(cli: Cli, built: Bundle, tmp_path
         assert result.returncode == 3, result.stderr
         assert result.stderr == (
             "schedule: levels 2, sub-batch 4, reshape (asked for)\n"
+            "memory, as predicted: 1.6 MiB beyond CUDA's context and the loaded kernels, which were not measured\n"
             "smp-deploy: there is no NVIDIA driver on this machine, or it is too old for this CUDA (error 35)\n"
         )
     result = cli(*run, "--backend", "tensorrt-rtx", "--levels", 3)

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from engines import Bundle, Lowering, Schedule
+from engines.bundle.records import DeviceMemory
 from engines.errors import InputError, MachineError
+from smp_deploy.benchmarking import peak_memory
 from smp_deploy.benchmarking.bench import bench
 from smp_deploy.reports.benches import kept
 
+MIB = 2**20
 SHORT = {"warm_up_ms": 0.0, "duration_s": 0.0, "iterations": 3}
 
 
@@ -50,6 +53,19 @@ def test_memory_is_measured_on_the_device_of_the_latencies(exported: Bundle, mon
     record = bench(exported, device="cpu", keep=False, **SHORT)
     assert (asked["backend"], asked["device"]) == ("onnxruntime", "cpu")
     assert record.memory.not_measured == "not here"
+
+
+def test_a_budget_bounds_the_device_where_there_is_one(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_device = {"session_bytes": 300 * MIB, "context_bytes": 550 * MIB, "measured_by": "NVML"}
+    peak = peak_memory.PeakMemory(50 * MIB, 900 * MIB, {"device": on_device})
+    monkeypatch.setattr("smp_deploy.benchmarking.bench.session_peak", lambda *_, **options: peak)
+    within, passed = (bench(exported, memory=size, keep=False, **SHORT).memory for size in (300 * MIB, 300 * MIB - 1))
+    assert within.device == DeviceMemory(**on_device)
+    assert (within.bounded_bytes, within.over_budget, passed.over_budget) == (300 * MIB, False, True)
+    # Without a device's figure it is the process.
+    peak = peak_memory.PeakMemory(50 * MIB, 900 * MIB, {"device": None})
+    of_process = bench(exported, memory=900 * MIB, keep=False, **SHORT).memory
+    assert (of_process.bounded_bytes, of_process.over_budget) == (900 * MIB, False)
 
 
 def test_a_length_that_is_none_is_refused(exported: Bundle) -> None:

@@ -53,7 +53,7 @@ def test_a_predicted_peak_is_the_measured_one(broad: Bundle) -> None:
     peaks = {candidate.schedule: candidate.peak_bytes for candidate in plan(broad).candidates}
     measured = {schedule: session_peak(broad.path, schedule) for schedule in (one, four)}
     # One sub-batch of four is a quarter of a frame: the frames go on until there were enough of them.
-    assert [peak.returned for peak in measured.values()] == [ENOUGH_SUB_BATCHES] * 2
+    assert [peak.returned["sub_batches"] for peak in measured.values()] == [ENOUGH_SUB_BATCHES] * 2
     # Three phases more are three windows, 5% of this, and the tensors inside the trunk.
     more = measured[four].work_bytes - measured[one].work_bytes
     assert more > 50 * MIB

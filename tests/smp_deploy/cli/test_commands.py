@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from engines import Bundle, Session
+from engines.planning.sizes import shown_bytes
 from tests.conftest import Cli, document
 
 EXPORT = ("--arch", "smp-resnet18", "--size", "64x96")
@@ -70,8 +71,12 @@ def test_run_resizes_only_when_asked(cli: Cli, exported: Bundle, tmp_path: Path)
 
 def test_run_tells_progress_in_plain_lines_off_a_terminal(cli: Cli, exported: Bundle, image: Path, tmp_path) -> None:
     result = cli("run", exported.path, image, "-o", tmp_path / "out", "--sub-batch", 16)
-    schedule, first, last = result.stderr.splitlines()
+    schedule, memory, first, last = result.stderr.splitlines()
     assert schedule == "schedule: levels 2, sub-batch 16, reshape (asked for)"
+    planned = document(cli("plan", exported.path, "--json"))
+    of_all = {tuple(held[name] for name in ("levels", "lowering", "sub_batch")): held for held in planned["schedules"]}
+    peak = planned["process_bytes"] + of_all[2, "reshape", 16]["peak_bytes"]
+    assert memory == f"memory, as predicted: {shown_bytes(peak)} of the process"
     assert first.startswith("1 image, phases: 0/16, ")
     assert last.startswith("1 image, phases: 16/16, ")
     assert last.endswith(" s elapsed, about 0 s left")

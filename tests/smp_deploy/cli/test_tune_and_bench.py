@@ -11,6 +11,9 @@ from PIL import Image
 from engines import Bundle, Session
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.devices.processor import processor_title
+from engines.errors import CheckFailed
+from smp_deploy.benchmarking.peak_memory import PeakMemory
+from smp_deploy.cli.bench import bench_command
 from tests.conftest import Cli, document
 
 CHOICE = ("--levels", 2, "--lowering", "dilated", "--rounds", 2, "--duration", 0.02)
@@ -73,6 +76,16 @@ def test_bench_measures_latency_throughput_and_memory(cli: Cli, bundle: Path) ->
     assert 0 < said["memory"]["above_empty_process_bytes"] < said["memory"]["process_bytes"] < 2**30
     assert 0 < said["rearrangement"]["share"] == said["rearrangement"]["ms"] / latency["median"]
     assert said["machine"]["runtime"] == ONNXRUNTIME_CPU.runtime()
+
+
+def test_a_budget_that_was_passed_is_a_check_that_failed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prediction says that it fits; what is measured decides."""
+    peak = PeakMemory(50, 2**31, {"device": None})
+    monkeypatch.setattr("smp_deploy.benchmarking.bench.session_peak", lambda *_, **options: peak)
+    with pytest.raises(CheckFailed, match=r"took 2048\.0 MiB where --memory allows 2047\.0 MiB"):
+        bench_command(bundle, memory=2047 * 2**20, iterations=1, duration_s=0, warm_up_ms=0)
+    said = bench_command(bundle, memory=2048 * 2**20, iterations=1, duration_s=0, warm_up_ms=0)
+    assert said["memory"]["budget_bytes"] == 2**31
 
 
 def test_bench_refuses_percentiles_that_are_none(cli: Cli, exported: Bundle) -> None:

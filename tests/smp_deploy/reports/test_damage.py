@@ -29,7 +29,7 @@ from engines.bundle.records import (
 from engines.errors import BundleError, OutputError
 from engines.parity.checks import Question
 from engines.parity.validation import ValidationFigures, validation_from_checks
-from smp_deploy.reports.benches import keep, kept, rows_of
+from smp_deploy.reports.benches import RECORD_VERSION, keep, kept, rows_of
 from smp_deploy.reports.documents import stored
 from smp_deploy.reports.pages import page_of
 from smp_deploy.reports.targets import check_file_target
@@ -172,7 +172,9 @@ def test_measurements_that_cannot_be_read_count_as_none(bundle: Path) -> None:
         None,
     ]
     (bundle / "reports").mkdir()
-    (bundle / "reports" / "bench.json").write_text(json.dumps({"record_version": 2, "runs": [*wrong, plain]}))
+    (bundle / "reports" / "bench.json").write_text(
+        json.dumps({"record_version": RECORD_VERSION, "runs": [*wrong, plain]})
+    )
     assert kept(opened) == [good]
     assert [row["schedule"] for row in rows_of(opened)] == ["levels 2, sub-batch 2, reshape"]
     keep(opened, bench())

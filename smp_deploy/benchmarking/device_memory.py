@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import threading
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from engines.devices.cuda import CudaDevice, import_cuda
-from engines.errors import BackendError, MachineError
+from engines.errors import BackendError, MachineError, MissingDependency
 
 _EVERY_S = 0.001
 
@@ -38,7 +37,7 @@ def gauge_of_gpu(index: int = 0) -> Gauge:
 
     Raises :class:`~engines.errors.MachineError` where neither answers.
     """
-    with suppress(OSError, BackendError):
+    with suppress(MachineError):
         return _nvml_gauge(index)
     device = CudaDevice(index)
 
@@ -50,28 +49,24 @@ def gauge_of_gpu(index: int = 0) -> Gauge:
     return Gauge("cudaMemGetInfo", used, sees_context=False)
 
 
-class _Memory(ctypes.Structure):
-    """``nvmlMemory_t``."""
-
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
-
-
 def _nvml_gauge(index: int) -> Gauge:
-    library = ctypes.CDLL("libnvidia-ml.so.1")
-
-    def call(name: str, *arguments: object) -> None:
-        if code := getattr(library, name)(*arguments):
-            raise BackendError(f"NVML refuses {name} (error {code})")
-
-    call("nvmlInit_v2")
-    handle = ctypes.c_void_p()
-    call("nvmlDeviceGetHandleByPciBusId_v2", pci_bus_id(index).encode(), ctypes.byref(handle))
+    try:
+        import pynvml
+    except ImportError as error:
+        raise MissingDependency("nvidia-ml-py", "ort") from error
+    place = pci_bus_id(index)
 
     def used() -> int:
-        memory = _Memory()
-        call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
-        return int(memory.used)
+        try:
+            return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+        except pynvml.NVMLError as error:
+            raise BackendError(f"NVML does not say what is taken of the GPU's memory: {error}") from error
 
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByPciBusId(place)
+    except pynvml.NVMLError as error:
+        raise BackendError(f"NVML does not know the GPU at {place}: {error}") from error
     used()
     return Gauge("NVML", used, sees_context=True)
 
@@ -90,6 +85,17 @@ def pci_bus_id(index: int) -> str:
     return bytes(name).split(b"\0")[0].decode()
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a session took of a GPU's memory, in bytes."""
+
+    session: int
+    """At most, and given back: what a budget bounds."""
+    stays: int
+    """What stays when it is closed: the kernels that it loaded and, where it was the first and the gauge sees it, the
+    context."""
+
+
 class PeakWatch:
     """The most that was taken from the beginning until :meth:`stop`, asked every millisecond by a thread.
 
@@ -98,12 +104,14 @@ class PeakWatch:
 
     def __init__(self, gauge: Gauge | None) -> None:
         self._gauge = gauge
+        self._before = 0
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self.peak: int | None = None
 
     def __enter__(self) -> PeakWatch:
         if self._gauge is not None:
+            self._before = self._gauge.settled()
             self._ask(self._gauge)
             self._thread = threading.Thread(target=self._watch, args=(self._gauge,), daemon=True)
             self._thread.start()
@@ -123,6 +131,13 @@ class PeakWatch:
             with suppress(BackendError):
                 # A GPU whose work broke answers nothing; what broke is said elsewhere.
                 self._ask(self._gauge)
+
+    def taken(self) -> Taken | None:
+        """By what was at work, which is closed now; ``None`` without a gauge."""
+        if self._gauge is None or self.peak is None:
+            return None
+        stays = self._gauge.settled() - self._before
+        return Taken(self.peak - self._before - stays, stays)
 
     def _watch(self, gauge: Gauge) -> None:
         with suppress(BackendError):
