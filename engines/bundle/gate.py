@@ -1,0 +1,246 @@
+"""The gate: how files of others are opened.
+
+A bundle is data from somebody else, and so is every image and checkpoint. Two ways lead to their content, and none
+beside them: :func:`read_file` for a file that the user names, and :class:`Folder` for what lies in a bundle. Both take
+regular files only and a bounded number of bytes; a folder is opened once, and no link below it is followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from engines.errors import BundleError, InputError, OutputError
+
+_BLOCK = 1 << 20
+# Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
+_READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+
+
+def read_file(path: str | Path, most: int) -> bytes:
+    """The content of a regular file that the user names, of at most so many bytes. Links are the user's, and followed.
+
+    Raises:
+        InputError: a pipe, a device or a folder, or more bytes than that; the message names the file.
+        OSError: the system does not give it, as ``open`` raises it.
+    """
+    descriptor = os.open(path, _READING)
+    with os.fdopen(descriptor, "rb", closefd=True) as stream:
+        reason = _refusal(os.fstat(descriptor), most)
+        content = b"" if reason else stream.read(most + 1)
+        if len(content) > most:
+            reason = _too_large(most)
+        if reason:
+            raise InputError(f"{path} {reason}")
+        return content
+
+
+class Folder:
+    """A directory that is opened once: everything below it is opened relative to it, whatever its path comes to mean.
+
+    Names are relative, with ``/`` between their parts. It is closed when nothing refers to it any more.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open ``path``, which the user names: links are followed here. Raises ``OSError``."""
+        self.path = Path(path)
+        self._descriptor = os.open(self.path, _FOLDER)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the path still leads to this directory: it may have been replaced by another one."""
+        try:
+            now = self.path.stat()
+        except OSError:
+            return False
+        return os.path.samestat(now, os.fstat(self._descriptor))
+
+    @contextmanager
+    def opened(self, name: str, most: int) -> Iterator[BinaryIO]:
+        """A regular file of at most so many bytes, to be read.
+
+        Raises:
+            BundleError: a link, a pipe, a device or a folder, more bytes, or a name that leaves the directory.
+            OSError: the system does not give it, as ``open`` raises it.
+        """
+        with self._holding(name) as (directory, last):
+            try:
+                descriptor = os.open(last, _READING | os.O_NOFOLLOW, dir_fd=directory)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise BundleError(f"{self.path / name} is a link; a bundle has none") from error
+                raise
+        with os.fdopen(descriptor, "rb") as stream:
+            if reason := _refusal(os.fstat(descriptor), most):
+                raise BundleError(f"{self.path / name} {reason}")
+            yield stream
+
+    def read(self, name: str, most: int) -> bytes:
+        """The content of a file. Raises as :meth:`opened` does."""
+        with self.opened(name, most) as stream:
+            content = stream.read(most + 1)
+        if len(content) > most:
+            raise BundleError(f"{self.path / name} {_too_large(most)}")
+        return content
+
+    def names(self, name: str = "") -> list[str]:
+        """What lies in the directory, or in one below it; nothing where that is not there. Raises as :meth:`opened`."""
+        try:
+            with self._holding(f"{name}/x" if name else "x") as (directory, _):
+                return sorted(os.listdir(directory))  # noqa: PTH208 - of a descriptor
+        except FileNotFoundError:
+            return []
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file in one step; the directories in its name are made.
+
+        What stands there is replaced, a link itself and not what it points to. Raises :class:`OutputError`, and
+        :class:`BundleError` for a name that leaves the directory.
+        """
+        try:
+            with self._holding(name, make=True) as (directory, last):
+                _write(directory, last, content)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path / name}: {error.strerror or error}") from error
+
+    def check_writable(self, name: str = "") -> None:
+        """Raise :class:`OutputError` unless files can be put into the directory, or one below it, which is made."""
+        where = self.path / name
+        try:
+            with self._holding(f"{name}/x" if name else "x", make=True) as (directory, _):
+                partial = _partial_name("check")
+                os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory))
+                os.unlink(partial, dir_fd=directory)
+        except OSError as error:
+            raise OutputError(f"cannot write to {where}: {error.strerror}") from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a link; harmless where there is none. Raises ``OSError``."""
+        with contextlib.suppress(FileNotFoundError), self._holding(name) as (directory, last):
+            os.unlink(last, dir_fd=directory)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, no other process or thread that locks this directory is at work on it: they wait for one another.
+
+        The lock ends with the process, however that ends, and leaves no file behind. Raises :class:`OutputError` where
+        it cannot be locked, or the path has come to lead to another directory.
+        """
+        # A descriptor of its own: a lock belongs to one, and threads share that of the folder.
+        try:
+            descriptor = os.open(".", _FOLDER, dir_fd=self._descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            raise OutputError(f"cannot lock {self.path}: {error.strerror}") from error
+        try:
+            if not self.is_there:
+                raise OutputError(f"{self.path} was replaced while it was open; do it again")
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _holding(self, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The descriptor of the directory that holds a file, and the last part of its name."""
+        *folders, last = parts_of(name)
+        directory = os.dup(self._descriptor)
+        try:
+            for folder in folders:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(folder, dir_fd=directory)
+                try:
+                    inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=directory)
+                except OSError as error:
+                    # A link to a folder is reported as either.
+                    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                        raise BundleError(f"{folder!r} in {self.path} is a link or no folder") from error
+                    raise
+                os.close(directory)
+                directory = inner
+            yield directory, last
+        finally:
+            os.close(directory)
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The parts of a relative name. Raises :class:`BundleError` for one that leaves its directory, or is none."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise BundleError(f"{name!r} leaves the bundle")
+    return path.parts
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace the file at ``path``, which the user names, in one step. Raises :class:`OutputError`.
+
+    It is written under a name that nobody can foresee and that must be new, flushed, and renamed.
+    """
+    try:
+        directory = os.open(path.parent, _FOLDER)
+        try:
+            _write(directory, path.name, content)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write(directory: int, name: str, content: bytes) -> None:
+    partial = _partial_name(name)
+    # As readable as the file that it replaces, or as any other of its owner.
+    mode = 0o666
+    with contextlib.suppress(OSError):
+        held = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        mode = stat.S_IMODE(held.st_mode) if stat.S_ISREG(held.st_mode) else mode
+    descriptor = os.open(
+        partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=directory
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            if mode != 0o666:
+                os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        # Where it could not be written, it often cannot be removed either, and the first error says why.
+        with contextlib.suppress(OSError):
+            os.unlink(partial, dir_fd=directory)
+        raise
+    os.fsync(directory)
+
+
+def _partial_name(name: str) -> str:
+    # A name has at most 255 bytes on the usual file systems.
+    return f".{name[:40]}.{secrets.token_hex(8)}.partial"
+
+
+def _refusal(held: os.stat_result, most: int) -> str:
+    """Why a file is not read, by what the system says of it; or ``""``."""
+    if not stat.S_ISREG(held.st_mode):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder"}
+        return f"is {kinds.get(stat.S_IFMT(held.st_mode), 'something else')}, where a file is needed"
+    return _too_large(most) if held.st_size > most else ""
+
+
+def _too_large(most: int) -> str:
+    return f"is larger than {most / 2**20:.0f} MiB, the most that is read of such a file"
