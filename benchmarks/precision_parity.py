@@ -67,7 +67,7 @@ class Subject:
             network, directory / name, size=size, outputs="logits", precisions=(), levels=(2,), lowerings=("reshape",)
         )
         self.grid: PhaseGrid = self.bundle.manifest.grid(self.bundle.manifest.trunk())
-        self._model = ir.load(self.bundle.trunk_graph(self.bundle.manifest.trunk(), Precision.FP32))
+        self._model = ir.load(self.bundle.file(self.bundle.trunk_graph(self.bundle.manifest.trunk(), Precision.FP32)))
         ir.external_data.load_to_model(self._model)
         self._network = lowered(looped_from_network(traced_network(network), 2), Lowering.RESHAPE).graph
 

@@ -78,7 +78,7 @@ def with_binding(graph: Path, feed: dict[str, np.ndarray]) -> float:
 def measured(bundle: Bundle, schedule: Schedule, gflops: float) -> dict[str, Any]:
     """One trunk on the first phase of a frame of noise."""
     trunk = bundle.manifest.trunk_of(schedule)
-    grid, graph = bundle.manifest.grid(trunk), bundle.trunk_graph(trunk, Precision.FP32)
+    grid, graph = bundle.manifest.grid(trunk), bundle.file(bundle.trunk_graph(trunk, Precision.FP32))
     planes = np.random.default_rng(0).standard_normal((3, *grid.planes_size), np.float32)
     started = time.process_time()
     feed: dict[str, np.ndarray] = {"windows": grid.cut(planes, [(0, 0)])}

@@ -29,6 +29,7 @@ from converters.rewriting.lowerings.base import LoweredNetwork
 from converters.trunks import TrunkPrecisions, TrunkWriter, proven_trunks, write_trunks
 from engines.backends.versions import installed_versions
 from engines.bundle.bundle import Bundle, record_of_file
+from engines.bundle.gate import Folder
 from engines.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -149,8 +150,8 @@ def export(
     )
     target = Path(path)
     with staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage:
-        manifest = _Export(request, stage, on_step or (lambda message: None)).write(network, origin)
-    return Bundle(target, manifest)
+        _Export(request, stage, on_step or (lambda message: None)).write(network, origin)
+    return Bundle.read(Folder(target))
 
 
 @dataclass(frozen=True)
@@ -279,8 +280,6 @@ class _Export:
             keep_fp32={precision: list(patterns) for precision, patterns in request.keep_fp32.items() if patterns},
             calibration=None if request.calibration is None else _calibration_record(request.calibration, ranges),
             reference=reference,
-            engines=[],
-            tunings=[],
             opset=request.opset,
             tools=installed_versions(_TOOLS),
             files={},

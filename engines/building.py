@@ -145,7 +145,8 @@ class _Build:
         """The same engines by trtexec."""
         manifest = self.bundle.manifest
         trunk = manifest.trunk_of(schedule)
-        graph, crop = self.bundle.trunk_graph(trunk, self.precision), manifest.grid(trunk).crop_size
+        graph = self.bundle.path / self.bundle.trunk_graph(trunk, self.precision)
+        crop = manifest.grid(trunk).crop_size
         return trtexec_lines(
             str(graph), "windows", (3, *crop), schedule.sub_batch, self.options, tf32=self.precision is Precision.TF32
         )
@@ -164,9 +165,7 @@ class _Build:
         check_build(self.target, self.machine, self.options, (flavour, version), lambda: self.trtexec(schedule))
         trunk = bundle.manifest.trunk_of(schedule)
         graph = bundle.trunk_graph(trunk, self.precision)
-        inputs = BuildInputs(
-            graph.relative_to(bundle.path).as_posix(), bundle.manifest.prepare, bundle.manifest.weights
-        )
+        inputs = BuildInputs(graph, bundle.manifest.prepare, bundle.manifest.weights)
         config = BuildConfig(
             self.precision, trunk.convolutions[self.precision.graph], schedule.sub_batch, options=self.options
         )
@@ -190,4 +189,4 @@ class _Build:
         stored = bundle.with_engine(
             backend.name, self.precision, schedule, plan=engine.plan, prepare=prepare.plan, record=record
         )
-        return EngineBuild(stored, stored.manifest.engines[-1], record, cached=False)
+        return EngineBuild(stored, stored.engines[-1], record, cached=False)

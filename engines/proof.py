@@ -26,11 +26,9 @@ from engines.bundle.records import (
     Quantity,
     Tolerance,
     Validation,
-    check_reports,
     json_from_record,
     record_from_json,
     validation_name,
-    write_report,
 )
 from engines.errors import BundleError, MachineError, WorkFailed
 from engines.parity.checks import Question
@@ -87,13 +85,13 @@ def prove(
     opened = Bundle.of(bundle)
     if keep:
         # Said before the work, not after it.
-        check_reports(opened.path / "reports")
-    schedules = on.schedules(opened.manifest, arithmetic)
+        opened.check_reports()
+    schedules = on.schedules(opened, arithmetic)
     if on.kind is not BackendKind.GPU or (schedule, memory) != (None, None) or not schedules:
         schedules = [session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)]
     uses, checks = {(on.name, arithmetic, held) for held in schedules}, []
     for check in chain(
-        provenance_checks(opened, [engine for engine in opened.manifest.engines if engine.use in uses]),
+        provenance_checks(opened, [engine for engine in opened.engines if engine.use in uses]),
         backend_checks(opened, on, arithmetic, schedules, memory=memory, device=device, overrides=tolerances),
     ):
         on_check(check)
@@ -108,7 +106,7 @@ def prove(
         tools=tool_versions(),
     )
     if keep:
-        write_report(opened.path / "reports", validation_name(on.name), json_from_record(validation))
+        opened.write_report(validation_name(on.name), json_from_record(validation))
     return validation
 
 
@@ -129,10 +127,10 @@ def _provenance_check(bundle: Bundle, engine: EngineRecord) -> Check:
         precision=engine.precision,
     )
     try:
-        record = record_from_json(bundle.file(engine.record).read_bytes(), BuildRecord, engine.record)
+        record = record_from_json(bundle.content(engine.record), BuildRecord, engine.record)
     except BundleError as error:
         return question.broke(error).located(engine.record)
-    files, manifest = bundle.manifest.files, bundle.manifest
+    files, manifest = bundle.files, bundle.manifest
     trunk = manifest.trunk_of(engine.schedule)
     expected = {
         "weights": (record.weights_sha256, manifest.weights),

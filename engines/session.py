@@ -123,13 +123,13 @@ class Session:
         on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
         chosen = session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)
         limit = None if memory is None else bytes_of_memory(memory)
-        smaller = smaller_schedules(opened.manifest, on, arithmetic, chosen) if allow_smaller else ()
+        smaller = smaller_schedules(opened, on, arithmetic, chosen) if allow_smaller else ()
 
         def opened_at(wanted: Schedule) -> Executor:
             try:
                 return on.open(opened, arithmetic, wanted, device, memory_bytes=limit)
             except OutOfMemory as error:
-                raise OutOfMemory(f"{error}{hint_of_smaller(opened.manifest, on, arithmetic, wanted)}") from error
+                raise OutOfMemory(f"{error}{hint_of_smaller(opened, on, arithmetic, wanted)}") from error
 
         return cls(opened, opened_at, chosen, smaller)
 

@@ -102,7 +102,7 @@ class Shadow(Backend):
         trunk = bundle.manifest.trunk_of(schedule)
         return RunnerExecutor(
             self._runner(bundle.file(bundle.manifest.prepare)),
-            self._runner(bundle.trunk_graph(trunk, precision)),
+            self._runner(bundle.file(bundle.trunk_graph(trunk, precision))),
             bundle.manifest.grid(trunk),
         )
 
@@ -239,7 +239,7 @@ def test_its_tuning_is_found_again(bundle: Path, shadow: Shadow) -> None:
     assert {schedule.levels for schedule in measured} == {1, 2}
     assert (tuned.record.backend, tuned.record.device) == ("shadow", "the shadow of cpu")
     again = Bundle.open(bundle)
-    assert again.manifest.tunings == [tuned.record]
+    assert again.tunings == [tuned.record]
     choice = engines.choose_schedule(again, shadow)
     assert (choice.schedule, choice.tuned) == (measured[0], True)
     assert choice.reason == "tuned on this device: the shadow of cpu, shadow 1.0"

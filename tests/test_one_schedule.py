@@ -105,7 +105,7 @@ def test_an_engine_is_built_for_the_schedule_of_the_budget(cli: Cli, bundle: Pat
     assert choose_schedule(opened, "tensorrt-rtx").schedule == DEFAULT
     options = ("--flavour", "tensorrt-rtx", "--memory", f"{budget // 1024}KiB")
     document(cli("build-engine", bundle, *options, "--json"))
-    (engine,) = Bundle.open(bundle).manifest.engines
+    (engine,) = Bundle.open(bundle).engines
     assert engine.schedule == wanted
     # The library finds the engine of the command: the schedule is the same.
     again = build_engine(Bundle.open(bundle), "tensorrt-rtx", memory=budget)

@@ -66,7 +66,10 @@ def profiled_nodes(
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = ort.InferenceSession(
-            str(bundle.trunk_graph(trunk, precision)), options, providers=[(provider.value, named)], enable_fallback=0
+            str(bundle.file(bundle.trunk_graph(trunk, precision))),
+            options,
+            providers=[(provider.value, named)],
+            enable_fallback=0,
         )
         if session.get_providers()[0] != provider.value:
             raise BackendError(f"ONNX Runtime cannot use {provider.value} here")

@@ -164,7 +164,7 @@ def measured(
             return row.ended("failed", f"broke: {error}")
     if subject.backend.needs_engines:
         uses = (subject.backend.name, subject.precision, session.schedule)
-        held = [engine for engine in subject.bundle.manifest.engines if engine.use == uses]
+        held = [engine for engine in subject.bundle.engines if engine.use == uses]
         checks += provenance_checks(subject.bundle, held)
     figures |= _parity(checks)
     del session

@@ -19,10 +19,10 @@ from engines.session import Session
 def engine_checks(subject: Subject) -> Iterator[Check]:
     """Every engine: its record against the bundle's files, and its predictions against PyTorch's."""
     bundle = subject.bundle
-    yield from provenance_checks(bundle, bundle.manifest.engines)
-    for engine in bundle.manifest.engines:
+    yield from provenance_checks(bundle, bundle.engines)
+    for engine in bundle.engines:
         yield from _predictions_checks(subject, engine)
-    if not bundle.manifest.engines:
+    if not bundle.engines:
         for precision in subject.precisions or list(bundle.manifest.trunk().graphs):
             yield _question(subject, precision, "engines").not_run("the bundle has no engine")
 

@@ -95,7 +95,7 @@ def layers_of_trunk(
 ) -> dict[str, Placed]:
     """Every layer of a trunk at one phase of a frame, in the order of the graph."""
     manifest, grid = subject.bundle.manifest, subject.bundle.manifest.grid(trunk)
-    graph = ProbedGraph(subject.bundle.trunk_graph(trunk, precision), precision)
+    graph = ProbedGraph(subject.bundle.file(subject.bundle.trunk_graph(trunk, precision)), precision)
     planes = planes_of(subject.bundle, frame.image)
     outputs = graph.layer_outputs
     with graph.runner(outputs.values()) as runner:

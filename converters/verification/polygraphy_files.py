@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Any
 
 from converters.verification.findings import Findings
 from converters.verification.subject import runnable
-from engines.bundle.bundle import Bundle
-from engines.bundle.staging import write_file
+from engines.bundle.bundle import REPORTS, Bundle
 from engines.errors import MissingDependency
 
 INPUTS = "inputs.json"
@@ -19,8 +17,8 @@ OUTPUTS = "outputs.json"
 """Name of what the default trunk gave for them in ONNX Runtime, in every precision."""
 
 
-def write_polygraphy_files(findings: Findings, directory: Path) -> None:
-    """Write :data:`INPUTS` and :data:`OUTPUTS`. Raises :class:`MissingDependency` and :class:`OutputError`."""
+def write_polygraphy_files(findings: Findings, bundle: Bundle) -> None:
+    """Write both into the bundle's reports. Raises :class:`MissingDependency` and :class:`OutputError`."""
     try:
         from polygraphy.comparator import RunResults
         from polygraphy.json import to_json
@@ -29,14 +27,14 @@ def write_polygraphy_files(findings: Findings, directory: Path) -> None:
     results: Any = RunResults()
     for precision, given in findings.outputs.items():
         results.add(given, runner_name=f"smp-deploy-onnxruntime-{precision}")
-    write_file(directory / INPUTS, to_json(findings.feeds).encode())
-    write_file(directory / OUTPUTS, to_json(results).encode())
+    bundle.write_report(INPUTS, to_json(findings.feeds).encode())
+    bundle.write_report(OUTPUTS, to_json(results).encode())
 
 
 def polygraphy_commands(bundle: Bundle) -> list[str]:
     """What to type for a look of one's own: the data, and the default trunk against what was stored."""
     trunk = bundle.manifest.trunk()
-    reports, graph = bundle.path / "reports", bundle.trunk_graph(trunk, runnable(trunk)[-1])
+    reports, graph = bundle.path / REPORTS, bundle.path / bundle.trunk_graph(trunk, runnable(trunk)[-1])
     inputs, outputs = shlex.quote(str(reports / INPUTS)), shlex.quote(str(reports / OUTPUTS))
     return [
         f"polygraphy inspect data {inputs}",

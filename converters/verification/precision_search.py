@@ -119,7 +119,7 @@ class _Probe:
         trunk = manifest.trunk()
         self.precision = precision
         self._ranges = manifest.calibration.ranges if manifest.calibration else {}
-        self._model = _until_logits(ir.load(bundle.trunk_graph(trunk, Precision.FP32)))
+        self._model = _until_logits(ir.load(bundle.file(bundle.trunk_graph(trunk, Precision.FP32))))
         ir.external_data.load_to_model(self._model)
         network = network_nodes(self._model)
         self._modules = {module_of(node) for node in network if module_of(node)}

@@ -74,7 +74,7 @@ class TrunkRun:
     def __init__(self, bundle: Bundle, trunk: TrunkRecord, precision: Precision, *, measured: bool = False) -> None:
         manifest = bundle.manifest
         self.trunk, self.precision, self.grid = trunk, precision, manifest.grid(trunk)
-        self.graph = ProbedGraph(bundle.trunk_graph(trunk, precision), precision)
+        self.graph = ProbedGraph(bundle.file(bundle.trunk_graph(trunk, precision)), precision)
         self._windows, self._output = manifest.windows, manifest.outputs.value
         self._logits = self.graph.logits(self._output)
         self._measured = self.graph.arithmetic if measured else {}

@@ -22,9 +22,7 @@ from engines.bundle.records import (
     VALIDATION,
     Check,
     Validation,
-    check_reports,
     json_from_record,
-    write_report,
 )
 from engines.errors import FrameError, MissingDependency
 from engines.parity.tolerances import tolerance_of
@@ -75,7 +73,7 @@ def validate(
     ONNXRUNTIME_CPU.runtime()
     if keep:
         _check_polygraphy()
-        check_reports(opened.path / "reports")
+        opened.check_reports()
     given = [_frame(opened, index, frame) for index, frame in enumerate(frames)]
     subject = Subject(opened, [*reference_frames(opened), *given], tolerances or {}, network)
     checks: list[Check] = []
@@ -126,7 +124,6 @@ def _check_polygraphy() -> None:
 
 def _keep(bundle: Bundle, validation: Validation, findings: Findings) -> None:
     """What the record speaks of first, then the record."""
-    reports = bundle.path / "reports"
     arrays = {
         f"{kind}-{index}": getattr(labels, kind)
         for index, labels in enumerate(findings.overlays)
@@ -134,6 +131,6 @@ def _keep(bundle: Bundle, validation: Validation, findings: Findings) -> None:
     }
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)
-    write_report(reports, ARRAYS, stream.getvalue())
-    write_polygraphy_files(findings, reports)
-    write_report(reports, VALIDATION, json_from_record(validation))
+    bundle.write_report(ARRAYS, stream.getvalue())
+    write_polygraphy_files(findings, bundle)
+    bundle.write_report(VALIDATION, json_from_record(validation))

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 from engines.backends.memory import MemoryModel
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import Manifest
 from engines.devices.names import DeviceName
 from engines.errors import BackendError, InputError, MachineError, MissingDependency, install_command
 from engines.executors.base import Executor
@@ -92,9 +91,9 @@ class Backend(abc.ABC):
         """Which of a bundle's graphs it runs to compute in a precision."""
         return precision.graph
 
-    def schedules(self, manifest: Manifest, precision: Precision) -> list[Schedule]:
+    def schedules(self, bundle: Bundle, precision: Precision) -> list[Schedule]:
         """Every schedule that it can open: those of all trunks of a precision, or those of the engines."""
-        graph = self.graph_precision(precision)
+        manifest, graph = bundle.manifest, self.graph_precision(precision)
         trunks = (trunk for trunk in manifest.trunks if graph in trunk.graphs)
         return [schedule for trunk in trunks for schedule in manifest.schedules_of(trunk)]
 

@@ -74,11 +74,12 @@ class OpenVino(Backend):
         self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName, memory_bytes: int | None
     ) -> Executor:
         trunk = bundle.manifest.trunk_of(schedule)
-        return RunnerExecutor(
-            OpenVinoRunner(bundle.file(bundle.manifest.prepare)),
-            OpenVinoRunner(bundle.trunk_graph(trunk, self.graph_precision(precision)), precision),
-            bundle.manifest.grid(trunk),
-        )
+        with bundle.copies() as file:
+            return RunnerExecutor(
+                OpenVinoRunner(file(bundle.manifest.prepare)),
+                OpenVinoRunner(file(bundle.trunk_graph(trunk, self.graph_precision(precision))), precision),
+                bundle.manifest.grid(trunk),
+            )
 
 
 class OpenVinoRunner(Runner):

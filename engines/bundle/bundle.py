@@ -2,75 +2,166 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import tempfile
-from dataclasses import dataclass, replace
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.bundle.gate import Folder
 from engines.bundle.manifest import (
+    LARGEST_MANIFEST,
     MANIFEST_NAME,
+    SCHEMA_VERSION,
+    TARGET_NAME,
     EngineRecord,
     FileRecord,
     Manifest,
     ReferenceRecord,
+    TargetManifest,
     TrunkRecord,
     TuningRecord,
-    json_from_manifest,
+    json_from_target,
     manifest_from_json,
+    target_from_json,
 )
+from engines.bundle.onnx_files import LARGEST_GRAPH, check_graph
 from engines.bundle.records import BuildRecord, json_from_record
-from engines.bundle.staging import locked_directory, write_file
-from engines.errors import BundleError, OutputError
+from engines.bundle.snapshot import Snapshot
+from engines.errors import BundleError
 from engines.schedules.schedule import Precision, Schedule
+
+REPORTS = "reports"
+"""The directory of records, pages and pictures. No manifest lists what lies there: it may be replaced at any time."""
+
+_LARGEST_REPORT = 256 * 2**20
+"""Bytes. Feeds and outputs in Polygraphy's JSON, for frames of full size, are the largest."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose manifest has been read; :meth:`open` also proves its files."""
+    """A bundle on disk whose manifests have been read; :meth:`open` also proves its files."""
 
-    path: Path
+    folder: Folder
+    """The directory, opened once: whatever comes to lie at its path, this bundle is what was opened."""
     manifest: Manifest
+    """What the export wrote."""
+    target: TargetManifest
+    """What was added where the bundle runs."""
+    _copies: _Copies = field(default_factory=lambda: _Copies(), repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """Read the manifest and verify size and SHA-256 of every file it lists, before anything is parsed.
+        """Read the manifests and verify size and SHA-256 of every file they list, before anything is parsed.
 
-        Raises :class:`BundleError` when the bundle is absent, damaged, of a newer schema, or names a path
-        outside itself.
+        A bundle that is replaced meanwhile is read anew.
+
+        Raises :class:`BundleError` when the bundle is absent, damaged or of another schema, or when it names a path
+        outside itself or holds links or anything but files.
         """
-        path = Path(path)
-        bundle = cls(path, _read_manifest(path))
-        for name, record in bundle.manifest.files.items():
-            bundle._verify(name, record)
-        return bundle
+        while True:
+            folder = _folder(Path(path))
+            try:
+                bundle = cls.read(folder)
+                for name, record in bundle.files.items():
+                    bundle._verify(name, record)
+            except BundleError:
+                if folder.is_there:
+                    raise
+                continue
+            return bundle
+
+    @classmethod
+    def read(cls, folder: Folder) -> Bundle:
+        """Read the manifests alone; each file is still verified when it is used. Raises as :meth:`open` does."""
+        try:
+            document = folder.read(MANIFEST_NAME, LARGEST_MANIFEST)
+        except FileNotFoundError as error:
+            raise BundleError(f"{folder.path} is not a bundle: it has no {MANIFEST_NAME}") from error
+        except OSError as error:
+            raise BundleError(f"cannot read {folder.path / MANIFEST_NAME}: {error.strerror}") from error
+        manifest = manifest_from_json(document)
+        return cls(folder, manifest, _read_target(folder, manifest, record_of(document).sha256))
 
     @classmethod
     def of(cls, source: Bundle | str | Path) -> Bundle:
         """An open bundle as it is, and the one of a path opened."""
         return source if isinstance(source, Bundle) else cls.open(source)
 
+    @property
+    def path(self) -> Path:
+        """Where the bundle lay when it was opened, as the user named it."""
+        return self.folder.path
+
+    @property
+    def engines(self) -> list[EngineRecord]:
+        """Those that were built for it."""
+        return self.target.engines
+
+    @property
+    def tunings(self) -> list[TuningRecord]:
+        """What was measured of its schedules."""
+        return self.target.tunings
+
+    @cached_property
+    def files(self) -> Mapping[str, FileRecord]:
+        """All files that are listed."""
+        return self.manifest.files | self.target.files
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 by name: of ``manifest.json`` and of every file that is listed. What a record of it is bound to."""
+        own = {MANIFEST_NAME: self.target.manifest_sha256}
+        return own | {name: record.sha256 for name, record in self.files.items()}
+
+    @property
+    def unlisted(self) -> list[str]:
+        """What lies in the directory that no manifest lists, but for manifests and reports; it is never read."""
+        folders = {"", *(str(parent) for name in self.files for parent in PurePosixPath(name).parents if parent.name)}
+        known = {*self.files, *folders, MANIFEST_NAME, TARGET_NAME, REPORTS}
+        lying = (f"{folder}/{name}" if folder else name for folder in sorted(folders) for name in self._names(folder))
+        return [name for name in lying if name not in known]
+
+    def content(self, name: str) -> bytes:
+        """The verified content of a listed file. Raises :class:`BundleError`."""
+        content = b""
+
+        def read(stream: BinaryIO, record: FileRecord) -> None:
+            nonlocal content
+            content = stream.read(record.size + 1)
+            self._check(name, record_of(content))
+
+        self._reading(name, read)
+        return content
+
     def file(self, name: str) -> Path:
-        """Where a listed file lies. Raises :class:`BundleError` for a path that leaves the bundle."""
-        relative = PurePosixPath(name)
-        inside = self.path / relative
-        if relative.is_absolute() or ".." in relative.parts or "\\" in name:
-            raise BundleError(f"{MANIFEST_NAME} names {name!r}, which leaves the bundle")
-        if not inside.resolve().is_relative_to(self.path.resolve()):
-            raise BundleError(f"{name!r} is a link that leaves the bundle {self.path}")
-        return inside
+        """The path of a private copy of a listed file, which is as the manifest says and stays so.
+
+        For what insists on a path. Beside a graph lie its weights. The copy is there as long as the bundle is open;
+        where that is too long, see :meth:`copies`. Raises :class:`BundleError`, and :class:`OutputError` where there is
+        no room for it.
+        """
+        return self._copies.of(self, name)
+
+    @contextmanager
+    def copies(self) -> Iterator[Callable[[str], Path]]:
+        """What :meth:`file` does, with copies that are gone at the end of the block."""
+        with Snapshot() as snapshot:
+            yield lambda name: self._copied(name, snapshot)
 
     def holds(self, path: Path) -> bool:
-        """Whether ``path`` is the manifest or a file that it lists, by whatever name or link."""
-        own = (self.path / MANIFEST_NAME, *map(self.file, self.manifest.files))
+        """Whether ``path`` is a manifest or a file that they list, by whatever name or link."""
+        own = (self.path / name for name in (MANIFEST_NAME, TARGET_NAME, *self.files))
         return path.exists() and any(held.exists() and path.samefile(held) for held in own)
 
-    def trunk_graph(self, trunk: TrunkRecord, precision: Precision) -> Path:
+    def trunk_graph(self, trunk: TrunkRecord, precision: Precision) -> str:
         """The graph of a trunk to compute in ``precision``. Raises :class:`BundleError` where there is none."""
         graph = precision.graph
         if graph not in trunk.graphs:
@@ -80,11 +171,36 @@ class Bundle:
                 f'export it with precisions=("{graph.value}",)'
                 + (" and calibration_frames=" if graph is Precision.INT8 else "")
             )
-        return self.file(trunk.graphs[graph])
+        return trunk.graphs[graph]
 
     def reference_arrays(self, case: ReferenceRecord) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Frame ``(H, W, 3)`` uint8 and PyTorch's logits ``(classes, i, j)`` float32 of a reference case."""
-        return np.load(self.file(case.frame)), np.load(self.file(case.logits))
+        frame, logits = (np.load(io.BytesIO(self.content(name))) for name in (case.frame, case.logits))
+        return frame, logits
+
+    def report(self, name: str, most: int = _LARGEST_REPORT) -> bytes | None:
+        """The content of a file in ``reports/``; ``None`` where there is none.
+
+        Nothing proves it: it is checked as it is parsed. Raises :class:`BundleError`.
+        """
+        try:
+            return self.folder.read(f"{REPORTS}/{name}", most)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise BundleError(f"{self.path / REPORTS / name} cannot be read: {error.strerror}") from error
+
+    def reports(self) -> list[str]:
+        """Names of the files in ``reports/``."""
+        return self._names(REPORTS)
+
+    def write_report(self, name: str, content: bytes) -> None:
+        """Replace a file in ``reports/`` in one step. Raises :class:`OutputError`."""
+        self.folder.write(f"{REPORTS}/{name}", content)
+
+    def check_reports(self) -> None:
+        """Raise :class:`OutputError` unless reports can be written: said before the work, not after it."""
+        self.folder.check_writable(REPORTS)
 
     def with_engine(
         self,
@@ -100,16 +216,15 @@ class Bundle:
 
         They take the place of an engine for the same use.
 
-        File names carry a hash of their content, so nothing is overwritten, and the manifest is replaced last:
-        until then readers see the bundle as it was. Engines that others have stored meanwhile are kept; if the
-        graphs have been exported anew meanwhile, the engine belongs to none and :class:`BundleError` says so.
+        File names carry a hash of their content, so nothing is overwritten, and ``target.json`` is replaced last:
+        until then readers see the bundle as it was. Engines that others have stored meanwhile are kept. Raises
+        :class:`OutputError` where the bundle cannot be written, or was replaced meanwhile.
         """
         document = json_from_record(record)
         digest = record_of(plan + prepare + document).sha256[:12]
         trunk = self.manifest.trunk_of(schedule)
         use = f"b{schedule.sub_batch}-{backend}-{digest}"
-        graph = trunk.graphs[precision.graph]
-        stem = f"{PurePosixPath(graph).stem}-{use}"
+        stem = f"{PurePosixPath(trunk.graphs[precision.graph]).stem}-{use}"
         engine = EngineRecord(
             engine=f"engines/{stem}.engine",
             prepare=f"engines/prepare-{use}.engine",
@@ -119,96 +234,163 @@ class Bundle:
             schedule=schedule,
         )
         contents = {engine.engine: plan, engine.prepare: prepare, engine.record: document}
-        try:
-            for name, content in contents.items():
-                _make_directory(self.file(name).parent)
-                write_file(self.file(name), content)
-            with locked_directory(self.path):
-                current = self._current(graph, "the engine was built; build it again")
-                replaced = [held for held in current.engines if held.use == engine.use]
-                stale = {name for held in replaced for name in held.files} - set(contents)
-                files = {name: known for name, known in current.files.items() if name not in stale}
-                manifest = msgspec.structs.replace(
+        with self.folder.locked():
+            current = self._current()
+            try:
+                for name, content in contents.items():
+                    self.folder.write(name, content)
+                others = [held for held in current.engines if held.use != engine.use]
+                kept = {name for held in others for name in held.files}
+                files = {name: known for name, known in current.files.items() if name in kept}
+                stored = msgspec.structs.replace(
                     current,
-                    engines=[*(held for held in current.engines if held.use != engine.use), engine],
+                    engines=[*others, engine],
                     files=files | {name: record_of(content) for name, content in contents.items()},
                 )
-                write_file(self.path / MANIFEST_NAME, json_from_manifest(manifest))
-        except BaseException:
-            for name in set(contents) - set(self.manifest.files):
-                with contextlib.suppress(OSError):
-                    self.file(name).unlink()
-            raise
-        for name in stale:
-            self.file(name).unlink(missing_ok=True)
-        return replace(self, manifest=manifest)
+                self._write_target(stored)
+            except BaseException:
+                self._remove(contents.keys() - current.files.keys())
+                raise
+            self._remove(current.files.keys() - stored.files.keys())
+        return self._with(stored)
 
-    def with_tuning(self, tuning: TuningRecord, graph_precision: Precision) -> Bundle:
-        """Record measurements of schedules, which ran the graphs in ``graph_precision``; give the new bundle.
+    def with_tuning(self, tuning: TuningRecord) -> Bundle:
+        """Record measurements of schedules; give the new bundle.
 
-        They take the place of those for the same device, backend, precision and runtime. The manifest is replaced in
-        one step, and what others have stored meanwhile is kept; if the graphs have been exported anew meanwhile, the
-        measurements are of none and :class:`BundleError` says so.
+        They take the place of those for the same device, backend, precision and runtime. ``target.json`` is replaced
+        in one step, and what others have stored meanwhile is kept. Raises as :meth:`with_engine` does.
         """
-        with locked_directory(self.path):
-            for held in tuning.measurements:
-                graph = self.manifest.trunk_of(held.schedule).graphs[graph_precision]
-                current = self._current(graph, "it was tuned; tune it again")
+        with self.folder.locked():
+            current = self._current()
             others = [held for held in current.tunings if held.use != tuning.use]
-            manifest = msgspec.structs.replace(current, tunings=[*others, tuning])
-            write_file(self.path / MANIFEST_NAME, json_from_manifest(manifest))
-        return replace(self, manifest=manifest)
-
-    def _current(self, graph: str, doing: str) -> Manifest:
-        """The manifest as it is on the disk now; its graph, ``prepare.onnx`` and weights must still be the same."""
-        current = _read_manifest(self.path)
-        for name in (graph, self.manifest.prepare, self.manifest.weights):
-            if current.files.get(name) != self.manifest.files[name]:
-                raise BundleError(f"{self.path} was exported anew while {doing}")
-        return current
+            stored = msgspec.structs.replace(current, tunings=[*others, tuning])
+            self._write_target(stored)
+        return self._with(stored)
 
     def check_writable(self) -> None:
         """Raise :class:`OutputError` unless engines can be stored: said before a build, not after it."""
-        engines = self.path / "engines"
-        # The manifest lies beside the engines, and is written anew too.
-        for directory in (self.path, engines) if engines.exists() else (self.path,):
-            try:
-                with tempfile.TemporaryFile(dir=directory):
-                    pass
-            except OSError as error:
-                raise OutputError(f"cannot write to {directory}: {error.strerror}") from error
+        # target.json lies beside the engines, and is written anew too.
+        for name in ("", "engines"):
+            self.folder.check_writable(name)
+
+    def _with(self, target: TargetManifest) -> Bundle:
+        return replace(self, target=target, _copies=_Copies())
+
+    def _current(self) -> TargetManifest:
+        """``target.json`` as it is on the disk now; the ``manifest.json`` there must still be this bundle's."""
+        own = self.target.manifest_sha256
+        try:
+            same = record_of(self.folder.read(MANIFEST_NAME, LARGEST_MANIFEST)).sha256 == own
+        except (OSError, BundleError):
+            same = False
+        if not same:
+            raise BundleError(f"{self.path} was exported anew meanwhile; do it again")
+        return _read_target(self.folder, self.manifest, self.target.manifest_sha256)
+
+    def _write_target(self, target: TargetManifest) -> None:
+        self.folder.write(TARGET_NAME, json_from_target(target, self.manifest))
+
+    def _remove(self, names: set[str]) -> None:
+        for name in names:
+            # What cannot be removed is listed no more, so it is not read.
+            with suppress(OSError, BundleError):
+                self.folder.remove(name)
+
+    def _names(self, folder: str) -> list[str]:
+        try:
+            return self.folder.names(folder)
+        except OSError as error:
+            raise BundleError(f"cannot read {self.path / folder}: {error.strerror}") from error
 
     def _verify(self, name: str, record: FileRecord) -> None:
-        path = self.file(name)
+        def hashed(stream: BinaryIO, record: FileRecord) -> None:
+            digest, size = hashlib.sha256(), 0
+            # It may grow for ever.
+            while size <= record.size and (block := stream.read(1 << 20)):
+                digest.update(block)
+                size += len(block)
+            self._check(name, FileRecord(sha256=digest.hexdigest(), size=size))
+
+        self._reading(name, hashed)
+
+    def _copied(self, name: str, snapshot: Snapshot) -> Path:
+        place = snapshot.place(name)
+        if place.exists():
+            return place
+        if name in self.manifest.graphs:
+            weights = self.manifest.weights
+            content = self.content(name)
+            check_graph(content, name, weights, self.files[weights].size)
+            self._copied(weights, snapshot)
+            return snapshot.add(name, io.BytesIO(content), len(content), lambda size, digest: None)
+
+        def copy(stream: BinaryIO, record: FileRecord) -> None:
+            def check(size: int, digest: str) -> None:
+                self._check(name, FileRecord(sha256=digest, size=size))
+
+            snapshot.add(name, stream, record.size, check)
+
+        self._reading(name, copy)
+        return place
+
+    def _check(self, name: str, found: FileRecord) -> None:
+        """Raise :class:`BundleError` unless a listed file is what the manifest says."""
+        path, record = self.path / name, self.files[name]
+        if found.size != record.size:
+            raise BundleError(f"{path} has {found.size} bytes, the manifest says {record.size}; the bundle is damaged")
+        if found.sha256 != record.sha256:
+            made, remedy = ("built", "build it") if name in self.target.files else ("exported", "export the bundle")
+            raise BundleError(f"{path} is not the file that was {made} (SHA-256 differs); {remedy} again")
+
+    def _reading(self, name: str, read: Callable[[BinaryIO, FileRecord], None]) -> None:
+        """Open a listed file and give it to ``read``."""
+        if name not in self.files:
+            raise BundleError(f"{name!r} is no file of the bundle {self.path}")
+        path, record = self.path / name, self.files[name]
+        if name in self.manifest.graphs and record.size > LARGEST_GRAPH:
+            raise BundleError(f"{path} is a graph of {record.size} bytes; the largest that is read has {LARGEST_GRAPH}")
         try:
-            size = path.stat().st_size
-            if size != record.size:
-                raise BundleError(f"{path} has {size} bytes, the manifest says {record.size}; the bundle is damaged")
-            with path.open("rb") as stream:
-                digest = _sha256(stream)
+            with self.folder.opened(name) as (stream, size):
+                if size != record.size:
+                    self._check(name, FileRecord(sha256=record.sha256, size=size))
+                read(stream, record)
         except OSError as error:
             # A file that is not there is damage; one that may not be read is not.
             damage = "; the bundle is damaged" if isinstance(error, FileNotFoundError) else ""
             raise BundleError(f"cannot read {path}: {error.strerror}{damage}") from error
-        if digest != record.sha256:
-            raise BundleError(f"{path} is not the file that was exported (SHA-256 differs); export the bundle again")
 
 
-def _read_manifest(path: Path) -> Manifest:
+class _Copies:
+    """The private copies of a bundle, made when the first one is asked for."""
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+
+    def of(self, bundle: Bundle, name: str) -> Path:
+        if self._snapshot is None:
+            self._snapshot = Snapshot()
+        return bundle._copied(name, self._snapshot)
+
+
+def _folder(path: Path) -> Folder:
     try:
-        document = (path / MANIFEST_NAME).read_bytes()
+        return Folder(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_NAME}") from error
     except OSError as error:
-        raise BundleError(f"cannot read {path / MANIFEST_NAME}: {error.strerror}") from error
-    return manifest_from_json(document)
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _make_directory(path: Path) -> None:
+def _read_target(folder: Folder, manifest: Manifest, manifest_sha256: str) -> TargetManifest:
     try:
-        path.mkdir(exist_ok=True)
+        document = folder.read(TARGET_NAME, LARGEST_MANIFEST)
+    except FileNotFoundError:
+        return TargetManifest(
+            schema_version=SCHEMA_VERSION, manifest_sha256=manifest_sha256, engines=[], tunings=[], files={}
+        )
     except OSError as error:
-        raise OutputError(f"cannot write to {path}: {error.strerror}") from error
+        raise BundleError(f"cannot read {folder.path / TARGET_NAME}: {error.strerror}") from error
+    return target_from_json(document, manifest, manifest_sha256)
 
 
 def record_of(content: bytes) -> FileRecord:
@@ -217,13 +399,5 @@ def record_of(content: bytes) -> FileRecord:
 
 
 def record_of_file(path: Path) -> FileRecord:
-    """Size and SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return FileRecord(sha256=_sha256(stream), size=path.stat().st_size)
-
-
-def _sha256(stream: Any) -> str:
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+    """Size and SHA-256 of a file of one's own."""
+    return record_of(path.read_bytes())

@@ -20,7 +20,6 @@ from typing import BinaryIO
 
 from engines.errors import BundleError, InputError, OutputError
 
-_BLOCK = 1 << 20
 # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
 _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
@@ -35,12 +34,12 @@ def read_file(path: str | Path, most: int) -> bytes:
     """
     descriptor = os.open(path, _READING)
     with os.fdopen(descriptor, "rb", closefd=True) as stream:
-        reason = _refusal(os.fstat(descriptor), most)
-        content = b"" if reason else stream.read(most + 1)
-        if len(content) > most:
-            reason = _too_large(most)
-        if reason:
+        held = os.fstat(descriptor)
+        if reason := _refusal(held):
             raise InputError(f"{path} {reason}")
+        content = b"" if held.st_size > most else stream.read(most + 1)
+        if max(held.st_size, len(content)) > most:
+            raise InputError(f"{path} {_too_large(most)}")
         return content
 
 
@@ -53,6 +52,8 @@ class Folder:
     def __init__(self, path: str | Path) -> None:
         """Open ``path``, which the user names: links are followed here. Raises ``OSError``."""
         self.path = Path(path)
+        # Whatever the working directory comes to be.
+        self._place = self.path.absolute()
         self._descriptor = os.open(self.path, _FOLDER)
 
     def __del__(self) -> None:
@@ -63,17 +64,17 @@ class Folder:
     def is_there(self) -> bool:
         """Whether the path still leads to this directory: it may have been replaced by another one."""
         try:
-            now = self.path.stat()
+            now = self._place.stat()
         except OSError:
             return False
         return os.path.samestat(now, os.fstat(self._descriptor))
 
     @contextmanager
-    def opened(self, name: str, most: int) -> Iterator[BinaryIO]:
-        """A regular file of at most so many bytes, to be read.
+    def opened(self, name: str) -> Iterator[tuple[BinaryIO, int]]:
+        """A regular file, to be read, and its bytes. Who reads it bounds what is read: it may grow.
 
         Raises:
-            BundleError: a link, a pipe, a device or a folder, more bytes, or a name that leaves the directory.
+            BundleError: a link, a pipe, a device or a folder, or a name that leaves the directory.
             OSError: the system does not give it, as ``open`` raises it.
         """
         with self._holding(name) as (directory, last):
@@ -84,15 +85,16 @@ class Folder:
                     raise BundleError(f"{self.path / name} is a link; a bundle has none") from error
                 raise
         with os.fdopen(descriptor, "rb") as stream:
-            if reason := _refusal(os.fstat(descriptor), most):
+            held = os.fstat(descriptor)
+            if reason := _refusal(held):
                 raise BundleError(f"{self.path / name} {reason}")
-            yield stream
+            yield stream, held.st_size
 
     def read(self, name: str, most: int) -> bytes:
-        """The content of a file. Raises as :meth:`opened` does."""
-        with self.opened(name, most) as stream:
-            content = stream.read(most + 1)
-        if len(content) > most:
+        """The content of a file of at most so many bytes. Raises as :meth:`opened` does, and for more bytes."""
+        with self.opened(name) as (stream, size):
+            content = b"" if size > most else stream.read(most + 1)
+        if max(size, len(content)) > most:
             raise BundleError(f"{self.path / name} {_too_large(most)}")
         return content
 
@@ -137,7 +139,7 @@ class Folder:
         """Inside, no other process or thread that locks this directory is at work on it: they wait for one another.
 
         The lock ends with the process, however that ends, and leaves no file behind. Raises :class:`OutputError` where
-        it cannot be locked, or the path has come to lead to another directory.
+        it cannot be locked, :class:`BundleError` where the path has come to lead to another directory.
         """
         # A descriptor of its own: a lock belongs to one, and threads share that of the folder.
         try:
@@ -151,7 +153,7 @@ class Folder:
             raise OutputError(f"cannot lock {self.path}: {error.strerror}") from error
         try:
             if not self.is_there:
-                raise OutputError(f"{self.path} was replaced while it was open; do it again")
+                raise BundleError(f"{self.path} was exported anew meanwhile; do it again")
             yield
         finally:
             os.close(descriptor)
@@ -171,7 +173,8 @@ class Folder:
                 except OSError as error:
                     # A link to a folder is reported as either.
                     if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                        raise BundleError(f"{folder!r} in {self.path} is a link or no folder") from error
+                        what = f"{self.path / name}: {folder!r} is a link or no folder"
+                        raise (OutputError(f"cannot write {what}") if make else BundleError(what)) from error
                     raise
                 os.close(directory)
                 directory = inner
@@ -234,12 +237,12 @@ def _partial_name(name: str) -> str:
     return f".{name[:40]}.{secrets.token_hex(8)}.partial"
 
 
-def _refusal(held: os.stat_result, most: int) -> str:
+def _refusal(held: os.stat_result) -> str:
     """Why a file is not read, by what the system says of it; or ``""``."""
-    if not stat.S_ISREG(held.st_mode):
-        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder"}
-        return f"is {kinds.get(stat.S_IFMT(held.st_mode), 'something else')}, where a file is needed"
-    return _too_large(most) if held.st_size > most else ""
+    if stat.S_ISREG(held.st_mode):
+        return ""
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder"}
+    return f"is {kinds.get(stat.S_IFMT(held.st_mode), 'something else')}, where a file is needed"
 
 
 def _too_large(most: int) -> str:

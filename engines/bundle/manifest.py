@@ -1,12 +1,17 @@
-"""The manifest of a bundle: its types are its schema, checked on writing and on reading.
+"""The manifests of a bundle: their types are their schemas, checked on writing and on reading.
 
-``manifest_schema()`` gives the same schema as a JSON Schema document.
+``manifest.json`` is what the export wrote and is never changed. ``target.json`` lists what was added where the bundle
+runs: engines and tunings. So each has one author, who can sign it. ``manifest_schema()`` and ``target_schema()`` give
+the same schemas as JSON Schema documents.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Any, TypeAlias
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -14,10 +19,17 @@ from engines.errors import BundleError
 from engines.schedules.phases import PhaseGrid
 from engines.schedules.schedule import Lowering, Precision, Schedule
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raised by every change that an older reader would misunderstand."""
 
 MANIFEST_NAME = "manifest.json"
+TARGET_NAME = "target.json"
+
+LARGEST_MANIFEST = 8 * 2**20
+"""Bytes of either."""
+LARGEST_SIDE, MOST_PIXELS, MOST_PHASES = 2**16, 2**28, 2**14
+"""Of a padded frame, and of the phases that a loop walks. A frame of 8K has 2**25 pixels, five splits of 2x2 give 2**10
+phases."""
 
 _Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 _NotNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
@@ -180,6 +192,18 @@ class TuningRecord(_Record, frozen=True):
         return self.device, self.backend, self.precision, self.runtime
 
 
+class TargetManifest(_Record, frozen=True):
+    """``target.json``."""
+
+    schema_version: _Positive
+    manifest_sha256: _Sha256
+    """Of the ``manifest.json`` that it belongs to."""
+    engines: list[EngineRecord]
+    tunings: list[TuningRecord]
+    files: dict[_FileName, FileRecord]
+    """Those of the engines."""
+
+
 class Manifest(_Record, frozen=True):
     """``manifest.json``."""
 
@@ -201,12 +225,16 @@ class Manifest(_Record, frozen=True):
     calibration: CalibrationRecord | None
     """Where there are int8 trunks."""
     reference: Annotated[list[ReferenceRecord], msgspec.Meta(min_length=1)]
-    engines: list[EngineRecord]
-    tunings: list[TuningRecord]
     opset: _Positive
     tools: dict[str, str]
     """Versions of what wrote the bundle."""
     files: dict[_FileName, FileRecord]
+    """All that the export wrote."""
+
+    @property
+    def graphs(self) -> set[str]:
+        """Names of all ONNX files."""
+        return {self.model, self.prepare, *(name for trunk in self.trunks for name in trunk.graphs.values())}
 
     def trunk(self, levels: int | None = None, lowering: Lowering | None = None) -> TrunkRecord:
         """The trunk of these levels and this lowering, or the first that fits what is given.
@@ -247,59 +275,80 @@ class _Version(msgspec.Struct):
     schema_version: _Positive
 
 
+_Read = TypeVar("_Read", Manifest, TargetManifest)
+
+
 def manifest_from_json(document: bytes) -> Manifest:
     """Read a manifest; :class:`BundleError` says what the schema wants and where."""
+    return _read(document, Manifest, MANIFEST_NAME, _check_manifest)
+
+
+def target_from_json(document: bytes, manifest: Manifest, manifest_sha256: str) -> TargetManifest:
+    """Read what was added to a bundle of this manifest; :class:`BundleError` as :func:`manifest_from_json` does."""
+    return _read(document, TargetManifest, TARGET_NAME, lambda target: _check_target(target, manifest, manifest_sha256))
+
+
+def _read(document: bytes, kind: type[_Read], name: str, check: Callable[[_Read], None]) -> _Read:
     try:
         version = msgspec.json.decode(document, type=_Version).schema_version
-        if version > SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
+            remedy = "update smp-deploy or export again" if version > SCHEMA_VERSION else "export again"
             raise BundleError(
-                f"the bundle has schema version {version}, this smp-deploy reads {SCHEMA_VERSION}; "
-                "update smp-deploy or export again"
+                f"the bundle has schema version {version}, this smp-deploy reads {SCHEMA_VERSION}; {remedy}"
             )
-        if version < SCHEMA_VERSION:
-            raise BundleError(
-                f"the bundle has schema version {version}, this smp-deploy reads {SCHEMA_VERSION}; export again"
-            )
-        manifest = msgspec.json.decode(document, type=Manifest)
-        _check_consistency(manifest)
+        # Readers differ in which of two equal keys they take.
+        json.loads(document, object_pairs_hook=_without_duplicates)
+        read = msgspec.json.decode(document, type=kind)
+        check(read)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST_NAME} is not a valid manifest: {error}") from error
-    return manifest
+        raise BundleError(f"{name} is not a valid manifest: {error}") from error
+    return read
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> None:
+    if len({key for key, _ in pairs}) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
 
 
 def json_from_manifest(manifest: Manifest) -> bytes:
     """Write a manifest, after the same checks as on reading."""
-    document = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    document = _document(manifest)
     manifest_from_json(document)
     return document
 
 
+def json_from_target(target: TargetManifest, manifest: Manifest) -> bytes:
+    """Write what was added to a bundle of this manifest, after the same checks as on reading."""
+    document = _document(target)
+    target_from_json(document, manifest, target.manifest_sha256)
+    return document
+
+
+def _document(manifest: Manifest | TargetManifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
 def manifest_schema() -> dict[str, Any]:
-    """The schema as a JSON Schema document."""
+    """The schema of ``manifest.json`` as a JSON Schema document."""
     return msgspec.json.schema(Manifest)
 
 
-def _check_consistency(manifest: Manifest) -> None:
+def target_schema() -> dict[str, Any]:
+    """The schema of ``target.json`` as a JSON Schema document."""
+    return msgspec.json.schema(TargetManifest)
+
+
+def _check_manifest(manifest: Manifest) -> None:
     """What types cannot say: the files named exist in ``files``, and the geometry holds together."""
-    named = [manifest.model, manifest.prepare, manifest.weights]
-    named += [name for trunk in manifest.trunks for name in trunk.graphs.values()]
+    named = [manifest.weights, *sorted(manifest.graphs)]
     named += [name for case in manifest.reference for name in (case.frame, case.logits)]
-    named += [name for engine in manifest.engines for name in engine.files]
-    for name in named:
-        if name not in manifest.files:
-            raise BundleError(f"{MANIFEST_NAME} names {name!r} but does not list it among its files")
-    graphs = {(trunk.levels, trunk.lowering): trunk.graphs for trunk in manifest.trunks}
-    if len(graphs) < len(manifest.trunks):
+    _check_listed(MANIFEST_NAME, named, manifest.files)
+    if manifest.weights in manifest.graphs:
+        raise BundleError(f"{MANIFEST_NAME} names {manifest.weights!r} as a graph and as weights")
+    if len({(trunk.levels, trunk.lowering) for trunk in manifest.trunks}) < len(manifest.trunks):
         raise BundleError(f"{MANIFEST_NAME} lists two trunks of the same levels and lowering")
-    for tuning in manifest.tunings:
-        for held in tuning.measurements:
-            if (held.schedule.levels, held.schedule.lowering) not in graphs:
-                raise BundleError(f"{MANIFEST_NAME} has a tuning of {held.schedule}, but no such trunk")
-    for engine in manifest.engines:
-        if engine.precision.graph not in graphs.get((engine.schedule.levels, engine.schedule.lowering), {}):
-            raise BundleError(
-                f"{MANIFEST_NAME} has an engine in {engine.precision.value} of {engine.schedule}, but no such trunk"
-            )
+    _check_sizes(manifest)
     for trunk in manifest.trunks:
         if not trunk.graphs.keys() <= trunk.convolutions.keys():
             raise BundleError(f"{MANIFEST_NAME} does not count the convolutions of every trunk")
@@ -311,3 +360,45 @@ def _check_consistency(manifest: Manifest) -> None:
             raise BundleError(
                 f"{MANIFEST_NAME} has a reference phase {case.phase} of a window of {h}x{w} in {height}x{width}"
             )
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    """Before anything is made of them: who asks for a grid of 2**28 phases gets as many objects."""
+    frame = manifest.input
+    height, width = frame.padded_size
+    if max(height, width) > LARGEST_SIDE or height * width > MOST_PIXELS:
+        raise BundleError(f"{MANIFEST_NAME} has a frame of {height}x{width}, which is too large")
+    if any(side < inner for side, inner in zip(frame.padded_size, frame.size, strict=True)):
+        raise BundleError(f"{MANIFEST_NAME} pads {frame.size} to {frame.padded_size}")
+    if max(frame.border) > max(height, width):
+        raise BundleError(f"{MANIFEST_NAME} has a border of {frame.border} around {height}x{width}")
+    for trunk in manifest.trunks:
+        windows = [trunk.cut_window, *trunk.inner_windows]
+        if math.prod(side for window in windows for side in window) > MOST_PHASES:
+            raise BundleError(f"{MANIFEST_NAME} has a trunk of more than {MOST_PHASES} phases")
+
+
+def _check_target(target: TargetManifest, manifest: Manifest, manifest_sha256: str) -> None:
+    if target.manifest_sha256 != manifest_sha256:
+        raise BundleError(
+            f"{TARGET_NAME} is of another {MANIFEST_NAME}: its engines and tunings are of other graphs; remove it"
+        )
+    graphs = {(trunk.levels, trunk.lowering): trunk.graphs for trunk in manifest.trunks}
+    for tuning in target.tunings:
+        for held in tuning.measurements:
+            if (held.schedule.levels, held.schedule.lowering) not in graphs:
+                raise BundleError(f"{TARGET_NAME} has a tuning of {held.schedule}, but no such trunk")
+    for engine in target.engines:
+        if engine.precision.graph not in graphs.get((engine.schedule.levels, engine.schedule.lowering), {}):
+            raise BundleError(
+                f"{TARGET_NAME} has an engine in {engine.precision.value} of {engine.schedule}, but no such trunk"
+            )
+    _check_listed(TARGET_NAME, [name for engine in target.engines for name in engine.files], target.files)
+    if both := target.files.keys() & {*manifest.files, MANIFEST_NAME, TARGET_NAME}:
+        raise BundleError(f"{TARGET_NAME} lists {min(both)!r}, which is the export's")
+
+
+def _check_listed(document: str, named: Iterable[str], files: Mapping[str, FileRecord]) -> None:
+    for name in named:
+        if name not in files:
+            raise BundleError(f"{document} names {name!r} but does not list it among its files")

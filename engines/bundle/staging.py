@@ -1,19 +1,20 @@
-"""Files and directories that are either whole or absent.
+"""Directories that are either whole or absent.
 
-Everything is written under a temporary name beside its place, flushed to the disk, and renamed.
+They are filled under a temporary name beside their place, flushed to the disk, and put there in one step.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import ctypes
+import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from engines.bundle.gate import Folder
+from engines.bundle.temporary import locked_directory
 from engines.errors import OutputError
 
 
@@ -33,10 +34,13 @@ def check_target(target: Path, replaces: str | None) -> None:
 
 @contextmanager
 def staged_directory(target: Path, *, replaces: str | None = None) -> Iterator[Path]:
-    """Give a fresh directory to fill, and rename it to ``target`` when the block ends well.
+    """Give a fresh directory to fill, and put it at ``target`` when the block ends well.
 
     When the block raises, an interrupt included, nothing of it remains and what stood at ``target`` is as it
-    was. ``replaces`` names the file by which a directory to replace is known; without it nothing is replaced.
+    was. ``replaces`` names the file by which a directory to replace is known; without it nothing is replaced, also
+    nothing that came there meanwhile. Readers find the old directory or the new one at every moment, and so does the
+    next process where this one is killed; what that leaves under the temporary name is removed by the next call.
+
     Raises :class:`OutputError` when ``target`` may not be replaced or the place cannot be written.
     """
     check_target(target, replaces)
@@ -44,7 +48,7 @@ def staged_directory(target: Path, *, replaces: str | None = None) -> Iterator[P
     target = target.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        stage, lock = locked_directory(f".{target.name}.", ".partial", target.parent)
     except OSError as error:
         raise OutputError(f"cannot write to {_shown(target.parent)}: {error.strerror}") from error
     try:
@@ -52,71 +56,51 @@ def staged_directory(target: Path, *, replaces: str | None = None) -> Iterator[P
         stage.chmod(0o777 & ~_umask())
         yield stage
         _flush_tree(stage)
-        _swap(stage, target)
+        _put(stage, target, replaces)
         _flush(target.parent)
     except OSError as error:
         raise OutputError(f"cannot write {_shown(target)}: {error.strerror or error}") from error
     finally:
+        os.close(lock)
+        # What was exchanged for the new directory, or what came of it. What cannot be removed is no failure.
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _put(stage: Path, target: Path, replaces: str | None) -> None:
+    """Rename ``stage`` to ``target``, or exchange the two. Raises ``OSError``, :class:`OutputError`."""
+    try:
+        # Of what stands there a directory takes the place of an empty one alone.
+        stage.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        # Once more: what stands there now may have come while the directory was filled.
+        check_target(target, replaces)
+        # Whoever stores something in the old one has finished then, or finds it replaced.
+        with Folder(target).locked():
+            _exchange(stage, target)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two directories change places in one step. Raises ``OSError``."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise OSError(errno.ENOSYS, _NO_EXCHANGE)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        unable = number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+        raise OSError(number, _NO_EXCHANGE if unable else os.strerror(number))
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of Linux's ``fcntl.h`` and ``stdio.h``."""
+_NO_EXCHANGE = "this file system cannot replace a directory in one step; remove the old one first"
 
 
 def _shown(path: Path) -> str:
     """Relative to the working directory where it lies below, as users name it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Replace the file at ``path`` by ``content`` in one step. Raises :class:`OutputError`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        _flush(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        # Where it could not be written, it often cannot be removed either, and the first error says why.
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked_directory(path: Path) -> Iterator[None]:
-    """Inside, no other process or thread that locks this directory is at work on it: they wait for one another.
-
-    The lock ends with the process, however that ends, and leaves no file behind. Raises :class:`OutputError` where the
-    directory is not there or cannot be locked.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:
-            os.close(descriptor)
-            raise
-    except OSError as error:
-        raise OutputError(f"cannot lock {path}: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _swap(stage: Path, target: Path) -> None:
-    if not target.exists():
-        stage.rename(target)
-        return
-    old = stage.with_suffix(".old")
-    try:
-        target.rename(old)
-        stage.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise
-    # The new directory is in place; what cannot be removed of the old one is no failure.
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush_tree(directory: Path) -> None:

@@ -84,6 +84,6 @@ def validation_from_checks(
         overlays=figures.overlays,
         machine=Platform(system=f"{platform.system()} {platform.machine()}", python=platform.python_version()),
         tools=ToolVersions(at_export=manifest.tools, here=dict(tools)),
-        files={name: record.sha256 for name, record in manifest.files.items()},
+        files=bundle.digests,
         commands=list(commands),
     )

@@ -75,7 +75,7 @@ def choose_schedule(
         return ChosenSchedule(named_schedule(bundle.manifest, levels, sub_batch, form), "asked for", tuned=False)
     if memory is not None:
         return _within(bundle, found, precision, bytes_of_memory(memory), device)
-    return _usual(bundle.manifest, found, precision, device)
+    return _usual(bundle, found, precision, device)
 
 
 def session_schedule(
@@ -139,13 +139,14 @@ def _within(
     return ChosenSchedule(choice.schedule, f"predicted peak {peak} of {budget}; {planned.reason}", planned.tuned)
 
 
-def _usual(manifest: Manifest, backend: Backend, precision: Precision, device: str | None) -> ChosenSchedule:
+def _usual(bundle: Bundle, backend: Backend, precision: Precision, device: str | None) -> ChosenSchedule:
+    manifest = bundle.manifest
     default, kind = named_schedule(manifest), "default"
     if backend.kind is Kind.GPU and not backend.needs_engines:
         default, kind = filling_schedule(manifest, backend, precision), "default for a GPU"
-    if backend.needs_engines and len(built := backend.schedules(manifest, precision)) == 1:
+    if backend.needs_engines and len(built := backend.schedules(bundle, precision)) == 1:
         default, kind = built[0], "one engine"
-    near = tunings_of(manifest, backend, precision)
+    near = tunings_of(bundle, backend, precision)
     if not near:
         reason = f"the bundle's {kind}; it is not tuned for {backend}, {precision.value}"
         return ChosenSchedule(default, reason, tuned=False)

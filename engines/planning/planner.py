@@ -120,7 +120,7 @@ def plan(
         found,
         precision,
         memory_bytes=None if memory is None else bytes_of_memory(memory),
-        seconds=measured_seconds(bundle.manifest, found, precision, device),
+        seconds=measured_seconds(bundle, found, precision, device),
     )
 
 

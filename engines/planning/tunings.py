@@ -7,13 +7,14 @@ from collections.abc import Callable
 import numpy as np
 
 from engines.backends.base import Backend
-from engines.bundle.manifest import Manifest, TuningRecord
+from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import TuningRecord
 from engines.schedules.schedule import Precision, Schedule
 
 
-def tunings_of(manifest: Manifest, backend: Backend, precision: Precision) -> list[TuningRecord]:
+def tunings_of(bundle: Bundle, backend: Backend, precision: Precision) -> list[TuningRecord]:
     """Those of a backend and precision, of every device and runtime."""
-    return [held for held in manifest.tunings if (held.backend, held.precision) == (backend.name, precision)]
+    return [held for held in bundle.tunings if (held.backend, held.precision) == (backend.name, precision)]
 
 
 def here(backend: Backend, device: str | None) -> tuple[str, str]:
@@ -22,10 +23,10 @@ def here(backend: Backend, device: str | None) -> tuple[str, str]:
 
 
 def measured_seconds(
-    manifest: Manifest, backend: Backend, precision: Precision, device: str | None = None
+    bundle: Bundle, backend: Backend, precision: Precision, device: str | None = None
 ) -> Callable[[Schedule], float | None]:
     """How long a frame took in a schedule, in seconds, where the bundle was tuned on this device; else ``None``."""
-    near = tunings_of(manifest, backend, precision)
+    near = tunings_of(bundle, backend, precision)
     on = here(backend, device) if near else None
     known = {
         entry.schedule: float(np.median(entry.frame_ms)) / 1000

@@ -11,6 +11,7 @@ import msgspec
 from engines.backends import BACKENDS, DEFAULT_BACKEND, backend_named
 from engines.backends.base import Backend, Kind
 from engines.bundle.bundle import Bundle
+from engines.bundle.manifest import MANIFEST_NAME
 from engines.bundle.records import (
     BenchLength,
     BenchMachine,
@@ -20,7 +21,6 @@ from engines.bundle.records import (
     PeakMemory,
     Rearrangement,
     Throughput,
-    check_reports,
 )
 from engines.errors import MachineError
 from engines.planning.choice import ChosenSchedule, choose_schedule
@@ -81,7 +81,7 @@ def bench(
     """
     opened = Bundle.of(bundle)
     if keep:
-        check_reports(opened.path / "reports")
+        opened.check_reports()
     on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
     if schedule is None:
         chosen = choose_schedule(opened, on, arithmetic, memory=memory, device=device)
@@ -114,10 +114,23 @@ def bench(
         rearrangement=None if moved_ms is None else Rearrangement(ms=moved_ms, share=moved_ms / summary.median),
         memory=_memory(opened, chosen.schedule, arithmetic, on, device, memory),
         machine=msgspec.convert(measured_with(on, device), BenchMachine),
+        files=_ran(opened, on, arithmetic, chosen.schedule),
     )
     if keep:
         benches.keep(opened, record)
     return record
+
+
+def _ran(bundle: Bundle, backend: Backend, precision: Precision, schedule: Schedule) -> dict[str, str]:
+    """The digests of what ran: of the engines where there are some, else of the graphs and the weights."""
+    manifest = bundle.manifest
+    names = [manifest.prepare, manifest.weights]
+    if backend.needs_engines:
+        use = (backend.name, precision, schedule)
+        names += [name for engine in bundle.engines if engine.use == use for name in engine.files]
+    else:
+        names.append(bundle.trunk_graph(manifest.trunk_of(schedule), backend.graph_precision(precision)))
+    return {name: bundle.digests[name] for name in (MANIFEST_NAME, *names)}
 
 
 def _memory(

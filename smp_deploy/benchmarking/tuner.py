@@ -65,13 +65,14 @@ class Missing:
     lowering: Lowering
 
 
-def candidates(manifest: Manifest, config: TuningConfig) -> list[Schedule]:
+def candidates(bundle: Bundle, config: TuningConfig) -> list[Schedule]:
     """Schedules to compare, the default first: sub-batches are powers of two, and all that can go together.
 
     Those that the backend can open: on TensorRT the bundle's engines. Raises :class:`InputError` when nothing is left.
     """
+    manifest = bundle.manifest
     trunks = {(trunk.levels, trunk.lowering) for trunk in _trunks(manifest, config)}
-    held = config.backend.schedules(manifest, config.precision)
+    held = config.backend.schedules(bundle, config.precision)
     found = [
         schedule
         for schedule in held
@@ -174,7 +175,7 @@ def tune(
     if frame is None:
         frame = opened.reference_arrays(opened.manifest.reference[0])[0]
     record = measured(opened, frame, config, on_progress or (lambda done, total: None))
-    stored = opened.with_tuning(record, on.graph_precision(arithmetic))
+    stored = opened.with_tuning(record)
     return TuningResult(record, tuple(missing_trunks(opened.manifest, config)), stored)
 
 
@@ -210,7 +211,7 @@ def measured(
     sub-batch before it is measured. ``on_progress`` is called with ``(measurements done, in all)``; dropped
     candidates count as done.
     """
-    schedules = candidates(bundle.manifest, config)
+    schedules = candidates(bundle, config)
     times: dict[Schedule, list[float]] = {schedule: [] for schedule in schedules}
     total, done = len(schedules) * config.rounds, 0
     running = list(schedules)

@@ -135,7 +135,7 @@ def build_engine_command(
         note("the bundle holds this engine already; --force builds it again")
     elif timing_cache is not None and not built.record.timing_cache:
         note(f"TensorRT-RTX has no timing cache: {timing_cache} is neither read nor written")
-    engine = str(built.bundle.file(built.engine.engine))
+    engine = str(built.bundle.path / built.engine.engine)
     return _shown({"engine": engine, "cached": built.cached, **builtins_from_record(built.record)}, as_json)
 
 

@@ -12,7 +12,14 @@ from engines.bundle.bundle import Bundle
 from engines.errors import MissingDependency
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import BundleArgument, JsonOption
-from smp_deploy.cli.summaries import TRUNK_COLUMNS, bench_summaries, bundle_rows, trunk_rows, tuning_summaries
+from smp_deploy.cli.summaries import (
+    TRUNK_COLUMNS,
+    bench_summaries,
+    bundle_rows,
+    trunk_rows,
+    tuning_summaries,
+    validation_summary,
+)
 
 
 def inspect_command(
@@ -32,25 +39,35 @@ def inspect_command(
         graphs = summaries_from_bundle(opened)
     if as_json:
         shown = None if graphs is None else {name: asdict(graph) for name, graph in graphs.items()}
-        print_json({"manifest": msgspec.to_builtins(opened.manifest), "graphs": shown})
+        print_json(
+            {
+                "manifest": msgspec.to_builtins(opened.manifest),
+                "target": msgspec.to_builtins(opened.target),
+                "validation": validation_summary(opened),
+                "unlisted": opened.unlisted,
+                "graphs": shown,
+            }
+        )
         return
     manifest = opened.manifest
-    print_table(("bundle", str(bundle)), bundle_rows(opened))
+    print_table(("bundle", str(bundle)), [*bundle_rows(opened), ("validation", validation_summary(opened))])
     print_table(TRUNK_COLUMNS, trunk_rows(opened))
     if graphs:
         rows = [(name, graph.inputs, graph.outputs, graph.operators) for name, graph in graphs.items()]
         print_table(("graph", "inputs", "outputs", "operators"), rows)
-    if manifest.engines:
+    if opened.engines:
         engines = [
             (e.engine, e.backend, e.precision.value, e.schedule.levels, e.schedule.lowering.value, e.schedule.sub_batch)
-            for e in manifest.engines
+            for e in opened.engines
         ]
         print_table(("engine", "backend", "precision", "levels", "lowering", "sub-batch"), engines)
-    if manifest.tunings:
+    if opened.tunings:
         print_table(("tuned on", "backend", "precision", "fastest", "ms a frame"), tuning_summaries(opened))
     if measured := bench_summaries(opened):
         print_table(("measured on", "backend", "precision", "schedule", "ms a frame", "memory"), measured)
-    print_table(("file", "bytes", "SHA-256"), [(name, f.size, f.sha256[:16]) for name, f in manifest.files.items()])
+    if unlisted := opened.unlisted:
+        note(f"in the directory, but in no manifest, so never read: {', '.join(unlisted)}")
+    print_table(("file", "bytes", "SHA-256"), [(name, f.size, f.sha256[:16]) for name, f in opened.files.items()])
     if with_classes:
         print_table(("label", "class", "colour (RGB)"), [(i, c.name, c.color) for i, c in enumerate(manifest.classes)])
     print_table(("written by", "version"), list(manifest.tools.items()))

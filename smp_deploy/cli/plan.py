@@ -11,7 +11,7 @@ import typer
 from engines.backends import DEFAULT_BACKEND
 from engines.backends.memory import DeviceMemoryModel
 from engines.bundle.bundle import Bundle
-from engines.bundle.staging import write_file
+from engines.bundle.gate import write_file
 from engines.errors import MissingDependency
 from engines.planning.planner import Candidate, Plan, plan
 from engines.planning.sizes import shown_bytes

@@ -33,6 +33,13 @@ def report_command(
     if found.path is not None:
         note(f"wrote {found.path}")
     if as_json:
-        print_json({**builtins_from_record(found.validation), "benches": found.benches})
+        print_json(
+            {
+                **builtins_from_record(found.validation),
+                "bundle_verdict": found.judgement.verdict.value,
+                "headline": found.judgement.headline,
+                "benches": found.benches,
+            }
+        )
     else:
         typer.echo(found.text)

@@ -15,8 +15,8 @@ import typer
 
 from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.bundle.bundle import Bundle
+from engines.bundle.gate import write_file
 from engines.bundle.manifest import OutputKind
-from engines.bundle.staging import write_file
 from engines.errors import InputError, OutputError
 from engines.planning.choice import choose_schedule
 from engines.schedules.schedule import Precision
@@ -33,7 +33,7 @@ from smp_deploy.cli.options import (
     SubBatchOption,
     above_zero,
 )
-from smp_deploy.cli.summaries import predicted_memory
+from smp_deploy.cli.summaries import predicted_memory, warn_of_validation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,6 +116,7 @@ def run_command(
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
+    warn_of_validation(opened)
     _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
     choice = choose_schedule(
         opened, backend, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device

@@ -7,11 +7,14 @@ from statistics import median
 from engines.backends.base import Backend
 from engines.backends.memory import DeviceMemoryModel
 from engines.bundle.bundle import Bundle
-from engines.errors import LayoutError
+from engines.errors import BundleError, InputError, LayoutError
 from engines.planning.sizes import shown_bytes
 from engines.schedules.phases import Size
 from engines.schedules.schedule import Precision, Schedule
+from smp_deploy.cli.console import note
 from smp_deploy.reports.benches import context_bytes, kept
+from smp_deploy.reports.documents import stored, stored_proofs
+from smp_deploy.reports.verdicts import judged
 
 
 def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
@@ -29,7 +32,7 @@ def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         ("graphs", f"{manifest.model}, {manifest.prepare} and the trunks; opset {manifest.opset}"),
         (
             "size",
-            f"{sum(record.size for record in manifest.files.values()) / 1e6:.1f} MB in {len(manifest.files)} files",
+            f"{sum(record.size for record in bundle.files.values()) / 1e6:.1f} MB in {len(bundle.files)} files",
         ),
     ]
 
@@ -68,7 +71,7 @@ def trunk_rows(bundle: Bundle) -> list[tuple[str, ...]]:
 def tuning_summaries(bundle: Bundle) -> list[tuple[str, ...]]:
     """The device and runtime of every tuning, and its winner."""
     rows: list[tuple[str, ...]] = []
-    for held in bundle.manifest.tunings:
+    for held in bundle.tunings:
         best = held.measurements[0]
         schedule = best.schedule
         where = f"{held.device}; {held.runtime}"
@@ -94,6 +97,23 @@ def device_memory_text(session_bytes: int, context_bytes: int | None) -> str:
     """Both parts of what is taken of a GPU's memory."""
     beyond = "which were not measured" if context_bytes is None else f"which take {shown_bytes(context_bytes)}"
     return f"{shown_bytes(session_bytes)} beyond CUDA's context and the loaded kernels, {beyond}"
+
+
+def validation_summary(bundle: Bundle) -> str:
+    """What its records say of a bundle in one line: ``"passed: all 66 checks that ran passed"``."""
+    try:
+        record = stored(bundle)
+    except InputError as error:
+        return f"not validated: {error}" if isinstance(error, BundleError) else "not validated"
+    judgement = judged(bundle, record, stored_proofs(bundle))
+    return f"{judgement.verdict.value}: {judgement.headline}"
+
+
+def warn_of_validation(bundle: Bundle) -> None:
+    """Say so where its records are of other bytes than the bundle's, or one of them failed."""
+    summary = validation_summary(bundle)
+    if summary.startswith(("stale", "foreign", "failed")):
+        note(f"validation {summary}")
 
 
 def bench_summaries(bundle: Bundle) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engines.bundle.bundle import Bundle
-from engines.bundle.records import Check, Status, Validation, builtins_from_record, check_reports
+from engines.bundle.records import Check, Status, Validation, builtins_from_record
 from engines.errors import CheckFailed, InputError, MachineError, MissingDependency, OutputError
 from engines.planning.sizes import memory_text
 from engines.schedules.schedule import Lowering, Precision
@@ -25,7 +25,7 @@ from smp_deploy.cli.options import (
     finite,
     memory_option,
 )
-from smp_deploy.cli.summaries import shown
+from smp_deploy.cli.summaries import shown, warn_of_validation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,6 +152,8 @@ def validate_command(
     opened = Bundle.open(bundle)
     command, keep = _command(bundle, options), _can_keep(opened)
     making = _prove if options["backend"] else _validate
+    if options["backend"]:
+        warn_of_validation(opened)
     validation = making(opened, options, command=command, keep=keep, on_check=_noted)
     document = builtins_from_record(validation)
     if as_json:
@@ -170,7 +172,7 @@ def validate_command(
 
 def _can_keep(bundle: Bundle) -> bool:
     try:
-        check_reports(bundle.path / "reports")
+        bundle.check_reports()
     except OutputError as error:
         note(f"the record is not kept: {error}")
         return False

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engines.bundle.staging import write_file
+from engines.bundle.gate import write_file
 from smp_deploy.datasets.base import Dataset, DatasetInfo, Example
 from smp_deploy.evaluation.evaluate import Evaluation, FrameScore
 from smp_deploy.evaluation.predictors import Predictor

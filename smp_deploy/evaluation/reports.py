@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engines.bundle.staging import write_file
+from engines.bundle.gate import write_file
 from smp_deploy.evaluation.evaluate import Evaluation, FrameScore
 
 _PER_CENT_DIGITS = 1

@@ -9,7 +9,8 @@ import msgspec
 
 from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
-from engines.bundle.records import BenchRecord, json_from_record, record_from_json, write_report
+from engines.bundle.records import BenchRecord, json_from_record, record_from_json
+from engines.bundle.standing import of_digests
 from engines.errors import BackendError, BundleError, InputError
 from engines.planning.planner import plan
 
@@ -31,16 +32,20 @@ def keep(bundle: Bundle, record: BenchRecord) -> None:
 
     Raises :class:`OutputError` where the bundle cannot be written to.
     """
-    runs = [*(held for held in kept(bundle) if held.use != record.use), record]
-    benches = _Benches(RECORD_VERSION, [msgspec.Raw(json_from_record(run)) for run in runs])
-    write_report(bundle.path / "reports", BENCHES, json_from_record(benches))
+    with bundle.folder.locked():
+        runs = [*(held for held in kept(bundle) if held.use != record.use), record]
+        benches = _Benches(RECORD_VERSION, [msgspec.Raw(json_from_record(run)) for run in runs])
+        bundle.write_report(BENCHES, json_from_record(benches))
 
 
 def kept(bundle: Bundle) -> list[BenchRecord]:
     """The measurements that a bundle holds, those that can be read; none where the whole record cannot."""
     try:
-        benches = record_from_json((bundle.path / "reports" / BENCHES).read_bytes(), _Benches, BENCHES)
-    except (OSError, BundleError):
+        content = bundle.report(BENCHES)
+        benches = None if content is None else record_from_json(content, _Benches, BENCHES)
+    except BundleError:
+        return []
+    if benches is None:
         return []
     runs = benches.runs if benches.record_version == RECORD_VERSION else []
     return [record for record in map(_readable, runs) if record is not None]
@@ -68,6 +73,7 @@ def rows_of(bundle: Bundle) -> Iterator[dict[str, Any]]:
             "megapixels_per_s": run.throughput.megapixels_per_s,
             "measured_mib": None if memory is None else memory / 2**20,
             "predicted_mib": _predicted_mib(bundle, run),
+            "standing": of_digests(run.files, bundle).value,
         }
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import re
 import zipfile
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.bundle.bundle import Bundle
+from engines.bundle.bundle import REPORTS, Bundle
 from engines.bundle.records import ARRAYS, OVERLAY_ARRAYS, VALIDATION, VALIDATION_VERSION, Validation, record_from_json
 from engines.errors import BundleError, InputError
 
 _ANEW = "run smp-deploy validate anew"
+_PROOF = re.compile(r"validation-([a-z-]+)\.json")
 
 
 class _Version(msgspec.Struct):
@@ -27,18 +31,33 @@ def stored(bundle: Bundle) -> Validation:
     Raises :class:`InputError` when there is none, and :class:`BundleError` for one that cannot be read, is of another
     version or contradicts itself.
     """
-    path = bundle.path / "reports" / VALIDATION
+    held = _validation(bundle, VALIDATION)
+    if held is None:
+        raise InputError(f"{bundle.path} has not been validated; run smp-deploy validate {bundle.path} first")
+    return held
+
+
+def stored_proofs(bundle: Bundle) -> dict[str, Validation]:
+    """By backend: its own proof of the bundle on a target, of those that can be read."""
+    found = {}
+    for name in bundle.reports():
+        if match := _PROOF.fullmatch(name):
+            with suppress(BundleError):
+                held = _validation(bundle, name)
+                if held is not None:
+                    found[match[1]] = held
+    return found
+
+
+def _validation(bundle: Bundle, name: str) -> Validation | None:
+    path = bundle.path / REPORTS / name
     try:
-        content = path.read_bytes()
+        content = bundle.report(name)
+        if content is None:
+            return None
         found = record_from_json(content, _Version, path).record_version
         if found == VALIDATION_VERSION:
             return record_from_json(content, Validation, path)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{bundle.path} has not been validated; run smp-deploy validate {bundle.path} first"
-        ) from error
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error}; {_ANEW}") from error
     except BundleError as error:
         raise BundleError(f"{error}; {_ANEW}") from error
     raise BundleError(f"{path} has record version {found}, this smp-deploy reads {VALIDATION_VERSION}; {_ANEW}")
@@ -50,11 +69,11 @@ def stored_overlays(bundle: Bundle, count: int) -> list[tuple[NDArray[Any], ...]
     Of each the frame ``(H, W, 3)`` uint8, labels in fp32 and in the other precision ``(H, W)`` integers, and where
     they are ties ``(H, W)`` bool. Raises :class:`BundleError` for a file that cannot be read.
     """
-    path = bundle.path / "reports" / ARRAYS
-    if not path.exists():
+    path, content = bundle.path / REPORTS / ARRAYS, bundle.report(ARRAYS)
+    if content is None:
         return []
     try:
-        with path.open("rb") as stream, np.lib.npyio.NpzFile(stream) as arrays:
+        with np.lib.npyio.NpzFile(io.BytesIO(content)) as arrays:
             return [tuple(arrays[f"{kind}-{index}"] for kind in OVERLAY_ARRAYS) for index in range(count)]
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         # numpy and zipfile report damage as any of these.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engines.bundle.bundle import Bundle
+from engines.bundle.bundle import REPORTS, Bundle
+from engines.bundle.gate import write_file
 from engines.bundle.records import Validation
-from engines.bundle.staging import write_file
 from smp_deploy.reports.benches import rows_of
-from smp_deploy.reports.documents import stored
+from smp_deploy.reports.documents import stored, stored_proofs
 from smp_deploy.reports.pages import bench_text, page_of, text_of
 from smp_deploy.reports.targets import check_file_target
+from smp_deploy.reports.verdicts import Judgement, judged
+
+_PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,17 @@ class Report:
     """The record of the validation."""
     benches: list[dict[str, Any]]
     """A row for every measurement."""
+    judgement: Judgement
+    """The verdict of all records together: no pass where the validation is of other bytes than the bundle's."""
+    proofs: dict[str, Validation]
+    """Those of backends on a target, by the backend's name."""
     path: Path | None = None
     """The page, where one was written."""
 
     @property
     def text(self) -> str:
         """A summary, line by line."""
-        return "\n".join(filter(None, (text_of(self.validation), bench_text(self.benches))))
+        return "\n".join(filter(None, (text_of(self.validation, self.judgement), bench_text(self.benches))))
 
 
 def report_of(bundle: Bundle | str | Path) -> Report:
@@ -39,7 +46,8 @@ def report_of(bundle: Bundle | str | Path) -> Report:
     read.
     """
     opened = Bundle.of(bundle)
-    return Report(stored(opened), list(rows_of(opened)))
+    validation, proofs = stored(opened), stored_proofs(opened)
+    return Report(validation, list(rows_of(opened)), judged(opened, validation, proofs), proofs)
 
 
 def report(bundle: Bundle | str | Path, output: str | Path | None = None) -> Report:
@@ -56,8 +64,12 @@ def report(bundle: Bundle | str | Path, output: str | Path | None = None) -> Rep
         InputError, BundleError: as :func:`report_of`.
     """
     opened = Bundle.of(bundle)
-    target = opened.path / "reports" / "report.html" if output is None else Path(output)
+    target = opened.path / REPORTS / _PAGE if output is None else Path(output)
     check_file_target(opened, target, ".html")
     found = report_of(opened)
-    write_file(target, page_of(opened, found.validation).encode())
-    return Report(found.validation, found.benches, target)
+    page = page_of(opened, found.validation, found.judgement).encode()
+    if output is None:
+        opened.write_report(_PAGE, page)
+    else:
+        write_file(target, page)
+    return replace(found, path=target)

@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from engines.bundle.bundle import Bundle
-from engines.bundle.records import VALIDATION, Check, Kind, LabelFigures, Quantity, Status, Validation
-from engines.errors import MissingDependency
+from engines.bundle.records import VALIDATION, Check, Kind, LabelFigures, Quantity, Validation
+from engines.errors import BundleError, MissingDependency
 from engines.schedules.schedule import Precision
 from smp_deploy.reports.benches import BENCHES, rows_of
 from smp_deploy.reports.documents import stored_overlays
 from smp_deploy.reports.pictures import chain_figure, hop_words, layers_figure, overlay_png, phases_figure, png_uri
+from smp_deploy.reports.verdicts import Judgement
 
 _MOST_CHANGES = 12
 
 
-def page_of(bundle: Bundle, record: Validation) -> str:
+def page_of(bundle: Bundle, record: Validation, judgement: Judgement) -> str:
     """The page, as HTML. Raises :class:`MissingDependency`."""
     try:
         import jinja2
@@ -51,26 +51,16 @@ def page_of(bundle: Bundle, record: Validation) -> str:
         },
         benches=list(rows_of(bundle)),
         records=_other_records(bundle),
-        headline=headline(record),
+        verdict=judgement.verdict.value,
+        headline=judgement.headline,
     )
 
 
-def headline(record: Validation) -> str:
-    """The verdict in one sentence."""
-    if record.verdict is Status.FAILED:
-        return f"{record.counts[Status.FAILED]} of {len(record.checks)} checks failed"
-    if record.verdict is Status.NOT_RUN:
-        return "no check could run"
-    missing = record.counts[Status.NOT_RUN]
-    proven = f"all {record.counts[Status.PASSED]} checks that ran passed"
-    return proven + (f"; {missing} could not run" if missing else "")
-
-
-def text_of(record: Validation) -> str:
+def text_of(record: Validation, judgement: Judgement) -> str:
     """The report for a terminal: one screen."""
     count = len(record.frames)
     lines = [
-        f"{record.verdict.value.upper()}: {headline(record)}",
+        f"{judgement.verdict.value.upper()}: {judgement.headline}",
         f"{record.bundle}: {record.network.source}, {record.frame[0]}x{record.frame[1]}, "
         f"{count} frame{'' if count == 1 else 's'}, {record.created}, {record.seconds:.0f} s",
     ]
@@ -108,7 +98,8 @@ def bench_text(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
         memory = "" if row["measured_mib"] is None else f", peak {row['measured_mib']:.0f} MiB"
-        lines.append(f"bench, {row['precision']}, {row['schedule']}: {row['median_ms']:.4g} ms a frame{memory}")
+        stale = "" if row["standing"] == "current" else ", stale: the bundle changed since"
+        lines.append(f"bench, {row['precision']}, {row['schedule']}: {row['median_ms']:.4g} ms a frame{memory}{stale}")
     return "\n".join(lines)
 
 
@@ -194,21 +185,20 @@ def _colored(bundle: Bundle, labels: Any) -> Any:
 def _other_records(bundle: Bundle) -> list[dict[str, Any]]:
     """Backends' own proofs and what else lies there: every other JSON object in ``reports/``, its plain figures."""
     found = []
-    for path in sorted((bundle.path / "reports").glob("*.json")):
-        if path.name in (VALIDATION, BENCHES, "inputs.json", "outputs.json"):
+    for name in bundle.reports():
+        if not name.endswith(".json") or name in (VALIDATION, BENCHES, "inputs.json", "outputs.json"):
             continue
-        record = _read(path)
-        rows = list(_plain_rows(record))
+        rows = list(_plain_rows(_read(bundle, name)))
         if rows:
-            found.append({"name": path.stem, "rows": rows})
+            found.append({"name": name.removesuffix(".json"), "rows": rows})
     return found
 
 
-def _read(path: Path) -> Any:
+def _read(bundle: Bundle, name: str) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {"cannot be read": str(path)}
+        return json.loads(bundle.report(name) or b"")
+    except (BundleError, ValueError, RecursionError):
+        return {"cannot be read": name}
 
 
 def _plain_rows(record: Any, prefix: str = "", depth: int = 2) -> list[tuple[str, str]]:

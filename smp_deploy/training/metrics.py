@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.bundle.staging import write_file
+from engines.bundle.gate import write_file
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.bundle.staging import write_file
+from engines.bundle.gate import write_file
 from engines.errors import CheckpointError
 from smp_deploy.training.config import differences
 from smp_deploy.training.metrics import Measurement

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from converters.checkpoints import checkpoint_from_file, load_checkpoint
 from converters.networks import network_from_arch, network_from_factory
-from engines.bundle.staging import write_file
+from engines.bundle.gate import write_file
 from engines.errors import CheckpointError, InputError
 from smp_deploy.datasets.base import DatasetInfo
 

@@ -87,7 +87,7 @@ def test_bad_arguments(exported: Bundle) -> None:
 
 def test_a_provider_that_is_not_active_is_an_error(exported: Bundle) -> None:
     """On a machine without a GPU, ONNX Runtime would run on the CPU and say nothing."""
-    graph = exported.trunk_graph(exported.manifest.trunk(), Precision.FP32)
+    graph = exported.file(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32))
     try:
         assert open_session(graph, Provider.CUDA).get_providers()[0] == "CUDAExecutionProvider"
     except BackendError as error:
@@ -95,7 +95,7 @@ def test_a_provider_that_is_not_active_is_an_error(exported: Bundle) -> None:
 
 
 def test_a_runner_checks_its_inputs_once_for_all_backends(exported: Bundle) -> None:
-    with OnnxRuntimeRunner(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32)) as runner:
+    with OnnxRuntimeRunner(exported.file(exported.trunk_graph(exported.manifest.trunk(), Precision.FP32))) as runner:
         assert [(spec.name, spec.shape) for spec in runner.inputs] == [("windows", (None, 3, 67, 99))]
         with pytest.raises(LayoutError, match=r"takes the inputs \['windows'\]; received \['frame'\]"):
             runner.infer({"frame": np.zeros(3)})

@@ -57,11 +57,12 @@ class OnnxRuntimeCpu(Backend):
         self, bundle: Bundle, precision: Precision, schedule: Schedule, device: DeviceName, memory_bytes: int | None
     ) -> Executor:
         trunk = bundle.manifest.trunk_of(schedule)
-        return RunnerExecutor(
-            OnnxRuntimeRunner(bundle.file(bundle.manifest.prepare)),
-            OnnxRuntimeRunner(bundle.trunk_graph(trunk, precision), precision),
-            bundle.manifest.grid(trunk),
-        )
+        with bundle.copies() as file:
+            return RunnerExecutor(
+                OnnxRuntimeRunner(file(bundle.manifest.prepare)),
+                OnnxRuntimeRunner(file(bundle.trunk_graph(trunk, precision)), precision),
+                bundle.manifest.grid(trunk),
+            )
 
 
 ONNXRUNTIME_CPU = OnnxRuntimeCpu()

@@ -75,11 +75,11 @@ class OnnxRuntimeCuda(Backend):
                 graph, Provider.CUDA, provider_options(index, stream, precision, limit), index
             )
 
-        with _small_workspaces():
+        with _small_workspaces(), bundle.copies() as file:
             return DeviceExecutor(
                 CudaDevice(index, self.extra),
-                opener(bundle.file(manifest.prepare), limits[0]),
-                opener(bundle.trunk_graph(trunk, precision), limits[1]),
+                opener(file(manifest.prepare), limits[0]),
+                opener(file(bundle.trunk_graph(trunk, precision)), limits[1]),
                 manifest.grid(trunk),
                 schedule.sub_batch,
             )

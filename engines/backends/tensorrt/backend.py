@@ -8,7 +8,7 @@ from engines.backends.tensorrt.flavours import PROPER, RTX, Flavour
 from engines.backends.tensorrt.limits import MAX_ELEMENTS
 from engines.backends.tensorrt.opening import executor_from_engine
 from engines.bundle.bundle import Bundle
-from engines.bundle.manifest import EngineRecord, Manifest
+from engines.bundle.manifest import EngineRecord
 from engines.devices.gpus import gpu_title, gpus
 from engines.devices.names import DeviceName
 from engines.errors import MachineError, MissingEngine
@@ -35,16 +35,16 @@ class TensorRTBackend(Backend):
     def needs_engines(self) -> bool:
         return True
 
-    def schedules(self, manifest: Manifest, precision: Precision) -> list[Schedule]:
+    def schedules(self, bundle: Bundle, precision: Precision) -> list[Schedule]:
         """Those that the bundle has an engine for."""
-        return [engine.schedule for engine in manifest.engines if self._serves(engine, precision)]
+        return [engine.schedule for engine in bundle.engines if self._serves(engine, precision)]
 
     def engine(self, bundle: Bundle, precision: Precision, schedule: Schedule) -> EngineRecord:
         """The bundle's engine of this use. Raises :class:`MissingEngine`, with the call that builds it."""
-        for engine in bundle.manifest.engines:
+        for engine in bundle.engines:
             if self._serves(engine, precision) and engine.schedule == schedule:
                 return engine
-        held = "; ".join(f"{e.backend} {e.precision.value}, {e.schedule}" for e in bundle.manifest.engines)
+        held = "; ".join(f"{e.backend} {e.precision.value}, {e.schedule}" for e in bundle.engines)
         what = f"the bundle has no {self.name} engine in {precision.value} for {schedule} (it has: {held or 'none'})"
         raise MissingEngine(
             what,

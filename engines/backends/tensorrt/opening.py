@@ -8,12 +8,12 @@ import msgspec
 
 from engines.backends.tensorrt.engine import TensorRTEngine
 from engines.backends.tensorrt.flavours import Flavour
-from engines.bundle.bundle import Bundle, record_of
+from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import EngineRecord
 from engines.devices.cuda import CudaDevice
 from engines.devices.gpus import gpus
 from engines.devices.names import DeviceName
-from engines.errors import BackendError, BundleError, OutOfMemory
+from engines.errors import BackendError, OutOfMemory
 from engines.executors.base import Executor
 from engines.executors.device import DeviceExecutor
 
@@ -23,7 +23,7 @@ def executor_from_engine(
 ) -> Executor:
     """Load an engine of the bundle and that of its ``prepare.onnx`` on a GPU.
 
-    The very bytes that are deserialized are verified once more: deserializing runs code from them. A budget covers the
+    The very bytes that are deserialized are verified: deserializing runs code from them. A budget covers the
     plans, which hold the weights, and all that is allocated.
 
     Raises:
@@ -33,7 +33,7 @@ def executor_from_engine(
         OutOfMemory: the GPU has no room, or the budget does not suffice.
     """
     trt, index = flavour.load(), name.index
-    plans = sum(bundle.manifest.files[plan].size for plan in (engine.engine, engine.prepare))
+    plans = sum(bundle.files[plan].size for plan in (engine.engine, engine.prepare))
     grid = bundle.manifest.grid(bundle.manifest.trunk_of(engine.schedule))
     return DeviceExecutor(
         CudaDevice(index, flavour.extra),
@@ -44,18 +44,6 @@ def executor_from_engine(
         engine.schedule.sub_batch,
         None if memory_bytes is None else memory_bytes - plans,
     )
-
-
-def verified_plan(bundle: Bundle, name: str) -> bytes:
-    """The content of an engine file. Raises :class:`BundleError` unless its hash is the recorded one."""
-    path = bundle.file(name)
-    try:
-        plan = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}; build the engine again") from error
-    if record_of(plan) != bundle.manifest.files[name]:
-        raise BundleError(f"{path} is not the engine that was built (SHA-256 differs); build it again")
-    return plan
 
 
 def why_not_loaded(record: dict[str, Any], runtime: str, gpu: tuple[str, str] | None) -> str:
@@ -78,13 +66,13 @@ def why_not_loaded(record: dict[str, Any], runtime: str, gpu: tuple[str, str] | 
 
 
 def _loaded(trt: Any, bundle: Bundle, engine: EngineRecord, name: str, index: int) -> TensorRTEngine:
-    plan = verified_plan(bundle, name)
+    plan = bundle.content(name)
     try:
         return TensorRTEngine(trt, plan, name)
     except OutOfMemory:
         raise
     except BackendError as error:
-        record = msgspec.json.decode(bundle.file(engine.record).read_bytes())
+        record = msgspec.json.decode(bundle.content(engine.record))
         found = gpus()[index : index + 1]
         gpu = (found[0].name, found[0].compute_capability) if found else None
         raise BackendError(f"{error}{why_not_loaded(record, f'{trt.__name__} {trt.__version__}', gpu)}") from error

@@ -69,9 +69,9 @@ def held_engine(bundle: Bundle, identity: dict[str, Any]) -> tuple[EngineRecord,
     The bundle is to be an opened one: the hashes of its engines are then verified. A record of another version of
     smp-deploy is none of the same build.
     """
-    for engine in bundle.manifest.engines:
+    for engine in bundle.engines:
         with suppress(BundleError):
-            record = record_from_json(bundle.file(engine.record).read_bytes(), BuildRecord, engine.record)
+            record = record_from_json(bundle.content(engine.record), BuildRecord, engine.record)
             held = builtins_from_record(record)
             if all(held[key] == value for key, value in identity.items()):
                 return engine, record

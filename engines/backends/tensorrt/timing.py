@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from engines.bundle.staging import write_file
+from engines.bundle.gate import write_file
 from engines.errors import InputError, OutputError
 
 

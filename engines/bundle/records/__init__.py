@@ -31,11 +31,9 @@ from engines.bundle.records.validation import (
     ToolVersions,
     ValidatedNetwork,
     Validation,
-    check_reports,
     counts_of,
     validation_name,
     verdict_of,
-    write_report,
 )
 
 __all__ = [
@@ -69,11 +67,9 @@ __all__ = [
     "ValidatedNetwork",
     "Validation",
     "builtins_from_record",
-    "check_reports",
     "counts_of",
     "json_from_record",
     "record_from_json",
     "validation_name",
     "verdict_of",
-    "write_report",
 ]

@@ -112,6 +112,8 @@ class BenchRecord(Record, frozen=True, kw_only=True):
     """``None`` where it is part of the device's work."""
     memory: PeakMemory
     machine: BenchMachine
+    files: dict[str, str]
+    """SHA-256 of ``manifest.json`` and of what ran: what it is bound to."""
 
     @property
     def use(self) -> tuple[str, str, Precision, Schedule]:

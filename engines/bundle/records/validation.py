@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
 
 from engines.bundle.manifest import OutputKind
 from engines.bundle.records.checks import Check, Kind, Status, Tolerance
 from engines.bundle.records.codec import Figure, Record
-from engines.bundle.staging import write_file
-from engines.errors import OutputError
 from engines.schedules.schedule import Precision
 
 VALIDATION = "validation.json"
@@ -24,7 +20,7 @@ ARRAYS = "validation.npz"
 OVERLAY_ARRAYS = ("image", "expected", "actual", "ties")
 """``(H, W, 3)`` uint8; ``(H, W)`` integers in fp32 and in the precision; ``(H, W)`` bool."""
 
-VALIDATION_VERSION = 2
+VALIDATION_VERSION = 3
 """Of the record; raised by every change of its fields."""
 
 
@@ -135,7 +131,7 @@ class Validation(Record, frozen=True, kw_only=True):
     machine: Platform
     tools: ToolVersions
     files: dict[str, str]
-    """SHA-256 of every file that the manifest lists."""
+    """SHA-256 of ``manifest.json`` and of every file that was listed: what it is bound to."""
     commands: list[str]
     """How to make this record again, and what to look at next."""
 
@@ -170,22 +166,3 @@ def counts_of(checks: Iterable[Check]) -> dict[Status, int]:
 def validation_name(backend: str | None) -> str:
     """File name of a validation: a backend's own proof stands beside the bundle's."""
     return VALIDATION if backend is None else f"validation-{backend}.json"
-
-
-def check_reports(reports: Path) -> None:
-    """Make a bundle's ``reports/`` where it is missing; raise :class:`OutputError` unless files can be put there."""
-    try:
-        reports.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=reports):
-            pass
-    except OSError as error:
-        raise OutputError(f"cannot write to {reports}: {error.strerror}") from error
-
-
-def write_report(reports: Path, name: str, content: bytes) -> None:
-    """Replace a file of a bundle's ``reports/`` in one step. Raises :class:`OutputError`.
-
-    Reports are not among the files whose hashes the manifest holds: they may be replaced at any time.
-    """
-    check_reports(reports)
-    write_file(reports / name, content)

@@ -41,7 +41,7 @@ def test_the_arena_holds_at_least_what_is_alive(exported: Bundle, precision: Pre
     import onnx_ir as ir
 
     for trunk in exported.manifest.trunks:
-        model = ir.load(exported.trunk_graph(trunk, precision))
+        model = ir.load(exported.file(exported.trunk_graph(trunk, precision)))
         windows = 3 * 4 * exported.manifest.grid(trunk).crop_size[0] * exported.manifest.grid(trunk).crop_size[1]
         assert trunk.arena_bytes[precision] == arena_bytes(model)
         # A ReLU takes the place of its input, which counts as alive beside it.

@@ -133,7 +133,7 @@ def test_the_manifest_knows_the_networks_modules_and_what_is_kept(bundle: Bundle
     assert set(bundle.manifest.calibration.ranges) == {*names, "head"}
     for trunk in bundle.manifest.trunks:
         for precision in (Precision.FP16, Precision.INT8):
-            graph = ir.load(bundle.trunk_graph(trunk, precision)).graph
+            graph = ir.load(bundle.file(bundle.trunk_graph(trunk, precision))).graph
             kept = set()
             for node in graph:
                 if node.op_type == "Conv":
@@ -162,7 +162,7 @@ def test_metadata_is_in_the_files_and_nothing_else_says_whose_a_node_is(bundle: 
 
 
 def test_renamed_nodes_change_nothing(bundle: Bundle, names: tuple[str, ...]) -> None:
-    path = bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP32)
+    path = bundle.file(bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP32))
     named, renamed = ProbedGraph(path), ProbedGraph(path)
     for index, node in enumerate(renamed.model.graph):
         node.name = f"n{index}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -56,7 +57,7 @@ def reduced(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def graph_of(bundle: Bundle, trunk: TrunkRecord, precision: Precision) -> onnx.GraphProto:
-    return onnx.load(bundle.trunk_graph(trunk, precision), load_external_data=False).graph
+    return onnx.load(bundle.file(bundle.trunk_graph(trunk, precision)), load_external_data=False).graph
 
 
 def sessions(bundle: Bundle, precision: Precision) -> Iterator[np.ndarray]:
@@ -90,7 +91,7 @@ def test_what_the_manifest_promises_is_checked_layer_by_layer(reduced: Bundle) -
     assert detail.endswith("; to stay in fp32: pointwise, shortcut")
     # Had nobody asked for it, layers in fp32 would be a fault.
     manifest = msgspec.structs.replace(reduced.manifest, keep_fp32={})
-    failed = [check for check in precision_checks(Subject(Bundle(reduced.path, manifest), [])) if check.failed]
+    failed = [check for check in precision_checks(Subject(replace(reduced, manifest=manifest), [])) if check.failed]
     int8 = reduced.manifest.trunk().graphs[Precision.INT8]
     wrong = {check.name: (check.value, check.location) for check in failed}
     assert len(wrong) == 2 * len(manifest.trunks)
@@ -192,7 +193,7 @@ def test_engines_in_every_precision(reduced: Bundle, precision: Precision) -> No
     for trunk in reduced.manifest.trunks:
         expected = trunk.convolutions[precision]
         config = BuildConfig(precision, expected, sub_batch=2)
-        built = engine_from_onnx(reduced.trunk_graph(trunk, precision), RTX, config)
+        built = engine_from_onnx(reduced.file(reduced.trunk_graph(trunk, precision)), RTX, config)
         assert built.precisions == {names[kind]: count for kind, count in expected.items()}
         assert len(built.plan) > 100_000
 
@@ -200,7 +201,7 @@ def test_engines_in_every_precision(reduced: Bundle, precision: Precision) -> No
 @needs_rtx
 def test_another_number_of_fp32_convolutions_is_refused(reduced: Bundle) -> None:
     trunk = reduced.manifest.trunk()
-    graph = reduced.trunk_graph(trunk, Precision.FP16)
+    graph = reduced.file(reduced.trunk_graph(trunk, Precision.FP16))
     for expected in (None, {Precision.FP32: 1, Precision.FP16: 5}):
         config = BuildConfig(Precision.FP16, expected)
         with pytest.raises(BackendError, match=r"was to be fp16.* but its convolutions are"):

@@ -11,8 +11,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from engines import Bundle
-from engines.bundle.bundle import record_of_file
-from engines.bundle.manifest import MANIFEST_NAME, Manifest, json_from_manifest
+from engines.bundle.bundle import record_of, record_of_file
+from engines.bundle.gate import Folder
+from engines.bundle.manifest import MANIFEST_NAME, TARGET_NAME, Manifest, TargetManifest, json_from_manifest
 
 Edit = Callable[[onnx.ModelProto], None]
 
@@ -27,12 +28,27 @@ def edited(path: Path, *names: str, edit: Edit) -> Bundle:
 
 
 def sealed(path: Path, **changes: object) -> Bundle:
-    """The bundle with the hashes of what its files are now."""
+    """The bundle with the hashes of what its files are now; of what was added, engines say, where that is changed."""
     manifest = msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=Manifest)
+    added = {name: changes.pop(name) for name in ("engines", "tunings") if name in changes}
     files = {name: record_of_file(path / name) for name in manifest.files}
-    manifest = msgspec.structs.replace(manifest, files=files, **changes)
-    (path / MANIFEST_NAME).write_bytes(json_from_manifest(manifest))
+    document = json_from_manifest(msgspec.structs.replace(manifest, files=files, **changes))
+    (path / MANIFEST_NAME).write_bytes(document)
+    if added or (path / TARGET_NAME).exists():
+        target = Bundle.read(Folder(path)).target if not (path / TARGET_NAME).exists() else read_target(path)
+        listed = {name for engine in added.get("engines", target.engines) for name in engine.files}
+        target = msgspec.structs.replace(
+            target,
+            manifest_sha256=record_of(document).sha256,
+            files={name: record_of_file(path / name) for name in listed},
+            **added,
+        )
+        (path / TARGET_NAME).write_bytes(msgspec.json.encode(target))
     return Bundle.open(path)
+
+
+def read_target(path: Path) -> TargetManifest:
+    return msgspec.json.decode((path / TARGET_NAME).read_bytes(), type=TargetManifest)
 
 
 def node_of(model: onnx.ModelProto, name: str) -> onnx.NodeProto:

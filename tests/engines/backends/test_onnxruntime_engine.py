@@ -18,7 +18,7 @@ from engines.schedules.schedule import Lowering
 
 def engine_of(exported: Bundle, levels: int = 2) -> OnnxRuntimeEngine:
     trunk = exported.manifest.trunk(levels)
-    return OnnxRuntimeEngine(exported.trunk_graph(trunk, Precision.FP32), Provider.CPU, {})
+    return OnnxRuntimeEngine(exported.file(exported.trunk_graph(trunk, Precision.FP32)), Provider.CPU, {})
 
 
 @pytest.mark.parametrize(("levels", "phases"), [(2, 1), (2, 3), (3, 2)])

@@ -51,7 +51,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_every_schedule_agrees_with_onnx_runtime(of_logits: Bundle, frame: np.ndarray) -> None:
-    schedules = OPENVINO.schedules(of_logits.manifest, Precision.FP32)
+    schedules = OPENVINO.schedules(of_logits, Precision.FP32)
     assert {schedule.levels for schedule in schedules} == {0, 1, 2, 3, 4, 5}
     assert len({schedule.lowering for schedule in schedules}) == 3
     wrong = {}

@@ -33,14 +33,14 @@ APIS = sorted((Path(__file__).parent / "tensorrt_api").glob("*.json"))
 
 
 def fp32_graph(bundle: Bundle) -> Path:
-    return bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP32)
+    return bundle.file(bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP32))
 
 
 @needs_rtx
 @pytest.mark.parametrize(("precision", "kind"), [(Precision.FP32, "FLOAT"), (Precision.FP16, "HALF")])
 def test_an_engine_in_each_precision(exported: Bundle, precision: Precision, kind: str) -> None:
     config = BuildConfig(precision, sub_batch=4)
-    built = engine_from_onnx(exported.trunk_graph(exported.manifest.trunk(), precision), RTX, config)
+    built = engine_from_onnx(exported.file(exported.trunk_graph(exported.manifest.trunk(), precision)), RTX, config)
     assert built.precisions == {kind: 21}
     assert built.effective == "not read: there is no GPU" or built.effective == {kind: 21}
     assert built.input_shape == (4, 3, 67, 99)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from engines.backends.tensorrt.backend import TENSORRT_RTX
 from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
 from engines.backends.tensorrt.engine import TensorRTEngine
 from engines.backends.tensorrt.logger import BuildLog
-from engines.backends.tensorrt.opening import verified_plan, why_not_loaded
+from engines.backends.tensorrt.opening import why_not_loaded
 from engines.devices.gpus import gpus
 from engines.errors import BackendError, BundleError, InputError, OutOfMemory
 from engines.planning.smaller import smaller_schedules
@@ -36,7 +37,7 @@ def built(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small bundle with real RTX engines, in fp16 for sub-batches of 4 and of 1, as build-engine stores them."""
     pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
     bundle = Bundle.open(shutil.copytree(exported.path, tmp_path_factory.mktemp("built") / "bundle"))
-    graph = bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP16)
+    graph = bundle.file(bundle.trunk_graph(bundle.manifest.trunk(), Precision.FP16))
     prepare = engine_from_onnx(bundle.file(bundle.manifest.prepare), TENSORRT_RTX.flavour, BuildConfig(None))
     for sub_batch in (4, 1):
         plan = engine_from_onnx(graph, TENSORRT_RTX.flavour, BuildConfig(Precision.FP16, sub_batch=sub_batch)).plan
@@ -62,7 +63,7 @@ def test_without_a_gpu_the_message_is_one(built: Bundle) -> None:
 def test_tensorrts_own_words_for_an_engine_that_it_does_not_load(built: Bundle) -> None:
     import tensorrt_rtx as trt
 
-    good = built.file(built.manifest.engines[0].engine).read_bytes()
+    good = built.file(built.engines[0].engine).read_bytes()
     for plan, said in ((good, "CUDA driver version is insufficient"), (b"junk" * 100, "Serialization")):
         with pytest.raises(BackendError, match=rf"tensorrt_rtx [\d.]+ does not load x\.engine: .*{said}"):
             TensorRTEngine(trt, plan, "x.engine")
@@ -71,17 +72,17 @@ def test_tensorrts_own_words_for_an_engine_that_it_does_not_load(built: Bundle) 
 def test_the_bytes_that_are_loaded_are_verified_again(built: Bundle, tmp_path: Path) -> None:
     """A file that changes after the bundle was opened is never deserialized."""
     bundle = Bundle.open(shutil.copytree(built.path, tmp_path / "bundle"))
-    name = bundle.manifest.engines[0].engine
-    good = bundle.file(name).read_bytes()
-    assert verified_plan(bundle, name) == good
-    bundle.file(name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(BundleError, match=r"is not the engine that was built \(SHA-256 differs\); build it again"):
-        verified_plan(bundle, name)
-    with pytest.raises(BundleError, match="is not the file that was exported"):
+    name = bundle.engines[0].engine
+    good = (bundle.path / name).read_bytes()
+    assert bundle.content(name) == good
+    (bundle.path / name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(BundleError, match=r"is not the file that was built \(SHA-256 differs\); build it again"):
+        bundle.content(name)
+    with pytest.raises(BundleError, match="is not the file that was built"):
         Bundle.open(bundle.path)
-    bundle.file(name).unlink()
-    with pytest.raises(BundleError, match=r"cannot read .*No such file or directory; build the engine again"):
-        verified_plan(bundle, name)
+    (bundle.path / name).unlink()
+    with pytest.raises(BundleError, match=r"cannot read .*No such file or directory; the bundle is damaged"):
+        bundle.content(name)
 
 
 def test_a_missing_engine_names_the_command_that_builds_it(built: Bundle) -> None:
@@ -98,11 +99,11 @@ def test_a_missing_engine_names_the_command_that_builds_it(built: Bundle) -> Non
 
 
 def test_which_engine_and_which_schedule(built: Bundle, exported: Bundle) -> None:
-    assert TENSORRT_RTX.engine(built, Precision.FP16, Schedule(2, 4)) is built.manifest.engines[0]
+    assert TENSORRT_RTX.engine(built, Precision.FP16, Schedule(2, 4)) is built.engines[0]
     # With several engines the default is the bundle's; with one it is that one's.
     assert choose_schedule(built, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 1)
-    (first, _) = built.manifest.engines
-    alone = Bundle(built.path, msgspec.structs.replace(built.manifest, engines=[first]))
+    (first, _) = built.engines
+    alone = replace(built, target=msgspec.structs.replace(built.target, engines=[first]))
     assert choose_schedule(alone, "tensorrt-rtx", Precision.FP16).schedule == Schedule(2, 4)
     assert choose_schedule(alone, "tensorrt-rtx", Precision.FP32).schedule == Schedule(2, 1)
     with Session.open(exported, schedule=Schedule(2, 100)) as session:
@@ -110,10 +111,10 @@ def test_which_engine_and_which_schedule(built: Bundle, exported: Bundle) -> Non
 
 
 def test_smaller_schedules_need_clearly_less_each(built: Bundle) -> None:
-    assert smaller_schedules(built.manifest, TENSORRT_RTX, Precision.FP16, Schedule(2, 4)) == [Schedule(2, 1)]
-    assert smaller_schedules(built.manifest, TENSORRT_RTX, Precision.FP16, Schedule(2, 1)) == []
+    assert smaller_schedules(built, TENSORRT_RTX, Precision.FP16, Schedule(2, 4)) == [Schedule(2, 1)]
+    assert smaller_schedules(built, TENSORRT_RTX, Precision.FP16, Schedule(2, 1)) == []
     cpu = backend_named("onnxruntime")
-    chain = [Schedule(0), *smaller_schedules(built.manifest, cpu, Precision.FP32, Schedule(0))]
+    chain = [Schedule(0), *smaller_schedules(built, cpu, Precision.FP32, Schedule(0))]
     needed = [cpu.memory.sub_batch_bytes(built.manifest, schedule, Precision.FP32) for schedule in chain]
     assert all(after <= 0.75 * before for before, after in pairwise(needed))
     assert chain[-1].sub_batch == 1

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from engines.bundle.staging import locked_directory, staged_directory, write_file
+from engines.bundle.gate import write_file
+from engines.bundle.staging import staged_directory
 from engines.errors import OutputError
 
 
@@ -108,7 +109,7 @@ def test_a_file_larger_than_allowed_leaves_the_old_one(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from engines.bundle.staging import write_file\n"
+        "from engines.bundle.gate import write_file\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "write_file(Path(sys.argv[1]), bytes(5000))\n"
     )
@@ -140,6 +141,30 @@ def test_a_killed_process_leaves_no_target(tmp_path: Path) -> None:
     process.stdout.close()
 
 
-def test_a_directory_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"cannot lock .*gone: No such file"), locked_directory(tmp_path / "gone"):
-        pytest.fail("locked")
+def test_a_killed_process_s_directory_is_removed_by_the_next(tmp_path: Path) -> None:
+    test_a_killed_process_leaves_no_target(tmp_path)
+    assert len(names(tmp_path)) == 1
+    with staged_directory(tmp_path / "bundle") as stage:
+        (stage / "whole").write_text("whole")
+        # Another export to the same place is under way: its directory is locked.
+        with staged_directory(tmp_path / "bundle") as other:
+            assert len(names(tmp_path)) == 2
+            (other / "whole").write_text("other")
+        (tmp_path / "bundle").rename(tmp_path / "first")
+    assert names(tmp_path) == ["bundle", "first"]
+
+
+def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    """Neither without the wish to replace, nor where it is none of ours."""
+    target = tmp_path / "bundle"
+    for replaces, message in ((None, "exists already"), ("manifest.json", r"has no manifest\.json")):
+        staged = staged_directory(target, replaces=replaces)
+        (staged.__enter__() / "manifest.json").write_text("new")
+        target.mkdir()
+        (target / "photo.jpg").write_text("mine")
+        with pytest.raises(OutputError, match=message):
+            staged.__exit__(None, None, None)
+        assert names(tmp_path) == ["bundle"]
+        assert (target / "photo.jpg").read_text() == "mine"
+        (target / "photo.jpg").unlink()
+        target.rmdir()

@@ -140,10 +140,11 @@ def opener(
 
     def open_executor(schedule: Schedule) -> DeviceExecutor:
         trunk = bundle.manifest.trunk_of(schedule)
+        graph = bundle.file(bundle.trunk_graph(trunk, Precision.FP32))
         return DeviceExecutor(
             device,
             lambda stream: HostEngine(device, bundle.file(bundle.manifest.prepare), stream),
-            lambda stream: HostEngine(device, bundle.trunk_graph(trunk, Precision.FP32), stream, **options),
+            lambda stream: HostEngine(device, graph, stream, **options),
             bundle.manifest.grid(trunk),
             schedule.sub_batch,
             limit,

@@ -42,7 +42,7 @@ def tuning(best: Schedule = BEST, **changes: Any) -> TuningRecord:
 
 
 def test_sessions_use_the_tuning_of_this_machine(bundle: Path) -> None:
-    tuned = Bundle.open(bundle).with_tuning(tuning(), Precision.FP32)
+    tuned = Bundle.open(bundle).with_tuning(tuning())
     assert Bundle.open(bundle).manifest == tuned.manifest
     choice = choose_schedule(tuned)
     assert (choice.schedule, choice.tuned) == (BEST, True)
@@ -58,7 +58,7 @@ def test_sessions_use_the_tuning_of_this_machine(bundle: Path) -> None:
 
 @pytest.mark.parametrize("other", [{"device": "a GPU far away"}, {"runtime": "onnxruntime 0.1"}])
 def test_a_tuning_of_another_machine_is_not_used(bundle: Path, other: dict[str, str]) -> None:
-    tuned = Bundle.open(bundle).with_tuning(tuning(**other), Precision.FP32)
+    tuned = Bundle.open(bundle).with_tuning(tuning(**other))
     choice = choose_schedule(tuned)
     assert (choice.schedule, choice.tuned) == (Schedule(2, 1), False)
     assert "the bundle's default; it is tuned for" in choice.reason
@@ -74,19 +74,19 @@ def test_without_a_tuning_the_default_is_taken(exported: Bundle) -> None:
 
 def test_one_tuning_for_each_use(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    opened.with_tuning(tuning(device="other"), Precision.FP32)
-    opened.with_tuning(tuning(), Precision.FP32)
+    opened.with_tuning(tuning(device="other"))
+    opened.with_tuning(tuning())
     # Written by one who has read the manifest before: nothing of the others is lost.
-    opened.with_tuning(tuning(Schedule(2, 8, Lowering.STRIDED)), Precision.FP32)
-    held = {one.device: one.measurements[0].schedule.sub_batch for one in Bundle.open(bundle).manifest.tunings}
+    opened.with_tuning(tuning(Schedule(2, 8, Lowering.STRIDED)))
+    held = {one.device: one.measurements[0].schedule.sub_batch for one in Bundle.open(bundle).tunings}
     assert held == {"other": 4, DEVICE: 8}
 
 
 def test_tunings_that_are_stored_at_the_same_moment_are_all_kept(bundle: Path) -> None:
     opened, devices = Bundle.open(bundle), [f"device {number}" for number in range(16)]
     with ThreadPoolExecutor(len(devices)) as threads:
-        list(threads.map(lambda device: opened.with_tuning(tuning(device=device), Precision.FP32), devices))
-    assert {held.device for held in Bundle.open(bundle).manifest.tunings} == set(devices)
+        list(threads.map(lambda device: opened.with_tuning(tuning(device=device)), devices))
+    assert {held.device for held in Bundle.open(bundle).tunings} == set(devices)
 
 
 def test_a_tuning_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_tuning_of_graphs_that_are_gone_is_refused(bundle: Path) -> None:
     manifest["files"]["trunk-l2-dilated.onnx"]["size"] += 1
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     before = (bundle / "manifest.json").read_bytes()
-    with pytest.raises(BundleError, match="exported anew while it was tuned; tune it again"):
-        opened.with_tuning(tuning(), Precision.FP32)
+    with pytest.raises(BundleError, match="was exported anew meanwhile; do it again"):
+        opened.with_tuning(tuning())
     assert (bundle / "manifest.json").read_bytes() == before
 
 
@@ -109,15 +109,15 @@ def test_a_tuning_is_of_the_graphs_that_ran(bundle: Path) -> None:
         for trunk in Bundle.open(bundle).manifest.trunks
     ]
     record = tuning(precision=Precision.BF16)
-    sealed(bundle, trunks=trunks).with_tuning(record, Precision.FP32)
-    assert Bundle.open(bundle).manifest.tunings == [record]
+    sealed(bundle, trunks=trunks).with_tuning(record)
+    assert Bundle.open(bundle).tunings == [record]
 
 
 def test_a_tuning_of_a_trunk_that_is_not_there_is_refused(bundle: Path) -> None:
-    Bundle.open(bundle).with_tuning(tuning(), Precision.FP32)
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["tunings"][0]["measurements"][0]["schedule"]["levels"] = 4
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    Bundle.open(bundle).with_tuning(tuning())
+    target = json.loads((bundle / "target.json").read_text())
+    target["tunings"][0]["measurements"][0]["schedule"]["levels"] = 4
+    (bundle / "target.json").write_text(json.dumps(target))
     with pytest.raises(BundleError, match="a tuning of levels 4, sub-batch 4, dilated, but no such trunk"):
         Bundle.open(bundle)
 
@@ -141,7 +141,7 @@ from engines.bundle.manifest import TuningRecord
 bundle, tuning = Bundle.open(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=TuningRecord)
 print("writing", flush=True)
 while True:
-    bundle.with_tuning(tuning, Precision.FP32)
+    bundle.with_tuning(tuning)
 """
 
 
@@ -157,4 +157,4 @@ def test_a_kill_while_it_is_written_leaves_the_bundle_whole(bundle: Path) -> Non
             assert writer.stdout.readline() == "writing\n"
             time.sleep(draw.uniform(0, 0.1))
             writer.kill()
-        assert len(Bundle.open(bundle).manifest.tunings) <= 1
+        assert len(Bundle.open(bundle).tunings) <= 1

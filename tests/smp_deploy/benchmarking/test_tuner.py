@@ -1,5 +1,6 @@
 """Candidates, what is dropped, and who wins."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,7 @@ DEFAULT = Schedule(2, 1, Lowering.RESHAPE)
 
 
 def test_candidates_repeat_no_work(exported: Bundle) -> None:
-    found = candidates(exported.manifest, TuningConfig())
+    found = candidates(exported, TuningConfig())
     assert found[0] == DEFAULT
     assert len(set(found)) == len(found)
     expected = {Schedule(0, 1)} | {Schedule(1, size) for size in (1, 2, 4)}
@@ -38,9 +39,9 @@ def test_candidates_repeat_no_work(exported: Bundle) -> None:
 def test_candidates_can_be_chosen(exported: Bundle) -> None:
     config = TuningConfig(levels=(3,), fits=lambda schedule: schedule.sub_batch <= 2)
     # The default is always among them: the others are compared with it.
-    assert candidates(exported.manifest, config) == [DEFAULT, Schedule(3, 1), Schedule(3, 2)]
+    assert candidates(exported, config) == [DEFAULT, Schedule(3, 1), Schedule(3, 2)]
     with pytest.raises(InputError, match="no schedule is left"):
-        candidates(exported.manifest, TuningConfig(levels=(3,), lowerings=(Lowering.DILATED,)))
+        candidates(exported, TuningConfig(levels=(3,), lowerings=(Lowering.DILATED,)))
 
 
 def test_on_tensorrt_the_engines_are_compared(bundle: Path) -> None:
@@ -50,9 +51,9 @@ def test_on_tensorrt_the_engines_are_compared(bundle: Path) -> None:
             "tensorrt-rtx", Precision.FP16, schedule, plan=b"plan", prepare=b"prepare", record={}
         )
     config = TuningConfig(backend=backend_named("tensorrt-rtx"), precision=Precision.FP16)
-    assert candidates(opened.manifest, config) == [Schedule(2, 4), Schedule(2, 2, Lowering.DILATED)]
+    assert candidates(opened, config) == [Schedule(2, 4), Schedule(2, 2, Lowering.DILATED)]
     with pytest.raises(InputError, match="or no engine, of these levels"):
-        candidates(opened.manifest, TuningConfig(backend=backend_named("tensorrt-rtx")))
+        candidates(opened, TuningConfig(backend=backend_named("tensorrt-rtx")))
 
 
 def test_trunks_that_the_bundle_lacks_are_named(exported: Bundle) -> None:
@@ -102,7 +103,7 @@ def test_a_tuning_is_recorded_with_every_measurement_the_winner_first(bundle: Pa
     assert all(first.sub_batch <= schedule.sub_batch for schedule in near if schedule.lowering is first.lowering)
     assert not result.missing
     # It is in the bundle that is returned and in the one on the disk, and a session follows it.
-    assert result.bundle.manifest.tunings == [tuning] == Bundle.open(bundle).manifest.tunings
+    assert result.bundle.tunings == [tuning] == Bundle.open(bundle).tunings
     with Session.open(bundle) as session:
         assert session.schedule == first
 
@@ -128,10 +129,10 @@ def test_what_a_backend_cannot_hold_is_never_tried(bundle: Path) -> None:
         opened = opened.with_engine("tensorrt-rtx", Precision.FP32, schedule, plan=b"plan", prepare=b"", record={})
     default, *others = opened.manifest.trunks
     default = msgspec.structs.replace(default, largest_tensor=2**31 + 1)
-    spoilt = Bundle(bundle, msgspec.structs.replace(opened.manifest, trunks=[default, *others]))
+    spoilt = replace(opened, manifest=msgspec.structs.replace(opened.manifest, trunks=[default, *others]))
     config = TuningConfig(backend=backend, levels=(2, 3), fits=_fits(spoilt, backend, Precision.FP32, None))
     # Not even the default, which others are compared with elsewhere.
-    assert candidates(spoilt.manifest, config) == [Schedule(3, 1)]
+    assert candidates(spoilt, config) == [Schedule(3, 1)]
 
 
 def test_a_bundle_that_cannot_be_written_is_refused_before_the_first_measurement(
@@ -169,4 +170,4 @@ def test_a_tuning_belongs_to_the_graphs_that_the_backend_runs(bundle: Path, monk
     monkeypatch.setattr(tuner, "measured", lambda *_: record)
     assert Precision.BF16 not in Bundle.open(bundle).manifest.trunk().graphs
     assert tune(bundle, Hinted(), Precision.BF16, memory="1GiB").record == record
-    assert Bundle.open(bundle).manifest.tunings == [record]
+    assert Bundle.open(bundle).tunings == [record]

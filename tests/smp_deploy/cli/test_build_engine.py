@@ -49,7 +49,7 @@ def test_the_record_says_what_was_built_and_the_same_is_not_built_again(cli: Cli
         "version_compatible": False,
         "profiling_verbosity": "detailed",
     }
-    (engine,) = Bundle.open(bundle).manifest.engines
+    (engine,) = Bundle.open(bundle).engines
     record = json.loads((bundle / engine.record).read_text())
     assert said == {"engine": str(bundle / engine.engine), "cached": False, **record}
     held = contents(bundle)
@@ -68,7 +68,7 @@ def test_the_record_says_what_was_built_and_the_same_is_not_built_again(cli: Cli
     forced = cli("build-engine", bundle, *options, "--force", "--json")
     assert json.loads(forced.stdout)["cached"] is False
     assert json.loads(cli("build-engine", bundle, *options, "--max-aux-streams", 1, "--json").stdout)["cached"] is False
-    (engine,) = Bundle.open(bundle).manifest.engines
+    (engine,) = Bundle.open(bundle).engines
     # What was replaced is gone.
     assert {path.name for path in (bundle / "engines").iterdir()} == {Path(name).name for name in engine.files}
 
@@ -76,7 +76,7 @@ def test_the_record_says_what_was_built_and_the_same_is_not_built_again(cli: Cli
 @needs_rtx
 def test_a_damaged_engine_is_no_answer(cli: Cli, bundle: Path) -> None:
     assert cli("build-engine", bundle, *RTX).returncode == 0
-    (engine,) = Bundle.open(bundle).manifest.engines
+    (engine,) = Bundle.open(bundle).engines
     for name in (engine.engine, engine.prepare):
         good = (bundle / name).read_bytes()
         (bundle / name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
@@ -197,4 +197,4 @@ def test_a_killed_build_leaves_the_bundle_as_it_was(bundle: Path) -> None:
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert contents(bundle) == before
-    assert Bundle.open(bundle).manifest.engines == []
+    assert Bundle.open(bundle).engines == []

@@ -128,7 +128,7 @@ def test_validate_fails_on_wrong_weights(cli: Cli, bundle: Path) -> None:
 def test_build_engine_keeps_engine_and_record(cli: Cli, bundle: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
     said = document(cli("build-engine", bundle, "--fp16", "--sub-batch", 2, "--flavour", "tensorrt-rtx", "--json"))
-    (engine,) = Bundle.open(bundle).manifest.engines
+    (engine,) = Bundle.open(bundle).engines
     assert said["convolutions"] == {"HALF": 21}
     assert (engine.precision.value, engine.schedule.sub_batch) == ("fp16", 2)
     record = json.loads((bundle / engine.record).read_text())

@@ -50,7 +50,7 @@ def test_a_killed_run_leaves_whole_pictures(bundle: Path, tmp_path: Path, images
 def test_a_damaged_engine_is_one_message(cli: Cli, bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="not run: tensorrt_rtx is not installed")
     assert cli("build-engine", bundle, "--flavour", "tensorrt-rtx").returncode == 0
-    (engine,) = Bundle.open(bundle).manifest.engines
+    (engine,) = Bundle.open(bundle).engines
     path = bundle / engine.engine
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / "frame.png")

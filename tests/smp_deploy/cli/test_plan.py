@@ -60,7 +60,7 @@ def test_the_measurements_of_the_device_that_is_named_decide(bundle: Path, cli) 
     record = TuningRecord(
         device=device, backend="onnxruntime", precision=Precision.FP32, runtime=runtime, measurements=measured
     )
-    Bundle.open(bundle).with_tuning(record, Precision.FP32)
+    Bundle.open(bundle).with_tuning(record)
     shown = cli("plan", bundle, "--memory", "1GiB", "--device", "cpu").stdout
     assert "--levels 2 --lowering reshape --sub-batch 4 --device cpu" in shown
     result = cli("plan", bundle, "--device", "cuda:1")

@@ -25,7 +25,7 @@ def test_run_bench_and_inspect_follow_the_tuning(cli: Cli, bundle: Path, image: 
     assert "levels 2, sub-batch 1, reshape (the bundle's default; it is not tuned" in untuned.stderr
 
     said = document(cli("tune", bundle, *CHOICE, "--images", image, "--json"))
-    (held,) = Bundle.open(bundle).manifest.tunings
+    (held,) = Bundle.open(bundle).tunings
     assert (held.device, held.runtime) == (processor_title(), ONNXRUNTIME_CPU.runtime())
     assert [m["frame_ms"] for m in said["tuning"]["measurements"]] == [m.frame_ms for m in held.measurements]
     assert not said["missing"]

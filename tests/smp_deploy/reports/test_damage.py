@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def test_targets(exported: Bundle, tmp_path: Path) -> None:
 def test_overlays_of_more_classes_than_a_byte_counts(bundle: Path) -> None:
     opened = with_record(bundle)
     classes = [ClassRecord(name=f"class {index}", color=(index % 256, index // 256, 7)) for index in range(300)]
-    many = Bundle(bundle, msgspec.structs.replace(opened.manifest, classes=classes))
+    many = replace(opened, manifest=msgspec.structs.replace(opened.manifest, classes=classes))
     labels = (np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 300).astype(np.int16)
     save_arrays(bundle, labels)
     found = re.search(

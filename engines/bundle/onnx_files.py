@@ -1,0 +1,172 @@
+"""What is checked of an ONNX file before any runtime parses it, without the package ``onnx``.
+
+A runtime opens every file that a graph names, and expands every function that it calls. So a graph of somebody else may
+name one file, the bundle's weights, within its size; and call no function of its own. The field numbers are those of
+``onnx.proto``; https://protobuf.dev/programming-guides/encoding has the encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from engines.errors import BundleError
+
+LARGEST_GRAPH = 64 * 2**20
+"""Bytes. Weights lie beside a graph, so the largest of a network of 300 layers are below 1 MiB."""
+MOST_NODES = 200_000
+DEEPEST = 4
+"""Graphs within graphs, as the bodies of loops are."""
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+# Of ModelProto, GraphProto, NodeProto, AttributeProto and TensorProto.
+_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_NODE_ATTRIBUTE = 5
+_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
+_ATTRIBUTE_SPARSE = (22, 23)
+_TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
+
+
+def check_graph(content: bytes, name: str, weights: str, weights_size: int) -> None:
+    """Raise :class:`BundleError` unless the ONNX file is one that a runtime may be given.
+
+    Args:
+        content: of the file.
+        name: of the file in the bundle.
+        weights: the file in the bundle that external data may lie in.
+        weights_size: its bytes.
+    """
+    place = PurePosixPath(name).parent
+    try:
+        _Reader(name, weights, weights_size, place).model(memoryview(content))
+    except (_MalformedError, UnicodeDecodeError) as error:
+        raise BundleError(f"{name} is no ONNX file: {error}") from error
+
+
+class _MalformedError(ValueError):
+    """Bytes that are no protobuf message."""
+
+
+class _Reader:
+    def __init__(self, name: str, weights: str, size: int, place: PurePosixPath) -> None:
+        self.name, self.weights, self.size, self.place = name, weights, size, place
+        self.nodes = 0
+
+    def model(self, content: memoryview) -> None:
+        graphs = 0
+        for field, value in _fields(content):
+            if field == _MODEL_FUNCTIONS:
+                raise BundleError(f"{self.name} has functions of its own; an exported graph has none")
+            if field == _MODEL_TRAINING:
+                raise BundleError(f"{self.name} has graphs for training; an exported graph has none")
+            if field == _MODEL_GRAPH:
+                graphs += 1
+                self.graph(_message(value), 1)
+        if graphs != 1:
+            raise BundleError(f"{self.name} is no ONNX file: it has {graphs} graphs")
+
+    def graph(self, content: memoryview, depth: int) -> None:
+        if depth > DEEPEST:
+            raise BundleError(f"{self.name} has graphs within graphs, more than {DEEPEST} deep")
+        for field, value in _fields(content):
+            if field == _GRAPH_NODE:
+                self.nodes += 1
+                if self.nodes > MOST_NODES:
+                    raise BundleError(f"{self.name} has more than {MOST_NODES} nodes")
+                self.node(_message(value), depth)
+            elif field == _GRAPH_INITIALIZER:
+                self.tensor(_message(value))
+            elif field == _GRAPH_SPARSE:
+                raise BundleError(f"{self.name} has sparse tensors; an exported graph has none")
+
+    def node(self, content: memoryview, depth: int) -> None:
+        for field, value in _fields(content):
+            if field != _NODE_ATTRIBUTE:
+                continue
+            for kind, held in _fields(_message(value)):
+                if kind in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
+                    self.tensor(_message(held))
+                elif kind in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
+                    self.graph(_message(held), depth + 1)
+                elif kind in _ATTRIBUTE_SPARSE:
+                    raise BundleError(f"{self.name} has sparse tensors; an exported graph has none")
+
+    def tensor(self, content: memoryview) -> None:
+        entries: dict[str, str] = {}
+        tensor, outside = "", False
+        for field, value in _fields(content):
+            if field == _TENSOR_NAME:
+                tensor = bytes(_message(value)).decode()
+            elif field == _TENSOR_LOCATION:
+                outside = outside or value == 1
+            elif field == _TENSOR_EXTERNAL:
+                key, text = _entry(_message(value))
+                if key in entries:
+                    raise BundleError(f"{self.name}: the tensor {tensor!r} says twice where its data is ({key})")
+                entries[key] = text
+        if outside or entries:
+            self.external(tensor, entries)
+
+    def external(self, tensor: str, entries: dict[str, str]) -> None:
+        location = entries.get("location", "")
+        if unknown := entries.keys() - _EXTERNAL_KEYS:
+            raise BundleError(f"{self.name}: the tensor {tensor!r} has unknown external data {sorted(unknown)}")
+        if not location or (self.place / location).as_posix() != self.weights or ".." in PurePosixPath(location).parts:
+            raise BundleError(
+                f"{self.name}: the tensor {tensor!r} lies in {location!r}; a graph may point to {self.weights} alone"
+            )
+        numbers = [entries.get(key, "0") for key in ("offset", "length")]
+        if not all(number.isascii() and number.isdigit() and len(number) < 19 for number in numbers):
+            raise BundleError(f"{self.name}: the tensor {tensor!r} has no place in {location}: {numbers}")
+        if sum(map(int, numbers)) > self.size:
+            raise BundleError(f"{self.name}: the tensor {tensor!r} lies behind the end of {location}")
+
+
+def _entry(content: memoryview) -> tuple[str, str]:
+    found = {field: bytes(_message(value)).decode() for field, value in _fields(content)}
+    return found.get(_ENTRY_KEY, ""), found.get(_ENTRY_VALUE, "")
+
+
+def _message(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise _MalformedError("a number where a message is expected")
+    return value
+
+
+def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of every field of a message: an integer, or the bytes of what has a length."""
+    place, end = 0, len(content)
+    while place < end:
+        tag, place = _varint(content, place)
+        field, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            value, place = _varint(content, place)
+            yield field, value
+            continue
+        if kind == _LENGTH:
+            size, place = _varint(content, place)
+        elif kind in (_FIXED64, _FIXED32):
+            size = 8 if kind == _FIXED64 else 4
+        else:
+            raise _MalformedError(f"a field of wire type {kind}")
+        if size > end - place:
+            raise _MalformedError("it ends in the middle of a field")
+        if kind == _LENGTH:
+            yield field, content[place : place + size]
+        place += size
+
+
+def _varint(content: memoryview, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(content):
+            raise _MalformedError("it ends in the middle of a number")
+        byte = content[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+    raise _MalformedError("a number of more than 64 bits")
