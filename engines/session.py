@@ -119,19 +119,22 @@ class Session:
             OutOfMemory: the memory does not suffice, with what would.
             WorkFailed: engines that run once when they are opened broke then.
         """
-        opened = Bundle.of(bundle)
         on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
-        chosen = session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)
         limit = None if memory is None else bytes_of_memory(memory)
-        smaller = smaller_schedules(opened, on, arithmetic, chosen) if allow_smaller else ()
 
-        def opened_at(wanted: Schedule) -> Executor:
-            try:
-                return on.open(opened, arithmetic, wanted, device, memory_bytes=limit)
-            except OutOfMemory as error:
-                raise OutOfMemory(f"{error}{hint_of_smaller(opened, on, arithmetic, wanted)}") from error
+        def session_of(opened: Bundle) -> Self:
+            chosen = session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)
+            smaller = smaller_schedules(opened, on, arithmetic, chosen) if allow_smaller else ()
 
-        return cls(opened, opened_at, chosen, smaller)
+            def opened_at(wanted: Schedule) -> Executor:
+                try:
+                    return on.open(opened, arithmetic, wanted, device, memory_bytes=limit)
+                except OutOfMemory as error:
+                    raise OutOfMemory(f"{error}{hint_of_smaller(opened, on, arithmetic, wanted)}") from error
+
+            return cls(opened, opened_at, chosen, smaller)
+
+        return session_of(bundle) if isinstance(bundle, Bundle) else Bundle.used(bundle, session_of)
 
     @property
     def manifest(self) -> Manifest:

@@ -7,9 +7,9 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
@@ -34,9 +34,11 @@ from engines.bundle.manifest import (
 )
 from engines.bundle.onnx_files import LARGEST_GRAPH, check_graph
 from engines.bundle.records import BuildRecord, json_from_record
-from engines.bundle.snapshot import Snapshot
+from engines.bundle.snapshot import Snapshot, hash_of
 from engines.errors import BundleError
 from engines.schedules.schedule import Precision, Schedule
+
+_Used = TypeVar("_Used")
 
 REPORTS = "reports"
 """The directory of records, pages and pictures. No manifest lists what lies there: it may be replaced at any time."""
@@ -66,17 +68,37 @@ class Bundle:
         Raises :class:`BundleError` when the bundle is absent, damaged or of another schema, or when it names a path
         outside itself or holds links or anything but files.
         """
+        return cls.used(path, lambda bundle: bundle)
+
+    @classmethod
+    def used(cls, path: str | Path, use: Callable[[Bundle], _Used]) -> _Used:
+        """Open a bundle as :meth:`open` does and use it, so that no file is hashed twice; what the use gives.
+
+        The files that the use reads are verified when it reads them, and those that it leaves are verified after it.
+        Where that fails, what came of the use is closed. All is done anew where the bundle is replaced meanwhile.
+        """
         while True:
             folder = _folder(Path(path))
             try:
                 bundle = cls.read(folder)
-                for name, record in bundle.files.items():
-                    bundle._verify(name, record)
+                result = use(bundle)
+                try:
+                    bundle.verify()
+                except BaseException:
+                    if hasattr(result, "close"):
+                        result.close()
+                    raise
             except BundleError:
                 if folder.is_there:
                     raise
                 continue
-            return bundle
+            return result
+
+    def verify(self) -> None:
+        """Verify size and SHA-256 of every listed file that was not verified yet. Raises :class:`BundleError`."""
+        for name in self.files:
+            if name not in self._copies.verified:
+                self._reading(name, partial(self._check_hash, name))
 
     @classmethod
     def read(cls, folder: Folder) -> Bundle:
@@ -135,8 +157,9 @@ class Bundle:
 
         def read(stream: BinaryIO, record: FileRecord) -> None:
             nonlocal content
-            content = stream.read(record.size + 1)
-            self._check(name, record_of(content))
+            content = stream.read(record.size)
+            if record_of(content) != record:
+                raise self._altered(name)
 
         self._reading(name, read)
         return content
@@ -302,17 +325,6 @@ class Bundle:
         except OSError as error:
             raise BundleError(f"cannot read {self.path / folder}: {error.strerror}") from error
 
-    def _verify(self, name: str, record: FileRecord) -> None:
-        def hashed(stream: BinaryIO, record: FileRecord) -> None:
-            digest, size = hashlib.sha256(), 0
-            # It may grow for ever.
-            while size <= record.size and (block := stream.read(1 << 20)):
-                digest.update(block)
-                size += len(block)
-            self._check(name, FileRecord(sha256=digest.hexdigest(), size=size))
-
-        self._reading(name, hashed)
-
     def _copied(self, name: str, snapshot: Snapshot) -> Path:
         place = snapshot.place(name)
         if place.exists():
@@ -322,28 +334,25 @@ class Bundle:
             content = self.content(name)
             check_graph(content, name, weights, self.files[weights].size)
             self._copied(weights, snapshot)
-            return snapshot.add(name, io.BytesIO(content), len(content), lambda size, digest: None)
+            return snapshot.put(name, content)
 
         def copy(stream: BinaryIO, record: FileRecord) -> None:
-            def check(size: int, digest: str) -> None:
-                self._check(name, FileRecord(sha256=digest, size=size))
-
-            snapshot.add(name, stream, record.size, check)
+            if snapshot.add(name, stream, record.size, record.sha256) is None:
+                raise self._altered(name)
 
         self._reading(name, copy)
         return place
 
-    def _check(self, name: str, found: FileRecord) -> None:
-        """Raise :class:`BundleError` unless a listed file is what the manifest says."""
-        path, record = self.path / name, self.files[name]
-        if found.size != record.size:
-            raise BundleError(f"{path} has {found.size} bytes, the manifest says {record.size}; the bundle is damaged")
-        if found.sha256 != record.sha256:
-            made, remedy = ("built", "build it") if name in self.target.files else ("exported", "export the bundle")
-            raise BundleError(f"{path} is not the file that was {made} (SHA-256 differs); {remedy} again")
+    def _check_hash(self, name: str, stream: BinaryIO, record: FileRecord) -> None:
+        if hash_of(stream, record.size) != record.sha256:
+            raise self._altered(name)
+
+    def _altered(self, name: str) -> BundleError:
+        made, remedy = ("built", "build it") if name in self.target.files else ("exported", "export the bundle")
+        return BundleError(f"{self.path / name} is not the file that was {made} (SHA-256 differs); {remedy} again")
 
     def _reading(self, name: str, read: Callable[[BinaryIO, FileRecord], None]) -> None:
-        """Open a listed file and give it to ``read``."""
+        """Give a listed file of the right size to ``read``, which raises where its content is not the listed one."""
         if name not in self.files:
             raise BundleError(f"{name!r} is no file of the bundle {self.path}")
         path, record = self.path / name, self.files[name]
@@ -352,19 +361,23 @@ class Bundle:
         try:
             with self.folder.opened(name) as (stream, size):
                 if size != record.size:
-                    self._check(name, FileRecord(sha256=record.sha256, size=size))
+                    raise BundleError(
+                        f"{path} has {size} bytes, the manifest says {record.size}; the bundle is damaged"
+                    )
                 read(stream, record)
         except OSError as error:
             # A file that is not there is damage; one that may not be read is not.
             damage = "; the bundle is damaged" if isinstance(error, FileNotFoundError) else ""
             raise BundleError(f"cannot read {path}: {error.strerror}{damage}") from error
+        self._copies.verified.add(name)
 
 
 class _Copies:
-    """The private copies of a bundle, made when the first one is asked for."""
+    """What was verified of a bundle, and the private copies of it, made when the first one is asked for."""
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
+        self.verified: set[str] = set()
 
     def of(self, bundle: Bundle, name: str) -> Path:
         if self._snapshot is None:

@@ -13,7 +13,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -32,13 +32,9 @@ def read_file(path: str | Path, most: int) -> bytes:
         InputError: a pipe, a device or a folder, or more bytes than that; the message names the file.
         OSError: the system does not give it, as ``open`` raises it.
     """
-    descriptor = os.open(path, _READING)
-    with os.fdopen(descriptor, "rb", closefd=True) as stream:
-        held = os.fstat(descriptor)
-        if reason := _refusal(held):
-            raise InputError(f"{path} {reason}")
-        content = b"" if held.st_size > most else stream.read(most + 1)
-        if max(held.st_size, len(content)) > most:
+    with _stream(os.open(path, _READING), lambda reason: InputError(f"{path} {reason}")) as (stream, size):
+        content = b"" if size > most else stream.read(most + 1)
+        if max(size, len(content)) > most:
             raise InputError(f"{path} {_too_large(most)}")
         return content
 
@@ -84,11 +80,8 @@ class Folder:
                 if error.errno == errno.ELOOP:
                     raise BundleError(f"{self.path / name} is a link; a bundle has none") from error
                 raise
-        with os.fdopen(descriptor, "rb") as stream:
-            held = os.fstat(descriptor)
-            if reason := _refusal(held):
-                raise BundleError(f"{self.path / name} {reason}")
-            yield stream, held.st_size
+        with _stream(descriptor, lambda reason: BundleError(f"{self.path / name} {reason}")) as opened:
+            yield opened
 
     def read(self, name: str, most: int) -> bytes:
         """The content of a file of at most so many bytes. Raises as :meth:`opened` does, and for more bytes."""
@@ -235,6 +228,17 @@ def _write(directory: int, name: str, content: bytes) -> None:
 def _partial_name(name: str) -> str:
     # A name has at most 255 bytes on the usual file systems.
     return f".{name[:40]}.{secrets.token_hex(8)}.partial"
+
+
+@contextmanager
+def _stream(descriptor: int, refused: Callable[[str], InputError]) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file as a stream, and its bytes; the descriptor is closed."""
+    held = os.fstat(descriptor)
+    if reason := _refusal(held):
+        os.close(descriptor)
+        raise refused(reason)
+    with os.fdopen(descriptor, "rb") as stream:
+        yield stream, held.st_size
 
 
 def _refusal(held: os.stat_result) -> str:

@@ -12,7 +12,6 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -44,28 +43,38 @@ class Snapshot:
         """Where a file of this name lies, or would."""
         return self.path.joinpath(*parts_of(name))
 
-    def add(self, name: str, source: BinaryIO, most: int, check: Callable[[int, str], None]) -> Path:
-        """Copy a file; ``check`` is given its bytes and SHA-256, and raises where they are wrong.
+    def add(self, name: str, source: BinaryIO, size: int, sha256: str) -> Path | None:
+        """Copy a file of which so many bytes are expected; ``None``, and no copy, where they have another SHA-256.
 
-        No more is read than tells that there are more than ``most`` bytes.
         Raises :class:`OutputError` where there is no room.
         """
         place = self.place(name)
-        digest, size = hashlib.sha256(), 0
         try:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with place.open("xb") as target:
-                while size <= most and (block := source.read(_BLOCK)):
-                    digest.update(block)
-                    size += len(block)
-                    target.write(block)
-            check(size, digest.hexdigest())
+            with place.open("x+b") as target:
+                # By the kernel; and it is the copy that is hashed, which nobody else can change.
+                copied = 0
+                while copied < size and (more := os.sendfile(target.fileno(), source.fileno(), copied, size - copied)):
+                    copied += more
+                if copied != size or hash_of(target, size) != sha256:
+                    place.unlink()
+                    return None
         except BaseException as error:
             with suppress(OSError):
                 place.unlink()
             if isinstance(error, OSError):
                 raise OutputError(f"cannot copy {name} to {place}: {error.strerror or error}") from error
             raise
+        return place
+
+    def put(self, name: str, content: bytes) -> Path:
+        """Write a file. Raises :class:`OutputError` where there is no room."""
+        place = self.place(name)
+        try:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            place.write_bytes(content)
+        except OSError as error:
+            raise OutputError(f"cannot copy {name} to {place}: {error.strerror or error}") from error
         return place
 
     def close(self) -> None:
@@ -79,6 +88,16 @@ class Snapshot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def hash_of(stream: BinaryIO, size: int) -> str:
+    """SHA-256 of a file from its beginning, of so many bytes and, where there is, one more: it may have grown."""
+    stream.seek(0)
+    digest, left = hashlib.sha256(), size + 1
+    while left and (block := stream.read(min(left, _BLOCK))):
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest()
 
 
 def _removed(path: Path, lock: int, owner: int) -> None:

@@ -91,6 +91,4 @@ def test_engines_that_were_built_since_are_named(path: Path) -> None:
     with_engine(Bundle.open(path), "tensorrt", Precision.FP16, Schedule(2))
     found = report_of(path)
     assert found.judgement.verdict is Verdict.PASSED
-    assert found.judgement.headline == (
-        "all 1 checks that ran passed; 1 engine was built since, not proven here"
-    )
+    assert found.judgement.headline == ("all 1 checks that ran passed; 1 engine was built since, not proven here")
