@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from converters.checkpoints import check_archive
+from engines.bundle.limits import TRAINING_STATE_BYTES
+from engines.bundle.named import opened_file
 from engines.bundle.staging import write_file
 from engines.errors import CheckpointError
 from smp_deploy.training.config import differences
@@ -64,7 +67,9 @@ def save_state(path: Path, state: RunState, config: str) -> None:
 def load_state(path: Path, config: str) -> RunState:
     """The state of a run. Raises :class:`CheckpointError` if it is damaged or of a run configured otherwise."""
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        with opened_file(path, TRAINING_STATE_BYTES) as stream:
+            check_archive(path, stream)
+            document = torch.load(stream, map_location="cpu", weights_only=True)
         if document["schema"] != _SCHEMA:
             raise CheckpointError(f"{path}: training state of schema {document['schema']}; expected {_SCHEMA}")
         if changed := differences(document["config"], config):
