@@ -8,6 +8,7 @@ stand for gigabytes, in its pixels or beside them; what there would be is read o
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -66,7 +67,7 @@ def opened_picture(path: Path, check_size: Callable[[Size], None] | None = None)
     content = read_file(path, PICTURE_BYTES)
     try:
         count = _images_beside(content)
-        with Image.open(BytesIO(content), formats=FORMATS) as image:
+        with _without_warnings(), Image.open(BytesIO(content), formats=FORMATS) as image:
             count = count or getattr(image, "n_frames", 1)
             if count > 1:
                 shown = f"more than {_MOST_COUNTED}" if count > _MOST_COUNTED else str(count)
@@ -80,6 +81,14 @@ def opened_picture(path: Path, check_size: Callable[[Size], None] | None = None)
     except Exception as error:
         # Pillow reports damage and its own limit of pixels as any of a dozen kinds.
         raise DamagedPicture(str(getattr(error, "strerror", None) or error) or type(error).__name__) from error
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Pillow warns of damage that it can live with, and of sizes that are judged here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _check_pixels(size: Size) -> None:

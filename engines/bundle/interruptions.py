@@ -21,9 +21,9 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 def half_written() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise ``KeyboardInterrupt``: there is something to remove.
 
-    To be entered before the first trace on the disk and left after the last is gone. It may be nested. A signal that the
-    program handles or ignores stays as it is, as under ``nohup``; so do all of them outside the main thread, where Python
-    lets none be changed.
+    To be entered before the first trace on the disk and left after the last is gone. It may be nested. A signal that
+    the program handles or ignores stays as it is, as under ``nohup``; so do all of them outside the main thread, where
+    Python lets none be changed.
     """
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
