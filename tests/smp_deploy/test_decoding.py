@@ -81,7 +81,9 @@ def webp(extra: bytes = b"", size: tuple[int, int] = SIZE) -> bytes:
 HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "PNG of 177 MP": (lambda: png(13300, 13300), "is 13300x13300 (height x width)"),
     "WebP with a canvas of 177 MP": (lambda: webp(size=(13300, 13300)), "13300x13300|cannot read the image"),
-    "JPEG of 3 GP": (lambda: b"\xff\xd8\xff\xc0\0\x0b\x08\xff\xff\xff\xff\x01\x01\x11\0\xff\xda\0\0", "cannot read the image"),
+    "JPEG of 3 GP": (
+        lambda: b"\xff\xd8\xff\xc0\0\x0b\x08\xff\xff\xff\xff\x01\x01\x11\0\xff\xda\0\0", "cannot read the image"
+    ),
     "BMP of 10 GP": (
         lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 0, 0, 0, 54, 40, 100000, 100000, 1, 24, 0, 0, 0, 0, 0, 0),
         "cannot read the image",
@@ -105,7 +107,7 @@ BESIDE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "PNG with 20 MiB of EXIF": (lambda: png(*SIZE, chunk(b"eXIf", bytes(20 * MIB))), "bytes beside its pixels"),
     "JPEG with 20 MiB of EXIF": (
-        lambda: jpeg(before=b"\xff\xe1\xff\xffExif\0\0" + bytes(65527) + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 320),
+        lambda: jpeg(before=(b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 320),
         "bytes beside its pixels",
     ),
     "JPEG of 10,000 scans": (lambda: jpeg(scans=10_000), "scans, where a progressive JPEG has about 10"),

@@ -140,17 +140,17 @@ def test_an_array_that_ends_early_is_refused() -> None:
     at = content.find(b"PK\x01\x02")
     size = struct.unpack_from("<I", content, at + 24)[0]
     struct.pack_into("<I", content, at + 24, size + 10)
-    with pytest.raises(BundleError, match="v.npz: image-0 has 154 bytes of an array of 144"):
+    with pytest.raises(BundleError, match=r"v\.npz: image-0 has 154 bytes of an array of 144"):
         overlays_from_npz(bytes(content), (6, 8), 1, "v.npz")
 
 
 def test_too_many_overlays_and_too_much_memory_are_refused() -> None:
-    with pytest.raises(BundleError, match="v.npz is said to hold 1000000 overlays, where up to 16 are read"):
+    with pytest.raises(BundleError, match=r"v\.npz is said to hold 1000000 overlays, where up to 16 are read"):
         overlays_from_npz(npz(**overlays()), (6, 8), 1_000_000, "v.npz")
     # Each of them would pass alone.
     form = ArrayForm(("|u1",), (200 * MIB,))
     packed = npz(**{f"a{index}": np.zeros(200 * MIB, np.uint8) for index in range(2)})
-    with pytest.raises(BundleError, match="v.npz: a1 takes 209715200 bytes, more than is left of 402653184"):
+    with pytest.raises(BundleError, match=r"v\.npz: a1 takes 209715200 bytes, more than is left of 402653184"):
         npz_from_bytes(packed, {f"a{index}": form for index in range(2)}, "v.npz")
 
 
