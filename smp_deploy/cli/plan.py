@@ -138,6 +138,7 @@ def _command(bundle: Path, planned: Plan, choice: Candidate, device: str | None)
     return shlex.join(map(str, words))
 
 
+@own_settings()
 def _picture(planned: Plan) -> bytes:
     """Memory against compute, a point for each schedule."""
     from io import BytesIO
