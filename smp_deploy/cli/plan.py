@@ -26,6 +26,7 @@ from smp_deploy.cli.options import (
     PrecisionOption,
     backend_option,
 )
+from smp_deploy.figures import own_settings
 from smp_deploy.reports.benches import context_bytes
 from smp_deploy.reports.targets import check_file_target
 
