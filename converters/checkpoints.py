@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from engines.errors import CheckpointError, MissingDependency
+from converters.networks import SegmentationNetwork, network_from_arch
+from engines.bundle.gate import opened_file
+from engines.bundle.limits import CHECKPOINT_BYTES
+from engines.errors import CheckpointError, InputError, MissingDependency
 
 _PICKLED = (".pt", ".pth", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network")
@@ -22,6 +25,7 @@ _PREFIXES = ("module.", "_orig_mod.")
 """Of data-parallel training and of ``torch.compile``."""
 _CLASSIFIERS = ("head.", "head_layer2.", "head_layer3.", "fc.")
 _SHOWN_KEYS = 8
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Checkpoint:
     path: Path
     tensors: Mapping[str, Tensor]
     sha256: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What a safetensors file says of itself: somebody else's words."""
 
     @property
     def classes(self) -> int | None:
@@ -53,18 +59,71 @@ def checkpoint_from_file(path: Path) -> Checkpoint:
     Raises :class:`CheckpointError` for a file that is absent, truncated, of another kind, or that holds
     anything but tensors.
     """
+    metadata: dict[str, str] = {}
     try:
-        content = path.read_bytes()
+        with opened_file(path, CHECKPOINT_BYTES) as stream:
+            if path.suffix == ".safetensors":
+                loaded, metadata = _from_safetensors(path, stream)
+            elif path.suffix in _PICKLED:
+                loaded = _from_pickle(path, stream)
+            else:
+                known = ", ".join((".safetensors", *_PICKLED))
+                raise CheckpointError(f"{path} is no checkpoint by its name; known are {known}")
+            sha256 = _sha256(stream)
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    if path.suffix == ".safetensors":
-        loaded = _from_safetensors(path, content)
-    elif path.suffix in _PICKLED:
-        loaded = _from_pickle(path, content)
-    else:
-        known = ", ".join((".safetensors", *_PICKLED))
-        raise CheckpointError(f"{path} is no checkpoint by its name; known are {known}")
-    return Checkpoint(path, _unwrapped(path, loaded), hashlib.sha256(content).hexdigest())
+    except CheckpointError:
+        raise
+    except InputError as error:
+        raise CheckpointError(f"cannot read the checkpoint: {error}") from error
+    return Checkpoint(path, _unwrapped(path, loaded), sha256, metadata)
+
+
+def check_archive(path: Path, stream: BinaryIO) -> None:
+    """Raise :class:`CheckpointError` for an archive that unpacks to more than the file is long.
+
+    ``torch.save`` compresses nothing, so one that does was made to take memory.
+    """
+    if zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > stream.seek(0, 2):
+            raise CheckpointError(
+                f"{path} unpacks to {unpacked} bytes, more than the file has: torch.save wrote no such"
+            )
+    stream.seek(0)
+
+
+def _sha256(stream: BinaryIO) -> str:
+    stream.seek(0)
+    digest = hashlib.sha256()
+    while block := stream.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def network_from_checkpoint(
+    checkpoint: Checkpoint, arch: str, *, classes: int, width: int, backbone_only: bool = False
+) -> SegmentationNetwork:
+    """A known architecture with a checkpoint's parameters, in training mode.
+
+    That the checkpoint fits is seen before the network takes memory: its classes and width may be a file's word.
+
+    Args:
+        checkpoint: its keys must be the network's.
+        arch: a name of :data:`converters.networks.ARCHITECTURES`.
+        classes: channels of the logits.
+        width: channels of the stem.
+        backbone_only: as for :func:`load_checkpoint`.
+
+    Raises :class:`NetworkError` for an unknown architecture and :class:`CheckpointError` as :func:`load_checkpoint`.
+    """
+    with torch.device("meta"):
+        shapes = network_from_arch(arch, classes=classes, width=width)
+    _check_fits(shapes, checkpoint, backbone_only=backbone_only)
+    network = network_from_arch(arch, classes=classes, width=width)
+    load_checkpoint(network, checkpoint, backbone_only=backbone_only)
+    return network
 
 
 def load_checkpoint(network: nn.Module, checkpoint: Checkpoint, *, backbone_only: bool = False) -> None:
@@ -80,6 +139,12 @@ def load_checkpoint(network: nn.Module, checkpoint: Checkpoint, *, backbone_only
         CheckpointError: keys are missing, unexpected or of another shape, or values are not finite; one message
             lists them all.
     """
+    tensors = _check_fits(network, checkpoint, backbone_only=backbone_only)
+    network.load_state_dict(tensors, strict=False)
+
+
+def _check_fits(network: nn.Module, checkpoint: Checkpoint, *, backbone_only: bool) -> dict[str, Tensor]:
+    """The tensors that a network takes over, by its keys. Raises as :func:`load_checkpoint`."""
     expected = network.state_dict()
     tensors = dict(checkpoint.tensors)
     missing = [key for key in expected if key not in tensors and not key.endswith("num_batches_tracked")]
@@ -89,12 +154,14 @@ def load_checkpoint(network: nn.Module, checkpoint: Checkpoint, *, backbone_only
         missing = [key for key in missing if not key.startswith(_CLASSIFIERS)]
         unexpected = [key for key in unexpected if not key.startswith(_CLASSIFIERS)]
         tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_CLASSIFIERS)}
+    fitting = {key for key in expected if key in tensors and tensors[key].shape == expected[key].shape}
     mis_shaped = [
         f"{key} {tuple(tensors[key].shape)} instead of {tuple(value.shape)}"
         for key, value in expected.items()
-        if key in tensors and tensors[key].shape != value.shape
+        if key in tensors and key not in fitting
     ]
-    not_finite = [key for key in expected if key in tensors and not torch.isfinite(tensors[key]).all()]
+    # A tensor may repeat one stored value as often as it says, so only those of the network's shapes are looked at.
+    not_finite = [key for key in expected if key in fitting and not torch.isfinite(tensors[key]).all()]
     problems = [
         f"{len(keys)} {kind}: {_listed(keys)}"
         for kind, keys in (
@@ -108,27 +175,32 @@ def load_checkpoint(network: nn.Module, checkpoint: Checkpoint, *, backbone_only
     if problems:
         hint = "; backbone_only=True accepts one without these classifiers" if _lacks_classifiers(missing) else ""
         raise CheckpointError(f"{checkpoint.path} does not fit the network: {'; '.join(problems)}{hint}")
-    network.load_state_dict({key: tensors[key] for key in expected if key in tensors}, strict=False)
+    return {key: tensors[key] for key in expected if key in tensors}
 
 
-def _from_safetensors(path: Path, content: bytes) -> Any:
+def _from_safetensors(path: Path, stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata. The tensors are the file's own pages, mapped: a large one is not held twice."""
     try:
         import safetensors
-        import safetensors.torch
     except ImportError as error:
         raise MissingDependency("safetensors", "export") from error
     try:
-        return safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
+        # The file that was checked, by its descriptor: the path may lead to another one by now.
+        with safetensors.safe_open(f"/proc/self/fd/{stream.fileno()}", framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is truncated or no safetensors file: {error}") from error
 
 
-def _from_pickle(path: Path, content: bytes) -> Any:
+def _from_pickle(path: Path, stream: BinaryIO) -> Any:
     try:
+        check_archive(path, stream)
         with warnings.catch_warnings():
             # Of protocols that other tools write; what cannot be read is an error below.
             warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than weights (or is no checkpoint) and was not opened, since that could run code; "

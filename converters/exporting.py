@@ -113,8 +113,8 @@ def export(
         opset: of ONNX, 18 to 23.
         reference_frames: frames uint8 ``(H, W, 3)`` of ``size`` to keep with PyTorch's outputs for later checks; by
             default one of noise.
-        source: for the manifest: a known architecture's name, or ``"package.module:factory"``, with which
-            ``smp-deploy validate --checkpoint`` builds the network anew; by default the name of the network's class.
+        source: for the manifest: a known architecture's name, which ``smp-deploy validate --checkpoint`` builds anew,
+            or ``"package.module:factory"``, which it shows; by default the name of the network's class.
         width: for the manifest: channels of the stem of a known architecture.
         checkpoint_sha256: for the manifest: of the file that the parameters come from.
         replace: whether a bundle that is at ``path`` already is replaced.

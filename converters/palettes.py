@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from engines.bundle.gate import read_file
+from engines.bundle.limits import CLASS_FILE_BYTES
 from engines.bundle.manifest import ClassRecord
 from engines.errors import InputError
 
@@ -63,8 +65,8 @@ def classes_from_file(path: Path) -> list[ClassRecord]:
     Empty lines and lines that begin with ``#`` are skipped. Raises :class:`InputError`.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_file(path, CLASS_FILE_BYTES).decode("utf-8").splitlines()
+    except (InputError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the class file {path}: {error}") from error
     classes = _classes_from_lines(lines, str(path))
     if not classes:

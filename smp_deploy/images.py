@@ -5,56 +5,98 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from engines.errors import FrameError, InputError
 from engines.schedules.phases import Size
+from smp_deploy.decoding import SUFFIXES, DamagedPicture, PictureError, opened_picture
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _MEANING = {"RGB", "L", "P", "1"}
 """Pillow's modes that mean one thing as RGB; with an alpha channel only where it is opaque throughout."""
 _ALPHA = {"RGBA": "RGB", "LA": "L"}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What the orientations of EXIF ask for."""
 _ON_ITS_SIDE = {5, 6, 7, 8}
-"""The orientations of EXIF that exchange height and width."""
+"""Those that exchange height and width."""
 
 
-def frame_from_file(path: Path) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Wanted:
+    """The one size that frames are to have: pictures of another are not decoded."""
+
+    size: Size
+    rule: str
+    """What a message about another size ends with."""
+
+    @classmethod
+    def by_bundle(cls, size: Size, hint: str = "") -> Wanted:
+        """The size that a bundle was exported for."""
+        return cls(size, f", the bundle takes {size[0]}x{size[1]}; export for that size{hint}")
+
+    def check(self, name: object, received: Size) -> None:
+        """Raise :class:`FrameError` for another size ``(height, width)``."""
+        if received != self.size:
+            raise FrameError(f"{name} is {received[0]}x{received[1]} (height x width){self.rule}")
+
+    def check_header(self, name: object, received: Size) -> None:
+        """The same, of a picture that may yet be turned onto its side."""
+        if received != self.size[::-1]:
+            self.check(name, received)
+
+
+def frame_from_file(path: Path, wanted: Wanted | None = None) -> NDArray[np.uint8]:
     """Read a frame ``(H, W, 3)`` uint8 RGB.
 
     Grey, palette and bilevel images become RGB, an opaque alpha channel is dropped, and the orientation of a
-    camera is applied. Raises :class:`FrameError` for anything whose meaning is not clear: 16 bits or floats a
-    channel, transparency, CMYK and other colour spaces, several frames, and what is no image at all.
+    camera is applied. Raises :class:`FrameError` for another size than the wanted one, before its pixels are decoded;
+    without one, for more pixels than :data:`engines.bundle.limits.PICTURE_PIXELS`; and for anything whose meaning is
+    not clear: 16 bits or floats a channel, transparency, CMYK and other colour spaces, several frames, and what is no
+    image at all.
     """
-    with _opened(path) as image:
-        turned: Any = ImageOps.exif_transpose(image)
+    with _opened(path, wanted) as image:
+        image.load()
+        # Only now: what a PNG says behind its pixels is read with them.
+        turn = _TURNS.get(_orientation(image))
+        if turn is not None and wanted is not None:
+            exchanged = turn in [_TURNS[side] for side in _ON_ITS_SIDE]
+            wanted.check(path, (image.width, image.height) if exchanged else (image.height, image.width))
+        elif wanted is not None:
+            wanted.check(path, (image.height, image.width))
+        turned = image if turn is None else image.transpose(turn)
         # A copy: Pillow's own buffer is read-only.
         return np.array(_rgb(turned, path), np.uint8)
 
 
-def check_header(path: Path, size: Size | None, hint: str = "") -> None:
-    """Raise :class:`FrameError` for a file whose header tells that it is no frame, or none of the bundle's ``size``.
+def check_header(path: Path, wanted: Wanted | None) -> None:
+    """Raise :class:`FrameError` for a file whose header tells that it is no frame, or none of the wanted size.
 
-    Cheap: pixels are read only of an image that is about to be refused. Without a ``size`` any will do.
+    Cheap: pixels are decoded only of an image of the wanted size that lies on its side. Without a size any will do that
+    :func:`frame_from_file` takes.
     """
-    with _opened(path) as image:
-        fits = size is None or _turned_size(image) == size
-    if size is not None and not fits:
-        # A PNG may say behind its pixels how it is turned.
-        check_size(path, frame_from_file(path), size, hint)
+    with _opened(path, wanted) as image:
+        size = (image.height, image.width)
+        # A square is of its size however it is turned; a PNG may say behind its pixels how it is.
+        upright = wanted is None or (size == wanted.size and _orientation(image) not in _ON_ITS_SIDE)
+    if not upright and size[0] != size[1]:
+        frame_from_file(path, wanted)
 
 
-def check_size(name: object, frame: NDArray[np.uint8], size: Size, hint: str = "") -> None:
+def check_size(name: object, frame: NDArray[np.uint8], size: Size) -> None:
     """Raise :class:`FrameError` unless the frame ``(H, W, 3)`` is of the bundle's ``size``."""
-    if frame.shape[:2] != size:
-        raise FrameError(
-            f"{name} is {frame.shape[0]}x{frame.shape[1]} (height x width), "
-            f"the bundle takes {size[0]}x{size[1]}; export for that size{hint}"
-        )
+    Wanted.by_bundle(size).check(name, (frame.shape[0], frame.shape[1]))
 
 
 def resized(frame: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
@@ -90,32 +132,33 @@ def image_files(arguments: Sequence[str]) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, wanted: Wanted | None) -> Iterator[Image.Image]:
     """An image whose header is a frame's, its pixels not yet read; damage found in the block is a ``FrameError``."""
+    check = None if wanted is None else lambda size: wanted.check_header(path, size)
     try:
-        with Image.open(path) as image:
-            if (frames := getattr(image, "n_frames", 1)) > 1:
-                raise FrameError(f"{path} holds {frames} images; save the one that is meant")
+        with opened_picture(path, check) as image:
             if _is_deep(image):
                 raise FrameError(f"{path} has 16 bits a channel; a frame has 8: convert it first")
             if image.mode not in _ALPHA:
                 _check_meaning(image, path)
             yield image
-    except UnidentifiedImageError as error:
-        raise FrameError(f"{path} is no image that can be read") from error
-    except Image.DecompressionBombError as error:
-        raise FrameError(f"{path} is too large to be a frame: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        # Pillow reports damage as any of these.
-        reason = getattr(error, "strerror", None) or error
-        raise FrameError(f"cannot read the image {path}: {reason}") from error
+    except DamagedPicture as error:
+        raise FrameError(f"cannot read the image {path}: {error}") from error
+    except PictureError as error:
+        raise FrameError(f"{path} {error}") from error
+    except FrameError:
+        raise
+    except InputError as error:
+        raise FrameError(f"cannot read the image: {error}") from error
+    except OSError as error:
+        raise FrameError(f"cannot read the image {path}: {error.strerror or error}") from error
 
 
-def _turned_size(image: Image.Image) -> Size:
-    """Height and width as a camera's orientation turns them, as far as the header tells."""
-    # A PNG's own getexif would read the pixels.
-    turned = Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
-    return (image.width, image.height) if turned else (image.height, image.width)
+def _orientation(image: Image.Image) -> int:
+    """How EXIF says that an image is turned, as far as is read of it; 1 is upright."""
+    # A PNG's own getexif would decode the pixels.
+    found = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    return found if isinstance(found, int) else 1
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -51,27 +51,29 @@ def network_from_arch(arch: str, *, classes: int = 19, width: int = 64) -> Segme
     return _FAMILIES[family](BACKBONES[backbone], classes=classes, width=width)
 
 
-def network_from_source(source: str, *, classes: int, width: int) -> nn.Module:
-    """The network that a manifest names: a known architecture, or a factory, which needs no further arguments.
+def network_from_source(source: str, *, classes: int, width: int) -> SegmentationNetwork:
+    """The network that a manifest names, where it is a known architecture.
 
-    Raises :class:`NetworkError` for the class of a network that was exported from memory: nothing says how to make one.
+    Nothing else that a manifest says is acted upon: the factory that it names is code, and a bundle names none.
+
+    Raises :class:`NetworkError` for a factory, and for the class of a network that was exported from memory.
     """
     if source in ARCHITECTURES:
         return network_from_arch(source, classes=classes, width=width)
-    if ":" not in source:
-        raise NetworkError(
-            f"the bundle is of a {source} that was exported from Python, and nothing says how to build one anew: hand "
-            'the network over, as in converters.validate(bundle, network=network), or export with source="package.'
-            'module:factory"'
-        )
-    return network_from_factory(source)
+    by_hand = "hand the network over, as in converters.validate(bundle, network=network)"
+    if ":" in source:
+        raise NetworkError(f"the bundle names the factory {source!r}, and what a bundle names is not run: {by_hand}")
+    raise NetworkError(
+        f"the bundle is of a {source} that was exported from Python, and nothing says how to build one anew: {by_hand}"
+    )
 
 
 def network_from_factory(path: str) -> nn.Module:
     """A user's network, from ``package.module:factory`` called without arguments.
 
-    The working directory is searched too. Raises :class:`NetworkError` when the path does not name a callable
-    that returns an ``nn.Module``.
+    This runs code, so ``path`` is what the user says, never what a file says. The working directory is searched too,
+    and first: a user's own module lies there, and with it whatever else takes the place of installed ones. Raises
+    :class:`NetworkError` when the path does not name a callable that returns an ``nn.Module``.
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:

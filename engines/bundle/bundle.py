@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.bundle.arrays import npy_from_bytes
 from engines.bundle.gate import Folder
 from engines.bundle.manifest import (
     LARGEST_MANIFEST,
@@ -198,8 +198,13 @@ class Bundle:
 
     def reference_arrays(self, case: ReferenceRecord) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Frame ``(H, W, 3)`` uint8 and PyTorch's logits ``(classes, i, j)`` float32 of a reference case."""
-        frame, logits = (np.load(io.BytesIO(self.content(name))) for name in (case.frame, case.logits))
-        return frame, logits
+        manifest, (h, w) = self.manifest, case.window
+        height, width = manifest.input.padded_size
+        shape = (len(manifest.classes), height // h, width // w)
+        return (
+            npy_from_bytes(self.content(case.frame), "|u1", (*manifest.input.size, 3), self.path / case.frame),
+            npy_from_bytes(self.content(case.logits), "<f4", shape, self.path / case.logits),
+        )
 
     def report(self, name: str, most: int = _LARGEST_REPORT) -> bytes | None:
         """The content of a file in ``reports/``; ``None`` where there is none.

@@ -18,10 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from engines.bundle.interruptions import half_written
 from engines.errors import BundleError, InputError, OutputError
 
 # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
 _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_CREATING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 
 
@@ -32,11 +34,20 @@ def read_file(path: str | Path, most: int) -> bytes:
         InputError: a pipe, a device or a folder, or more bytes than that; the message names the file.
         OSError: the system does not give it, as ``open`` raises it.
     """
-    with _stream(os.open(path, _READING), lambda reason: InputError(f"{path} {reason}")) as (stream, size):
-        content = b"" if size > most else stream.read(most + 1)
-        if max(size, len(content)) > most:
+    with opened_file(path, most) as stream:
+        content = stream.read(most + 1)
+        if len(content) > most:
             raise InputError(f"{path} {_too_large(most)}")
         return content
+
+
+@contextmanager
+def opened_file(path: str | Path, most: int) -> Iterator[BinaryIO]:
+    """The same file as a stream, for what is too large to be read as bytes. Raises as :func:`read_file` does."""
+    with _stream(os.open(path, _READING), lambda reason: InputError(f"{path} {reason}")) as (stream, size):
+        if size > most:
+            raise InputError(f"{path} {_too_large(most)}")
+        yield stream
 
 
 class Folder:
@@ -117,7 +128,7 @@ class Folder:
         try:
             with self._holding(f"{name}/x" if name else "x", make=True) as (directory, _):
                 partial = _partial_name("check")
-                os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory))
+                os.close(os.open(partial, _CREATING, 0o600, dir_fd=directory))
                 os.unlink(partial, dir_fd=directory)
         except OSError as error:
             raise OutputError(f"cannot write to {where}: {error.strerror}") from error
@@ -202,27 +213,26 @@ def write_file(path: Path, content: bytes) -> None:
 def _write(directory: int, name: str, content: bytes) -> None:
     partial = _partial_name(name)
     # As readable as the file that it replaces, or as any other of its owner.
-    mode = 0o666
+    mode = None
     with contextlib.suppress(OSError):
         held = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        mode = stat.S_IMODE(held.st_mode) if stat.S_ISREG(held.st_mode) else mode
-    descriptor = os.open(
-        partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=directory
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            if mode != 0o666:
-                os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        # Where it could not be written, it often cannot be removed either, and the first error says why.
-        with contextlib.suppress(OSError):
-            os.unlink(partial, dir_fd=directory)
-        raise
-    os.fsync(directory)
+        mode = stat.S_IMODE(held.st_mode) if stat.S_ISREG(held.st_mode) else None
+    with half_written():
+        descriptor = os.open(partial, _CREATING, 0o666, dir_fd=directory)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+            os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            # Where it could not be written, it often cannot be removed either, and the first error says why.
+            with contextlib.suppress(OSError):
+                os.unlink(partial, dir_fd=directory)
+            raise
+        os.fsync(directory)
 
 
 def _partial_name(name: str) -> str:

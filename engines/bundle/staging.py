@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engines.bundle.gate import Folder
+from engines.bundle.interruptions import half_written
 from engines.bundle.temporary import locked_directory
 from engines.errors import OutputError
 
@@ -46,24 +47,25 @@ def staged_directory(target: Path, *, replaces: str | None = None) -> Iterator[P
     check_target(target, replaces)
     # What a link points to is replaced, not the link.
     target = target.resolve()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stage, lock = locked_directory(f".{target.name}.", ".partial", target.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write to {_shown(target.parent)}: {error.strerror}") from error
-    try:
-        # mkdtemp gives 0o700; a bundle is as readable as any other directory of its owner.
-        stage.chmod(0o777 & ~_umask())
-        yield stage
-        _flush_tree(stage)
-        _put(stage, target, replaces)
-        _flush(target.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {_shown(target)}: {error.strerror or error}") from error
-    finally:
-        os.close(lock)
-        # What was exchanged for the new directory, or what came of it. What cannot be removed is no failure.
-        shutil.rmtree(stage, ignore_errors=True)
+    with half_written():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stage, lock = locked_directory(f".{target.name}.", ".partial", target.parent)
+        except OSError as error:
+            raise OutputError(f"cannot write to {_shown(target.parent)}: {error.strerror}") from error
+        try:
+            # mkdtemp gives 0o700; a bundle is as readable as any other directory of its owner.
+            stage.chmod(0o777 & ~_umask())
+            yield stage
+            _flush_tree(stage)
+            _put(stage, target, replaces)
+            _flush(target.parent)
+        except OSError as error:
+            raise OutputError(f"cannot write {_shown(target)}: {error.strerror or error}") from error
+        finally:
+            os.close(lock)
+            # What was exchanged for the new directory, or what came of it. What cannot be removed is no failure.
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def _put(stage: Path, target: Path, replaces: str | None) -> None:

@@ -53,7 +53,8 @@ def peak_of(work: str, *arguments: object, backend: str = DEFAULT_BACKEND, timeo
     """Call ``work(*arguments)`` in a fresh process and give the peaks of its memory.
 
     Args:
-        work: ``"package.module:function"``; the process finds the modules that this one finds.
+        work: ``"package.module:function"``; the process finds the modules that this one finds, but for those of the
+            working directory, which are found where ``PYTHONPATH`` names it.
         arguments: what msgspec can write as JSON: numbers, strings, lists, dictionaries, enums, dataclasses. They
             arrive as plain values, and so does what the function returns.
         backend: whose runtime an empty process has imported.
@@ -65,18 +66,41 @@ def peak_of(work: str, *arguments: object, backend: str = DEFAULT_BACKEND, timeo
     """
     current_peak_bytes()
     task = {"work": work, "arguments": arguments, "backend": backend}
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "smp_deploy.benchmarking.peak_memory"]
+    # Isolated, Python looks for modules neither in the working directory nor where the environment says.
+    command = [sys.executable, "-I", "-c", _START, json.dumps(_module_folders()), str(os.getpid())]
     try:
-        result = subprocess.run(
-            command, input=msgspec.json.encode(task), env=environment, capture_output=True, timeout=timeout_s
-        )
+        result = subprocess.run(command, input=msgspec.json.encode(task), capture_output=True, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise BackendError(f"{work} took more than {timeout_s:.0f} s; its memory was not measured") from error
     if result.returncode:
         said = result.stderr.decode(errors="replace").strip().splitlines()
         raise BackendError(f"{work} failed with exit code {result.returncode}: {said[-1] if said else 'no message'}")
     return PeakMemory(**json.loads(result.stdout.splitlines()[-1]))
+
+
+_START = """\
+import ctypes, json, os, sys
+# The end of this process's parent is its own, however that ends.
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(sys.argv[2]):
+    sys.exit(1)
+folders = json.loads(sys.argv[1])
+sys.path[:] = folders + [folder for folder in sys.path if folder not in folders]
+from smp_deploy.benchmarking.peak_memory import answer
+answer()
+"""
+
+
+def _module_folders() -> list[str]:
+    """Where this process finds modules, absolute; the working directory only where the user's ``PYTHONPATH`` names it.
+
+    Python itself puts it first under ``-c`` and ``-m``, and a network of one's own is looked for there: what lies there
+    may come from anybody, and none of it is needed here.
+    """
+    here = os.path.realpath(Path.cwd())
+    named = [os.path.realpath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    folders = [str(Path(path).absolute()) for path in sys.path if path]
+    return [folder for folder in folders if here in named or os.path.realpath(folder) != here]
 
 
 def session_peak(
@@ -175,7 +199,8 @@ def _gauge_of(backend: Backend, device: str | None) -> Gauge | None:
     return None
 
 
-def _main() -> None:
+def answer() -> None:
+    """What the fresh process does: the task on stdin, its peaks on stdout."""
     task = json.loads(sys.stdin.buffer.read())
     # To say its version a runtime is imported, and numpy with it.
     backend_named(task["backend"]).runtime()
@@ -186,7 +211,3 @@ def _main() -> None:
     returned = getattr(importlib.import_module(module), function)(*task["arguments"])
     peaks = PeakMemory(empty, current_peak_bytes(), returned)
     print(msgspec.json.encode(peaks).decode())
-
-
-if __name__ == "__main__":
-    _main()

@@ -1,8 +1,11 @@
-"""The way into ``smp-deploy``: from the first import on, an interruption is one message."""
+"""The way into ``smp-deploy``: from the first import on, an interruption is one message.
+
+SIGTERM and SIGHUP end the process at once, where the system's own reaction is heard inside a runtime, too. Only where
+something is half written they interrupt as Ctrl-C does: see :mod:`engines.bundle.interruptions`.
+"""
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import Any, NoReturn, cast
 
@@ -11,8 +14,6 @@ from smp_deploy.cli.errors import BAD_INPUT, exit_code_of
 
 def main() -> NoReturn:
     """Entry point of the console script."""
-    # A terminated process cleans up like an interrupted one: staged directories are removed on the way out.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(exit_code_of(_run, "".join(sys.argv[1:2])))
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from converters.checkpoints import Checkpoint
+    from converters.networks import SegmentationNetwork
 
 
 def _share(value: float | None) -> float | None:
@@ -168,15 +169,20 @@ def export_command(
         from converters.checkpoints import checkpoint_from_file, load_checkpoint
         from converters.exporting import export
         from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
+        from converters.networks import network_from_factory
         from converters.palettes import classes_from_file
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
 
     loaded = checkpoint_from_file(checkpoint) if checkpoint is not None else None
     width = width or (loaded.width if loaded else None)
-    network = _network(arch, model, loaded, classes, width)
-    if loaded is not None:
-        load_checkpoint(network, loaded, backbone_only=backbone_only)
+    if arch is not None:
+        assert loaded is not None
+        network: nn.Module = _known(arch, loaded, classes, width, backbone_only=backbone_only)
+    else:
+        network = network_from_factory(str(model))
+        if loaded is not None:
+            load_checkpoint(network, loaded, backbone_only=backbone_only)
     bundle = export(
         network,
         output,
@@ -239,29 +245,22 @@ def _calibration_frames(images: Sequence[str], size: Size) -> list[NDArray[np.ui
 
 def _frames(images: Sequence[str], size: Size, kind: str) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
     """Read the frames of an option; one that is not of ``--size`` is named."""
-    from smp_deploy.images import frame_from_file, image_files
+    from smp_deploy.images import Wanted, frame_from_file, image_files
 
+    wanted = Wanted((size[0], size[1]), f"; {kind} images are of --size, {size[0]}x{size[1]}")
     for path in image_files(images):
-        frame = frame_from_file(path)
-        if frame.shape[:2] != size:
-            raise FrameError(
-                f"{path} is {frame.shape[0]}x{frame.shape[1]} (height x width); {kind} images are of --size, "
-                f"{size[0]}x{size[1]}"
-            )
-        yield path, frame
+        yield path, frame_from_file(path, wanted)
 
 
-def _network(
-    arch: str | None, model: str | None, checkpoint: Checkpoint | None, classes: int | None, width: int | None
-) -> nn.Module:
-    from converters.networks import network_from_arch, network_from_factory
-
-    if arch is None:
-        return network_from_factory(str(model))
-    classes = classes or (checkpoint.classes if checkpoint else None) or 19
+def _known(
+    arch: str, checkpoint: Checkpoint, classes: int | None, width: int | None, *, backbone_only: bool
+) -> SegmentationNetwork:
     import torch
 
+    from converters.checkpoints import network_from_checkpoint
+
+    classes, width = classes or checkpoint.classes or 19, width or 64
     with torch.random.fork_rng():
         # A head that no checkpoint gives is random, but the same in every export.
         torch.manual_seed(0)
-        return network_from_arch(arch, classes=classes, width=width or 64)
+        return network_from_checkpoint(checkpoint, arch, classes=classes, width=width, backbone_only=backbone_only)

@@ -180,11 +180,7 @@ def frames_of(bundle: Bundle, images: Sequence[str] | None) -> list[NDArray[np.u
 
     Raises :class:`engines.errors.FrameError` for an image that is not of the bundle's size.
     """
-    from smp_deploy.images import check_size, frame_from_file, image_files
+    from smp_deploy.images import Wanted, frame_from_file, image_files
 
-    frames = []
-    for path in image_files(images or ()):
-        frame = frame_from_file(path)
-        check_size(path, frame, bundle.manifest.input.size)
-        frames.append(frame)
-    return frames
+    wanted = Wanted.by_bundle(bundle.manifest.input.size)
+    return [frame_from_file(path, wanted) for path in image_files(images or ())]

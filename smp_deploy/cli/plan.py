@@ -26,6 +26,7 @@ from smp_deploy.cli.options import (
     PrecisionOption,
     backend_option,
 )
+from smp_deploy.figures import own_settings
 from smp_deploy.reports.benches import context_bytes
 from smp_deploy.reports.targets import check_file_target
 
@@ -138,6 +139,7 @@ def _command(bundle: Path, planned: Plan, choice: Candidate, device: str | None)
     return shlex.join(map(str, words))
 
 
+@own_settings()
 def _picture(planned: Plan) -> bytes:
     """Memory against compute, a point for each schedule."""
     from io import BytesIO

@@ -109,7 +109,7 @@ def run_command(
     replaced.
     """
     from engines.session import Session
-    from smp_deploy.images import check_header, image_files
+    from smp_deploy.images import Wanted, check_header, image_files
 
     files, options = image_files(images), _Options(resize, side_by_side, deadline_ms)
     _refuse_equal_names(files)
@@ -128,8 +128,9 @@ def run_command(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write to {output}: {error.strerror}") from error
+    wanted = None if resize else Wanted.by_bundle(opened.manifest.input.size, _RESIZE_HINT)
     for path in files:
-        check_header(path, None if resize else opened.manifest.input.size, _RESIZE_HINT)
+        check_header(path, wanted)
     results: list[dict[str, Any]] = []
     with Session.open(
         opened,
@@ -188,12 +189,10 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
     """Label one image, write what comes of it, and give its entry in the document."""
     import numpy as np
 
-    from smp_deploy.images import check_size, frame_from_file, resized, resized_labels
+    from smp_deploy.images import Wanted, frame_from_file, resized, resized_labels
 
-    frame = frame_from_file(path)
     manifest, wanted = session.manifest, session.grid.frame_size
-    if not options.resize:
-        check_size(path, frame, wanted, _RESIZE_HINT)
+    frame = frame_from_file(path, None if options.resize else Wanted.by_bundle(wanted, _RESIZE_HINT))
     fits = frame.shape[:2] == wanted
     started = time.perf_counter()
     fitting = frame if fits else resized(frame, wanted)

@@ -12,8 +12,9 @@ import typer
 
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import Check, Status, Validation, builtins_from_record
-from engines.errors import CheckFailed, InputError, MachineError, MissingDependency, OutputError
+from engines.errors import CheckFailed, InputError, MachineError, MissingDependency, NetworkError, OutputError
 from engines.planning.sizes import memory_text
+from engines.schedules.phases import Size
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import (
@@ -45,6 +46,18 @@ def validate_command(
             "--checkpoint",
             metavar="PATH",
             help="The checkpoint the bundle was exported from: run PyTorch anew, and name the layer of a fault.",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option("--arch", metavar="NAME", help="With --checkpoint: the known network, if not the manifest's."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="The network of your own that the bundle was exported from; a bundle's word for it is not taken.",
         ),
     ] = None,
     images: ImagesOption = None,
@@ -132,6 +145,8 @@ def validate_command(
     """
     options: dict[str, Any] = {
         "checkpoint": checkpoint,
+        "arch": arch,
+        "model": model,
         "images": images or (),
         "labels": labels,
         "dataset": dataset,
@@ -193,7 +208,7 @@ def _prove(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Vali
     from engines.planning.choice import choose_schedule
     from engines.proof import prove
 
-    for name in ("checkpoint", "labels", "dataset", "root", "split", "limit"):
+    for name in ("checkpoint", "arch", "model", "labels", "dataset", "root", "split", "limit"):
         if options[name] is not None:
             raise InputError(f"--{name} is not for --backend, which compares with the stored outputs alone")
     if options["images"]:
@@ -222,21 +237,20 @@ def _validate(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> V
         from converters.verification.validate import validate
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
-    frames, network = _images(bundle, options) + _dataset(bundle, options), _network(bundle, options["checkpoint"])
+    frames, network = _images(bundle, options) + _dataset(bundle, options), _network(bundle, options)
     return validate(bundle, network=network, frames=frames, tolerances=_tolerances(options), **recording)
 
 
 def _images(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
     from converters.verification import Frame
-    from smp_deploy.images import check_size, frame_from_file, image_files
+    from smp_deploy.images import Wanted, frame_from_file, image_files
 
     folder: Path | None = options["labels"]
     if folder is not None and not options["images"]:
         raise InputError("--labels are those of --images; name the images, too")
-    frames = []
+    frames, wanted = [], Wanted.by_bundle(bundle.manifest.input.size)
     for path in image_files(options["images"]):
-        image = frame_from_file(path)
-        check_size(path.name, image, bundle.manifest.input.size)
+        image = frame_from_file(path, wanted)
         frames.append(Frame(path.name, image, truth=_truth(bundle, folder, path) if folder is not None else None))
     return frames
 
@@ -249,9 +263,13 @@ def _truth(bundle: Bundle, folder: Path, image: Path) -> NDArray[np.uint8]:
     file = folder / f"{image.stem}.png"
     if not file.is_file():
         raise InputError(f"{folder} has no {file.name} for {image}")
-    labels, size = read_class_numbers(file), bundle.manifest.input.size
-    if labels.shape != size:
-        raise InputError(f"{file} is {shown(labels.shape)} (height x width); the bundle's frames are {shown(size)}")
+    size = bundle.manifest.input.size
+
+    def check_size(received: Size) -> None:
+        if received != size:
+            raise InputError(f"{file} is {shown(received)} (height x width); the bundle's frames are {shown(size)}")
+
+    labels = read_class_numbers(file, check_size)
     classes = bundle.manifest.classes
     names, colours = tuple(record.name for record in classes), tuple(record.color for record in classes)
     check_known_ids(file, labels, DatasetInfo("the bundle", names, colours, IGNORED, ()))
@@ -282,19 +300,50 @@ def _dataset(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
     return frames
 
 
-def _network(bundle: Bundle, checkpoint: Path | None) -> nn.Module | None:
-    if checkpoint is None:
+def _network(bundle: Bundle, options: Mapping[str, Any]) -> nn.Module | None:
+    """The network to run anew: of the user's words; of the manifest's only where they name a known architecture."""
+    checkpoint, arch, model = (options[name] for name in ("checkpoint", "arch", "model"))
+    if arch is not None and model is not None:
+        raise InputError("name the network either with --arch or with --model")
+    if arch is not None and checkpoint is None:
+        raise InputError("--arch goes with --checkpoint: a known network has no weights of its own")
+    if checkpoint is None and model is None:
         return None
-    from converters.checkpoints import checkpoint_from_file, load_checkpoint
-    from converters.networks import network_from_source
+    from converters.checkpoints import checkpoint_from_file, load_checkpoint, network_from_checkpoint
+    from converters.networks import network_from_factory
 
     record = bundle.manifest.network
-    network = network_from_source(record.source, classes=len(bundle.manifest.classes), width=record.width or 64)
-    loaded = checkpoint_from_file(checkpoint)
-    if loaded.sha256 != record.checkpoint_sha256:
+    if model is None:
+        _check_known(bundle, arch)
+    loaded = checkpoint_from_file(checkpoint) if checkpoint is not None else None
+    if loaded is not None and loaded.sha256 != record.checkpoint_sha256:
         note(f"{checkpoint} is not the checkpoint that the bundle was exported from (SHA-256 differs)")
-    load_checkpoint(network, loaded)
+    if model is None:
+        assert loaded is not None
+        classes, width = len(bundle.manifest.classes), record.width or loaded.width or 64
+        return network_from_checkpoint(loaded, arch or record.source, classes=classes, width=width).eval()
+    network = network_from_factory(model)
+    if loaded is not None:
+        load_checkpoint(network, loaded)
     return network.eval()
+
+
+def _check_known(bundle: Bundle, arch: str | None) -> None:
+    """Raise :class:`NetworkError` unless the user or the manifest names a known network."""
+    from converters.networks import ARCHITECTURES
+
+    source = bundle.manifest.network.source
+    if arch is not None or source in ARCHITECTURES:
+        return
+    if ":" in source:
+        raise NetworkError(
+            f"{bundle.path} names code as its network, and a bundle's word is shown, never run. If this is code of "
+            f"your own, say so by adding, from the bundle's manifest: --model {shlex.quote(source)}"
+        )
+    raise NetworkError(
+        f"{bundle.path} is of a network that was exported from Python, by its manifest a {shlex.quote(source)}, and "
+        "nothing says how to build one anew; add --model package.module:factory, which makes it"
+    )
 
 
 def _command(bundle: Path, options: Mapping[str, Any]) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from engines.errors import DatasetError, InputError
+from engines.schedules.phases import Size
+from smp_deploy.decoding import DamagedPicture, PictureError, opened_picture
 
 Labels: TypeAlias = NDArray[np.uint8]
 """``(H, W)`` uint8 class numbers; :attr:`DatasetInfo.ignore_id` where a pixel counts for nothing."""
@@ -83,12 +85,15 @@ class FilePair:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """An image file as ``(H, W, 3)`` uint8 RGB."""
-    return np.asarray(_opened(path).convert("RGB"))
+    return np.asarray(_decoded(path).convert("RGB"))
 
 
-def read_class_numbers(path: Path) -> Labels:
-    """A one-channel 8-bit label image as ``(H, W)`` uint8; of a palette image, the palette's indices."""
-    image = _opened(path)
+def read_class_numbers(path: Path, check_size: Callable[[Size], None] | None = None) -> Labels:
+    """A one-channel 8-bit label image as ``(H, W)`` uint8; of a palette image, the palette's indices.
+
+    ``check_size`` raises for a size ``(height, width)`` that is not to be decoded.
+    """
+    image = _decoded(path, check_size)
     if image.mode not in ("L", "P"):
         raise DatasetError(
             f"{path}: a label image holds one 8-bit class number for each pixel (mode L or P); "
@@ -157,15 +162,19 @@ def require_frames(pairs: Sequence[FilePair], *, dataset: str, where: Path, patt
     return tuple(pairs)
 
 
-def _opened(path: Path) -> Image.Image:
-    """The image, its pixels in memory and its file closed."""
+def _decoded(path: Path, check_size: Callable[[Size], None] | None = None) -> Image.Image:
+    """The image, its pixels in memory."""
     try:
-        with Image.open(path) as image:
+        with opened_picture(path, check_size) as image:
             image.load()
             return image
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except DamagedPicture as error:
+        raise DatasetError(f"{path}: not a readable image: {error}") from error
+    except PictureError as error:
+        raise DatasetError(f"{path}: not a readable image: it {error}") from error
+    except OSError as error:
         raise DatasetError(f"{path}: not a readable image: {error}") from error
 
 

@@ -21,7 +21,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engines.errors import DatasetError
+from engines.bundle.documents import json_of
+from engines.bundle.gate import read_file
+from engines.bundle.limits import CLASS_FILE_BYTES
+from engines.errors import DatasetError, InputError
 from smp_deploy.datasets.base import (
     Colour,
     DatasetInfo,
@@ -64,10 +67,14 @@ class Folder:
 def info_from_class_file(path: Path) -> DatasetInfo:
     """Read ``classes.json``. Raises :class:`DatasetError` for a file that is missing or says something else."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json_of(read_file(path, CLASS_FILE_BYTES).decode("utf-8"))
     except FileNotFoundError as error:
         raise DatasetError(f'folder: {path} is missing; it names the classes: {{"classes": ["road", ...]}}') from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except InputError as error:
+        raise DatasetError(f"folder: {error}") from error
+    except OSError as error:
+        raise DatasetError(f"folder: {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise DatasetError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(document, dict) or not _are(document.get("classes"), str):
         raise DatasetError(f'{path}: expected {{"classes": [names]}}; received {json.dumps(document)[:80]}')

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
-import zlib
 from contextlib import suppress
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
+from engines.bundle.arrays import overlays_from_npz
 from engines.bundle.bundle import REPORTS, Bundle
-from engines.bundle.records import ARRAYS, OVERLAY_ARRAYS, VALIDATION, VALIDATION_VERSION, Validation, record_from_json
+from engines.bundle.records import ARRAYS, VALIDATION, VALIDATION_VERSION, Validation, record_from_json
 from engines.errors import BundleError, InputError
 
 _ANEW = "run smp-deploy validate anew"
@@ -73,8 +70,6 @@ def stored_overlays(bundle: Bundle, count: int) -> list[tuple[NDArray[Any], ...]
     if content is None:
         return []
     try:
-        with np.lib.npyio.NpzFile(io.BytesIO(content)) as arrays:
-            return [tuple(arrays[f"{kind}-{index}"] for kind in OVERLAY_ARRAYS) for index in range(count)]
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # numpy and zipfile report damage as any of these.
-        raise BundleError(f"{path} cannot be read: {error}; {_ANEW}") from error
+        return overlays_from_npz(content, bundle.manifest.input.size, count, path)
+    except BundleError as error:
+        raise BundleError(f"{error}; {_ANEW}") from error

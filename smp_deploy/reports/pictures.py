@@ -22,6 +22,7 @@ from PIL import Image
 from engines.bundle.records import Check, LayerFigures
 from engines.errors import MissingDependency
 from engines.schedules.schedule import Precision
+from smp_deploy.figures import own_settings
 
 _INK, _MUTED, _GOOD, _BAD, _ACCENT, _FAINT = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 _VARIABLES = {_INK: "ink", _MUTED: "muted", _GOOD: "good", _BAD: "bad", _ACCENT: "accent", _FAINT: "line"}
@@ -145,7 +146,6 @@ def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Any]:
     try:
-        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependency("matplotlib", "report") from error
@@ -160,7 +160,7 @@ def _figure(width: float, height: float) -> Iterator[Any]:
         "ytick.color": _INK,
         "font.size": 10,
     }
-    with rc_context(settings):
+    with own_settings(settings):
         figure = Figure(figsize=(width, height), layout="constrained")
 
         def save() -> str:

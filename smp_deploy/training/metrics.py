@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.bundle.gate import write_file
+from smp_deploy.figures import own_settings
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def write_csv(path: Path, history: Sequence[Measurement]) -> None:
     write_file(path, text.getvalue().encode())
 
 
+@own_settings()
 def write_curves(path: Path, history: Sequence[Measurement], title: str) -> bool:
     """Loss and IoU over epochs as a PNG; False, and no file, where matplotlib is not installed."""
     try:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.bundle.gate import write_file
+from converters.checkpoints import check_archive
+from engines.bundle.gate import opened_file, write_file
+from engines.bundle.limits import TRAINING_STATE_BYTES
 from engines.errors import CheckpointError
 from smp_deploy.training.config import differences
 from smp_deploy.training.metrics import Measurement
@@ -64,7 +66,9 @@ def save_state(path: Path, state: RunState, config: str) -> None:
 def load_state(path: Path, config: str) -> RunState:
     """The state of a run. Raises :class:`CheckpointError` if it is damaged or of a run configured otherwise."""
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        with opened_file(path, TRAINING_STATE_BYTES) as stream:
+            check_archive(path, stream)
+            document = torch.load(stream, map_location="cpu", weights_only=True)
         if document["schema"] != _SCHEMA:
             raise CheckpointError(f"{path}: training state of schema {document['schema']}; expected {_SCHEMA}")
         if changed := differences(document["config"], config):

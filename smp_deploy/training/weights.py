@@ -10,8 +10,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from converters.checkpoints import checkpoint_from_file, load_checkpoint
-from converters.networks import network_from_arch, network_from_factory
+from converters.checkpoints import Checkpoint, checkpoint_from_file, load_checkpoint, network_from_checkpoint
+from converters.networks import network_from_factory
+from engines.bundle.documents import json_of
 from engines.bundle.gate import write_file
 from engines.errors import CheckpointError, InputError
 from smp_deploy.datasets.base import DatasetInfo
@@ -67,7 +68,8 @@ def network_from_weights(path: Path, model: str | None = None) -> tuple[nn.Modul
         InputError: ``model`` is given for a known architecture.
         NetworkError: the factory gives no network.
     """
-    info = _info_from_file(path)
+    checkpoint = checkpoint_from_file(path)
+    info = _info_of(checkpoint)
     if info.arch is None:
         if model is None:
             raise CheckpointError(
@@ -75,34 +77,29 @@ def network_from_weights(path: Path, model: str | None = None) -> tuple[nn.Modul
                 f'factory: model="{info.model}"'
             )
         network = network_from_factory(model)
-    else:
-        if model is not None:
-            raise InputError(
-                f'{path} holds the weights of {info.arch}, which needs no model=; received model="{model}"'
-            )
-        assert info.width is not None
-        network = network_from_arch(info.arch, classes=len(info.dataset.classes), width=info.width)
-    load_checkpoint(network, checkpoint_from_file(path))
-    return network.eval(), info
+        load_checkpoint(network, checkpoint)
+        return network.eval(), info
+    if model is not None:
+        raise InputError(f'{path} holds the weights of {info.arch}, which needs no model=; received model="{model}"')
+    assert info.width is not None
+    classes = len(info.dataset.classes)
+    return network_from_checkpoint(checkpoint, info.arch, classes=classes, width=info.width).eval(), info
 
 
-def _info_from_file(path: Path) -> WeightsInfo:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
+def _info_of(checkpoint: Checkpoint) -> WeightsInfo:
+    path, metadata = checkpoint.path, checkpoint.metadata
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
-    try:
+        names, colours = json_of(metadata["class_names"]), json_of(metadata["colours"])
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names are texts")
+        if not all(isinstance(channel, int) and 0 <= channel <= 255 for colour in colours for channel in colour):
+            raise ValueError("colours lie in [0, 255]")
         dataset = DatasetInfo(
             metadata["dataset"],
-            tuple(json.loads(metadata["class_names"])),
-            tuple((red, green, blue) for red, green, blue in json.loads(metadata["colours"])),
+            tuple(names),
+            tuple((red, green, blue) for red, green, blue in colours),
             int(metadata["ignore_id"]),
-            tuple(json.loads(metadata["thin"])),
+            tuple(json_of(metadata["thin"])),
         )
         training = metadata.get("training", "{}")
         if "model" in metadata:

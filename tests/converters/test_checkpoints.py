@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from converters.checkpoints import checkpoint_from_file, load_checkpoint
+from converters.checkpoints import checkpoint_from_file, load_checkpoint, network_from_checkpoint
 from converters.networks import network_from_arch
+from engines.bundle.limits import CHECKPOINT_BYTES
 from engines.errors import CheckpointError
+from smp_deploy.benchmarking.peak_memory import peak_of
 
 
 def network() -> nn.Module:
@@ -191,3 +195,74 @@ def test_absent_and_unknown_files(tmp_path: Path) -> None:
         checkpoint_from_file(tmp_path / "weights.h5")
     with pytest.raises(CheckpointError, match="Is a directory"):
         checkpoint_from_file(tmp_path)
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    (tmp_path / "loop.pt").symlink_to("loop.pt")
+    with (tmp_path / "huge.pt").open("wb") as huge:
+        huge.truncate(CHECKPOINT_BYTES + 1)
+    for name, said in {
+        "pipe.pt": "is a pipe or a device, where a file is needed",
+        "zero.safetensors": "is a pipe or a device, where a file is needed",
+        "loop.pt": "Too many levels of symbolic links",
+        "huge.pt": "is larger than 16 GiB, the most that is read",
+    }.items():
+        with pytest.raises(CheckpointError, match=f"cannot read the checkpoint.*{name}.*{said}"):
+            checkpoint_from_file(tmp_path / name)
+
+
+def test_a_checkpoint_that_is_packed_is_refused(state, tmp_path: Path) -> None:
+    """``torch.save`` packs nothing, so what unpacks to more than the file was made to."""
+    torch.save(state, tmp_path / "c.pt")
+    with zipfile.ZipFile(tmp_path / "c.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        archive.writestr("archive/data/bomb", bytes(100 << 20))
+    assert (tmp_path / "packed.pt").stat().st_size < 1 << 20
+    with pytest.raises(CheckpointError, match=r"packed\.pt unpacks to \d+ bytes, more than the file has"):
+        checkpoint_from_file(tmp_path / "packed.pt")
+
+
+def test_a_value_that_is_repeated_takes_no_memory(state, tmp_path: Path) -> None:
+    """A tensor of 2 ** 50 numbers, of which the file holds one."""
+    state["head.bias"] = torch.zeros(1).expand(1 << 50)
+    torch.save(state, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"head\.bias \(1125899906842624,\) instead of \(5,\)"):
+        load_checkpoint(network(), checkpoint_from_file(tmp_path / "c.pt"))
+
+
+def test_a_network_is_made_only_when_the_checkpoint_fills_it(state, tmp_path: Path) -> None:
+    save_file(state, tmp_path / "c.safetensors", {"who": "me"})
+    checkpoint = checkpoint_from_file(tmp_path / "c.safetensors")
+    assert checkpoint.metadata == {"who": "me"}
+    assert checkpoint.sha256 == hashlib.sha256((tmp_path / "c.safetensors").read_bytes()).hexdigest()
+    made = network_from_checkpoint(checkpoint, "smp-resnet18", classes=5, width=2)
+    assert all(torch.equal(value, state[key]) for key, value in made.state_dict().items())
+    # It would have 45 billion parameters.
+    with pytest.raises(CheckpointError, match=r"conv1\.weight \(2, 3, 7, 7\) instead of \(4096, 3, 7, 7\)"):
+        network_from_checkpoint(checkpoint, "smp-resnet18", classes=5, width=4096)
+
+
+def mapped_bytes(path: str) -> float:
+    """How often a safetensors file is held when it is read: of memory that is not the file's own pages."""
+
+    def anonymous() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+    checkpoint_from_file(Path(path).with_name("small.safetensors"))
+    before = anonymous()
+    checkpoint = checkpoint_from_file(Path(path))
+    held = anonymous() - before
+    return held / sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+
+
+def test_a_large_checkpoint_is_mapped(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "small.safetensors")
+    save_file({"a": torch.ones(64 << 20)}, tmp_path / "c.safetensors")
+    peak = peak_of("tests.converters.test_checkpoints:mapped_bytes", str(tmp_path / "c.safetensors"))
+    assert peak.returned < 0.1

@@ -1,5 +1,6 @@
 """Classes: published colours, files, and made-up ones."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,12 @@ def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
         classes_from_file(path)
     with pytest.raises(InputError, match="cannot read"):
         classes_from_file(tmp_path / "absent.txt")
+
+
+def test_a_class_file_is_a_small_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "large").write_bytes(b"a\n" * (1 << 20))
+    for name, said in {"pipe": "is a pipe", "zero": "is a device", "large": "is larger than 1 MiB"}.items():
+        with pytest.raises(InputError, match=f"cannot read the class file .*{name} {said}"):
+            classes_from_file(tmp_path / name)

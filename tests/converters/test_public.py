@@ -59,3 +59,8 @@ def test_without_torch_the_extra_is_named() -> None:
 def test_a_network_that_was_in_memory_alone_cannot_be_built_anew() -> None:
     with pytest.raises(NetworkError, match=r"a my\.nets\.Net that was exported from Python, .* network=network"):
         network_from_source("my.nets.Net", classes=3, width=8)
+
+
+def test_a_factory_that_a_bundle_names_is_not_imported() -> None:
+    with pytest.raises(NetworkError, match=r"names the factory 'tests\.absent:f', and what a bundle names is not run"):
+        network_from_source("tests.absent:f", classes=3, width=8)

@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from engines.bundle.gate import write_file
+from engines.bundle.gate import read_file, write_file
+from engines.bundle.limits import TIMING_CACHE_BYTES
 from engines.errors import InputError, OutputError
 
 
@@ -14,6 +15,8 @@ def check_timing_cache(path: Path) -> None:
     """Raise :class:`OutputError` unless the file can be written: said before the build, not after it."""
     if path.is_dir():
         raise OutputError(f"the timing cache {path} is a directory; name a file")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"the timing cache {path} is a pipe or a device; name a file")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -28,7 +31,9 @@ def load_timing_cache(settings: Any, path: Path) -> None:
     be good for another one.
     """
     try:
-        content = path.read_bytes() if path.exists() else b""
+        content = read_file(path, TIMING_CACHE_BYTES)
+    except FileNotFoundError:
+        content = b""
     except OSError as error:
         raise InputError(f"cannot read the timing cache {path}: {error.strerror}") from error
     empty = settings.create_timing_cache(b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from engines.backends.tensorrt.machine import Family, Machine, Soc, this_machine
 from engines.backends.tensorrt.progress import BuildProgress
 from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility, MemoryPool
 from engines.backends.tensorrt.targets import PLATFORMS, Target, check_build, check_flavour, check_machine
-from engines.backends.tensorrt.timing import check_timing_cache
+from engines.backends.tensorrt.timing import check_timing_cache, load_timing_cache
 from engines.backends.tensorrt.trtexec import trtexec_lines
 from engines.errors import BackendError, InputError, OutputError
 
@@ -239,6 +240,16 @@ def test_a_log_gives_reasons_with_what_to_do() -> None:
         "(the memory of this device does not suffice; choose a smaller sub_batch=)"
     )
     assert log.warnings == ["slow"]
+
+
+def test_a_timing_cache_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name, said in {"pipe": "is a pipe", "zero": "is a device"}.items():
+        with pytest.raises(OutputError, match=f"{name} is a pipe or a device; name a file"):
+            check_timing_cache(tmp_path / name)
+        with pytest.raises(InputError, match=f"{name} {said}, where a file is needed"):
+            load_timing_cache(None, tmp_path / name)
 
 
 def test_a_timing_cache_that_cannot_be_written(tmp_path: Path) -> None:

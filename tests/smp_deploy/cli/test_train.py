@@ -271,7 +271,7 @@ def test_a_result_outlives_a_full_disk(checkpoint, tmp_path, as_json, bytes_, na
 
 def test_what_is_no_checkpoint(cli, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no")
-    _refused(cli("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes"), 2, "not a safetensors file")
+    _refused(cli("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes"), 2, "truncated or no safetensors file")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -72,3 +73,34 @@ def test_two_images_cannot_share_a_label_file(tmp_path):
 def test_a_split_that_is_not_there(tmp_path):
     with pytest.raises(DatasetError, match="test/images is missing"):
         open_dataset("folder", _folder(tmp_path), "test")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "lists and objects are nested more than 64 deep"),
+        ('{"classes": ' + "[" * 100 + "]" * 100 + "}", "lists and objects are nested more than 64 deep"),
+        ('{"classes": ["a"], "classes": ["b"]}', "the key 'classes' stands twice"),
+        ('{"classes": ["a"], "ignore": ' + "9" * 5000 + "}", "not valid JSON"),
+        (" " * 2_000_000, "is larger than 1 MiB"),
+    ],
+)
+def test_a_class_file_that_takes_more_than_it_may(content, message, tmp_path):
+    root = _folder(tmp_path)
+    (root / "classes.json").write_text(content)
+    with pytest.raises(DatasetError, match=rf"classes\.json.*{message}"):
+        open_dataset("folder", root, "val")
+
+
+def test_a_class_file_is_a_regular_file(tmp_path):
+    root = _folder(tmp_path)
+    for name, target in {"zero": "/dev/zero", "loop": "classes.json"}.items():
+        (root / "classes.json").unlink()
+        (root / "classes.json").symlink_to(target)
+        said = {"zero": "is a device, where a file is needed", "loop": "Too many levels of symbolic links"}[name]
+        with pytest.raises(DatasetError, match=rf"classes\.json.*{said}"):
+            open_dataset("folder", root, "val")
+    (root / "classes.json").unlink()
+    os.mkfifo(root / "classes.json")
+    with pytest.raises(DatasetError, match=r"classes\.json is a pipe, where a file is needed"):
+        open_dataset("folder", root, "val")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import importlib.util
 import multiprocessing
+import os
 import random
 import runpy
 import shutil
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from safetensors.torch import load_file
 from engines.errors import CheckpointError, OutputError
 from smp_deploy.datasets import Scenes
 from smp_deploy.training import Observer, Run, Trainer, TrainingConfig
+from smp_deploy.training.state import load_state
 
 TINY = Path(__file__).with_name("tiny_run.py")
 KILLS = 10
@@ -174,3 +177,13 @@ def test_a_damaged_state_is_named(tmp_path):
     (tmp_path / "a.run" / "state.pt").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(CheckpointError, match=r"state.pt: not a training state that can be read"):
         _tiny().trainer(output).fit(Observer(), resume=True)
+
+
+def test_a_state_is_a_regular_file_that_is_not_packed(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(CheckpointError, match=r"pipe\.pt.* is a pipe or a device, where a file is needed"):
+        load_state(tmp_path / "pipe.pt", "{}")
+    with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10 << 20))
+    with pytest.raises(CheckpointError, match=r"packed\.pt unpacks to 10485760 bytes, more than the file has"):
+        load_state(tmp_path / "packed.pt", "{}")
