@@ -19,8 +19,11 @@ SCHEMA_VERSION = 6
 
 MANIFEST_NAME = "manifest.json"
 
-_Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
-_NotNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+_MOST = 2**53
+"""What a float holds exactly: shares and sums of what a manifest counts can be computed."""
+
+_Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
+_NotNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 _Byte: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _Milliseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 _Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]

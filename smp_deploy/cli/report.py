@@ -9,7 +9,7 @@ import typer
 
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import builtins_from_record
-from smp_deploy.cli.console import note, print_json
+from smp_deploy.cli.console import note, print_json, print_lines
 from smp_deploy.cli.options import BundleArgument, JsonOption
 
 
@@ -35,4 +35,4 @@ def report_command(
     if as_json:
         print_json({**builtins_from_record(found.validation), "benches": found.benches})
     else:
-        typer.echo(found.text)
+        print_lines(found.text)

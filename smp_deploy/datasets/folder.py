@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import DatasetError
+from engines.text import check_name
 from smp_deploy.datasets.base import (
     Colour,
     DatasetInfo,
@@ -67,13 +68,16 @@ def info_from_class_file(path: Path) -> DatasetInfo:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DatasetError(f'folder: {path} is missing; it names the classes: {{"classes": ["road", ...]}}') from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Of ValueError are also bytes that are no UTF-8, and numbers of thousands of digits.
         raise DatasetError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(document, dict) or not _are(document.get("classes"), str):
         raise DatasetError(f'{path}: expected {{"classes": [names]}}; received {json.dumps(document)[:80]}')
     if unknown := sorted(set(document) - _KEYS):
         raise DatasetError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
     classes = tuple(document["classes"])
+    for number, name in enumerate(classes):
+        check_name(name, f"{path}, class {number}")
     colours = _colours(path, document["colours"]) if "colours" in document else distinct_colours(len(classes))
     ignore = document.get("ignore", 255)
     thin = document.get("thin", [])
