@@ -240,6 +240,11 @@ class Manifest(_Record, frozen=True):
         """Operations of a trunk for all phases of a frame."""
         return trunk.operations * len(self.grid(trunk).phases)
 
+    def check_classes(self, given: int) -> None:
+        """Raise :class:`BundleError` where the graphs give labels of more classes than are named."""
+        if given > len(self.classes):
+            raise BundleError(f"{MANIFEST_NAME} names {len(self.classes)} classes, and the graphs give {given} or more")
+
     def grid(self, trunk: TrunkRecord) -> PhaseGrid:
         """The phases that a session walks with this trunk."""
         frame = self.input

@@ -15,7 +15,6 @@ def main() -> NoReturn:
     """Entry point of the console script."""
     # A terminated process cleans up like an interrupted one: staged directories are removed on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    open_streams()
     code = exit_code_of(_run, "".join(sys.argv[1:2]))
     # The verdict of a command stands, also where it could not be written down.
     unsaid = exit_code_of(_said)
@@ -30,6 +29,7 @@ def _said() -> int:
 
 
 def _run() -> int:
+    open_streams()
     # Importing typer takes a tenth of a second, in which Ctrl-C may come.
     import typer
 
@@ -43,7 +43,7 @@ def _run() -> int:
 
         usage = io.StringIO()
         cast(Any, error).show(usage)
-        for line in usage.getvalue().splitlines():
+        for line in usage.getvalue().rstrip("\n").split("\n"):
             note(line)
         return BAD_INPUT
     return 0

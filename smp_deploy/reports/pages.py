@@ -213,7 +213,7 @@ def _other_records(bundle: Bundle) -> list[dict[str, Any]]:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return {"cannot be read": str(path)}
 
 

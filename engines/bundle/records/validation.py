@@ -67,7 +67,7 @@ class LabelFigures(Record, frozen=True, kw_only=True):
     near: Count
     """Pixels near a boundary of classes."""
     near_differing: Count
-    by_phase: list[list[float]] | None
+    by_phase: list[list[Annotated[float, msgspec.Meta(ge=0, le=1)]]] | None
     """Share of differing labels at every phase of :attr:`Validation.window`; ``None`` where no frame is whole."""
     error_by_phase: list[list[Figure]] | None
     """Mean absolute error of the logits there, relative to the largest logit."""
