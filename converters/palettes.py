@@ -11,6 +11,7 @@ from engines.bundle.gate import read_file
 from engines.bundle.limits import CLASS_FILE_BYTES
 from engines.bundle.manifest import ClassRecord
 from engines.errors import InputError
+from engines.text import check_name
 
 _CITYSCAPES = """\
 road 128 64 128
@@ -75,7 +76,9 @@ def classes_from_file(path: Path) -> list[ClassRecord]:
 
 
 def classes_from_names(names: Sequence[str]) -> list[ClassRecord]:
-    """Classes of these names in colours far apart."""
+    """Classes of these names in colours far apart. Raises :class:`InputError` as :func:`engines.text.check_name`."""
+    for index, name in enumerate(names):
+        check_name(name, f"class {index}")
     return [ClassRecord(name=name, color=_made_up_color(index)) for index, name in enumerate(names)]
 
 
@@ -85,13 +88,15 @@ def _classes_from_lines(lines: list[str], where: str) -> list[ClassRecord]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
+        name = match["name"] if match else line.strip()
+        check_name(name, f"{where}, line {number}")
         if match is None:
-            classes.append(ClassRecord(name=line.strip(), color=_made_up_color(len(classes))))
+            classes.append(ClassRecord(name=name, color=_made_up_color(len(classes))))
             continue
         red, green, blue = (int(match[channel]) for channel in "rgb")
         if max(red, green, blue) > 255:
             raise InputError(f"{where}, line {number}: a colour lies in [0, 255]; received {red} {green} {blue}")
-        classes.append(ClassRecord(name=match["name"], color=(red, green, blue)))
+        classes.append(ClassRecord(name=name, color=(red, green, blue)))
     return classes
 
 

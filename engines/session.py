@@ -122,7 +122,7 @@ class Session:
         on, arithmetic = backend_named(backend), named(Precision, "precision", precision)
         limit = None if memory is None else bytes_of_memory(memory)
 
-        def session_of(opened: Bundle) -> Self:
+        def session_of(opened: Bundle) -> Any:
             chosen = session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)
             smaller = smaller_schedules(opened, on, arithmetic, chosen) if allow_smaller else ()
 
@@ -134,7 +134,8 @@ class Session:
 
             return cls(opened, opened_at, chosen, smaller)
 
-        return session_of(bundle) if isinstance(bundle, Bundle) else Bundle.used(bundle, session_of)
+        session: Self = session_of(bundle) if isinstance(bundle, Bundle) else Bundle.used(bundle, session_of)
+        return session
 
     @property
     def manifest(self) -> Manifest:

@@ -21,5 +21,5 @@ def own_settings(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
         return
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings or {})
+        matplotlib.rcParams.update(dict(settings or {}))
         yield

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from engines.bundle.manifest import ClassRecord
+from engines.text import shown
 from smp_deploy.images import resized, resized_labels
 
 _OPACITY = 0.55
@@ -55,11 +56,11 @@ def side_by_side(
     legend_top = 2 * _PAD + _ROW + height
     picture = Image.new("RGB", (total_width, legend_top + rows * _ROW + _PAD), _PAPER)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=16)
-    draw.text((_PAD, _PAD), title, _INK, font)
+    draw.text((_PAD, _PAD), shown(title), _INK, font)
     for index, panel in enumerate(panels):
         picture.paste(Image.fromarray(panel), (_PAD + index * (width + _PAD), _PAD + _ROW))
     for place, index in enumerate(present):
         left, top = _PAD + place % per_row * _COLUMN, legend_top + place // per_row * _ROW
         draw.rectangle((left, top, left + _SWATCH, top + _SWATCH), classes[index].color, _INK)
-        draw.text((left + _SWATCH + 8, top), f"{classes[index].name} {shares[index]:.1%}", _INK, font)
+        draw.text((left + _SWATCH + 8, top), f"{shown(classes[index].name)} {shares[index]:.1%}", _INK, font)
     return picture

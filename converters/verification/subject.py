@@ -40,10 +40,11 @@ class Frame:
 
 
 def reference_frames(bundle: Bundle) -> list[Frame]:
-    """The bundle's reference cases."""
+    """The bundle's reference cases. Raises :class:`BundleError` for logits of more classes than the manifest names."""
     frames = []
     for index, case in enumerate(bundle.manifest.reference):
         image, logits = bundle.reference_arrays(case)
+        bundle.manifest.check_classes(len(logits))
         frames.append(Frame(f"reference frame {index}", image, case=case, logits=logits))
     return frames
 

@@ -8,13 +8,13 @@ the same schemas as JSON Schema documents.
 from __future__ import annotations
 
 import enum
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
+from engines.bundle.documents import json_of
 from engines.errors import BundleError
 from engines.schedules.phases import PhaseGrid
 from engines.schedules.schedule import Lowering, Precision, Schedule
@@ -31,8 +31,11 @@ LARGEST_SIDE, MOST_PIXELS, MOST_PHASES = 2**16, 2**28, 2**14
 """Of a padded frame, and of the phases that a loop walks. A frame of 8K has 2**25 pixels, five splits of 2x2 give 2**10
 phases."""
 
-_Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
-_NotNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+_MOST = 2**53
+"""What a float holds exactly: shares and sums of what a manifest counts can be computed."""
+
+_Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
+_NotNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 _Byte: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _Milliseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 _Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -265,6 +268,11 @@ class Manifest(_Record, frozen=True):
         """Operations of a trunk for all phases of a frame."""
         return trunk.operations * len(self.grid(trunk).phases)
 
+    def check_classes(self, given: int) -> None:
+        """Raise :class:`BundleError` where the graphs give labels of more classes than are named."""
+        if given > len(self.classes):
+            raise BundleError(f"{MANIFEST_NAME} names {len(self.classes)} classes, and the graphs give {given} or more")
+
     def grid(self, trunk: TrunkRecord) -> PhaseGrid:
         """The phases that a session walks with this trunk."""
         frame = self.input
@@ -297,18 +305,12 @@ def _read(document: bytes, kind: type[_Read], name: str, check: Callable[[_Read]
                 f"the bundle has schema version {version}, this smp-deploy reads {SCHEMA_VERSION}; {remedy}"
             )
         # Readers differ in which of two equal keys they take.
-        json.loads(document, object_pairs_hook=_without_duplicates)
+        json_of(document)
         read = msgspec.json.decode(document, type=kind)
         check(read)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BundleError(f"{name} is not a valid manifest: {error}") from error
     return read
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> None:
-    if len({key for key, _ in pairs}) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
 
 
 def json_from_manifest(manifest: Manifest) -> bytes:

@@ -88,15 +88,16 @@ app = typer.Typer(
     # Plain text: what is on a terminal can be searched, and rich need not be imported.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 good, 1 a check failed, 2 bad input or usage, 3 the environment lacks something.",
+    epilog="Exit codes: 0 good, 1 a check failed, 2 bad input or usage, 3 this machine lacks something, 70 a defect.",
 )
 
 
 def _say_version(wanted: bool) -> None:
     if wanted:
         from smp_deploy import __version__
+        from smp_deploy.cli.console import print_line
 
-        typer.echo(f"{PROGRAM}, version {__version__}")
+        print_line(f"{PROGRAM}, version {__version__}")
         raise typer.Exit
 
 

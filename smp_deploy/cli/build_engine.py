@@ -171,7 +171,12 @@ def _with_progress(bars: ExitStack, graph: str) -> BuildListener:
 def _verbosely(graph: str) -> BuildListener:
     # TensorRT's log is the progress: a bar would be torn apart by it.
     note(f"building {graph}")
-    return BuildListener(on_log=lambda severity, text: note(f"[{severity}] {text}"))
+    return BuildListener(on_log=_note_log)
+
+
+def _note_log(severity: str, text: str) -> None:
+    for line in text.expandtabs(4).splitlines():
+        note(f"[{severity}] {line}")
 
 
 def _shown(document: dict[str, Any], as_json: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import OutputKind
 from engines.errors import CheckFailed, MissingDependency
 from engines.schedules.schedule import Precision
-from smp_deploy.cli.console import note, print_json, print_table, progress
+from smp_deploy.cli.console import note, print_json, print_line, print_table, progress
 from smp_deploy.cli.options import BundleArgument, ImagesOption, JsonOption, frames_of
 from smp_deploy.cli.summaries import shown
 
@@ -136,14 +136,14 @@ def _print(search: Search, precision: Precision, command: str | None, top: int) 
     ]
     title = f"each module alone in {precision.value}, worst first"
     print_table(("module", "error of logits", "equal labels", "largest value"), rows, title=title)
-    typer.echo(f"all together: {_shown(search.before)}")
+    print_line(f"all together: {_shown(search.before)}")
     if search.overflow:
-        typer.echo(f"not finite from {search.overflow} on: a value there is too large for {precision.value}")
+        print_line(f"not finite from {search.overflow} on: a value there is too large for {precision.value}")
     if search.proposal:
         assert search.after is not None
-        typer.echo(f"keep in fp32: {', '.join(search.proposal)}")
-        typer.echo(f"with these, verified by a graph that was run: {_shown(search.after)}")
-        typer.echo(command)
+        print_line(f"keep in fp32: {', '.join(search.proposal)}")
+        print_line(f"with these, verified by a graph that was run: {_shown(search.after)}")
+        print_line(str(command))
     elif search.before.passed:
         note("within tolerance: nothing needs to stay in fp32")
 

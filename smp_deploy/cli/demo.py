@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from engines.errors import MachineError
+from engines.text import shown
 from smp_deploy.cli.app import invoke
-from smp_deploy.cli.console import note, print_table
+from smp_deploy.cli.console import note, print_line, print_table
 
 _ARCH = "smp-resnet18"
 _SIZE = "360x480"
@@ -53,15 +54,16 @@ def demo_command(
     ]
     columns = ("step", "result", "seconds")
     print_table(columns, summary, title="summary")
-    lines = [f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *summary)]
+    lines = [shown(f"| {' | '.join(row)} |") for row in (columns, ("---",) * len(columns), *summary)]
     (output / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    typer.echo(f"Look at {output / 'summary.md'} and the pictures in {pictures}.")
+    print_line(f"Look at {output / 'summary.md'} and the pictures in {pictures}.")
     return {"summary": [dict(zip(columns, row, strict=True)) for row in summary]}
 
 
 def _step(command: str, *arguments: object) -> dict[str, Any]:
     words = [command, *map(str, arguments)]
-    note(f"\n$ smp-deploy {shlex.join(words)}")
+    note("")
+    note(f"$ smp-deploy {shlex.join(words)}")
     started = time.monotonic()
     try:
         document: dict[str, Any] = invoke(words)

@@ -1,14 +1,16 @@
 """The one table from exceptions to exit codes and one-line messages, in the words of the command line.
 
-0 good, 1 a check failed, 2 bad input or usage, 3 the environment lacks something.
+0 good, 1 a check failed, 2 bad input or usage, 3 the environment lacks something, 70 a defect of this program or of a
+network's own code.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shlex
-import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -16,28 +18,48 @@ from typing import TypeAlias
 CHECK_FAILED = 1
 BAD_INPUT = 2
 MACHINE_LACKS = 3
+DEFECT = 70
+"""What nobody foresaw; ``EX_SOFTWARE`` of sysexits.h."""
+
+TRACEBACK = "SMP_DEPLOY_TRACEBACK"
+"""The variable of the environment that asks for the traceback of a defect."""
 
 Command: TypeAlias = Callable[[], int]
 
 
 def exit_code_of(command: Command, name: str = "") -> int:
-    """Run ``command``; a user's mistake becomes one line on stderr and its exit code.
+    """Run ``command``; whatever ends it becomes one message on stderr and an exit code.
 
     ``name`` is what the user typed for it, ``"build-engine"``.
 
-    Anything that is not in the table is a defect of this program and keeps its traceback.
+    Anything that is not in the table is a defect of this program, or of the code of a user's network: its traceback is
+    shown where the environment has :data:`TRACEBACK`.
     """
     try:
         return command()
     except KeyboardInterrupt:
         code, message = BAD_INPUT, "interrupted; nothing was left half-written"
+    except SystemExit as error:
+        # A network's own code may call sys.exit: no exit code but ours says that a check failed.
+        if not error.code:
+            return 0
+        code, message = _defect(error)
     except Exception as error:
+        # The last place where anything can be caught.
         code = _code_of(error)
-        if not code:
-            raise
-        message = _message(error, name)
-    print(f"smp-deploy: {message}", file=sys.stderr)
+        code, message = (code, _message(error, name)) if code else _defect(error)
+    from smp_deploy.cli.console import complain
+
+    complain(message)
     return code
+
+
+def _defect(error: BaseException) -> tuple[int, str]:
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    if os.environ.get(TRACEBACK):
+        where = "".join(traceback.format_exception(error)).rstrip()
+        return DEFECT, f"a defect: {said}\n{where}"
+    return DEFECT, f"a defect: {said}; please report it, with what {TRACEBACK}=1 in the environment shows"
 
 
 def _code_of(error: Exception) -> int:

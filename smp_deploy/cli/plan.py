@@ -16,7 +16,7 @@ from engines.errors import MissingDependency
 from engines.planning.planner import Candidate, Plan, plan
 from engines.planning.sizes import shown_bytes
 from engines.schedules.schedule import Precision
-from smp_deploy.cli.console import note, print_json, print_table
+from smp_deploy.cli.console import note, print_json, print_line, print_table
 from smp_deploy.cli.errors import build_engine_line
 from smp_deploy.cli.options import (
     BundleArgument,
@@ -99,12 +99,12 @@ def plan_command(
         ],
     )
     if not planned.measured:
-        typer.echo(f"How much {backend} takes in {precision.value} is an assumption: it was not measured.")
+        print_line(f"How much {backend} takes in {precision.value} is an assumption: it was not measured.")
     if beyond:
-        typer.echo(beyond)
-    typer.echo(planned.reason)
+        print_line(beyond)
+    print_line(planned.reason)
     if planned.choice is not None:
-        typer.echo(_command(bundle, planned, planned.choice, device))
+        print_line(_command(bundle, planned, planned.choice, device))
     return document
 
 

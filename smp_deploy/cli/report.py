@@ -9,7 +9,7 @@ import typer
 
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import builtins_from_record
-from smp_deploy.cli.console import note, print_json
+from smp_deploy.cli.console import note, print_json, print_lines
 from smp_deploy.cli.options import BundleArgument, JsonOption
 
 
@@ -42,4 +42,4 @@ def report_command(
             }
         )
     else:
-        typer.echo(found.text)
+        print_lines(found.text)

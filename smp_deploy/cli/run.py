@@ -210,6 +210,7 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
     else:
         contents[f"{path.stem}-{manifest.outputs.value}.npy"] = _bytes(lambda file: np.save(file, predictions))
         labels = predictions.argmax(0)
+    manifest.check_classes(int(labels.max()) + 1)
     shares = np.bincount(labels.ravel(), minlength=len(manifest.classes)) / labels.size
     if len(manifest.classes) <= _MOST_PICTURED:
         labels = labels.astype(np.uint8)

@@ -16,7 +16,7 @@ from engines.errors import CheckFailed, InputError, MachineError, MissingDepende
 from engines.planning.sizes import memory_text
 from engines.schedules.phases import Size
 from engines.schedules.schedule import Lowering, Precision
-from smp_deploy.cli.console import note, print_json, print_table
+from smp_deploy.cli.console import note, print_json, print_line, print_table
 from smp_deploy.cli.options import (
     BundleArgument,
     ImagesOption,
@@ -373,7 +373,7 @@ def _print(validation: Validation) -> None:
         ],
     )
     for command in validation.commands[1:]:
-        typer.echo(f"to dig deeper: {command}")
+        print_line(f"to dig deeper: {command}")
     for missing in validation.not_proven:
-        typer.echo(f"not proven: {missing}")
-    typer.echo(", ".join(f"{count} {status.value}" for status, count in validation.counts.items() if count))
+        print_line(f"not proven: {missing}")
+    print_line(", ".join(f"{count} {status.value}" for status, count in validation.counts.items() if count))

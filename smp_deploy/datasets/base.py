@@ -37,6 +37,8 @@ class DatasetInfo:
         count = len(self.classes)
         if not count or count > 255:
             raise DatasetError(f"{self.name}: 1 to 255 classes are supported; received {count}")
+        if not all(isinstance(name, str) for name in self.classes):
+            raise DatasetError(f"{self.name}: class names are text; received {self.classes}")
         if len(set(self.classes)) != count:
             raise DatasetError(f"{self.name}: class names differ from each other; received {', '.join(self.classes)}")
         if len(self.colours) != count:

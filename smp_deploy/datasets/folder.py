@@ -25,6 +25,7 @@ from engines.bundle.documents import json_of
 from engines.bundle.gate import read_file
 from engines.bundle.limits import CLASS_FILE_BYTES
 from engines.errors import DatasetError, InputError
+from engines.text import check_name
 from smp_deploy.datasets.base import (
     Colour,
     DatasetInfo,
@@ -75,12 +76,15 @@ def info_from_class_file(path: Path) -> DatasetInfo:
     except OSError as error:
         raise DatasetError(f"folder: {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
+        # Of ValueError are also bytes that are no UTF-8, and numbers of thousands of digits.
         raise DatasetError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(document, dict) or not _are(document.get("classes"), str):
         raise DatasetError(f'{path}: expected {{"classes": [names]}}; received {json.dumps(document)[:80]}')
     if unknown := sorted(set(document) - _KEYS):
         raise DatasetError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
     classes = tuple(document["classes"])
+    for number, name in enumerate(classes):
+        check_name(name, f"{path}, class {number}")
     colours = _colours(path, document["colours"]) if "colours" in document else distinct_colours(len(classes))
     ignore = document.get("ignore", 255)
     thin = document.get("thin", [])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from pathlib import Path
@@ -13,6 +11,7 @@ import msgspec
 
 from engines.bundle.gate import write_file
 from smp_deploy.evaluation.evaluate import Evaluation, FrameScore
+from smp_deploy.tables import csv_of
 
 _PER_CENT_DIGITS = 1
 
@@ -60,10 +59,10 @@ def write_reports(evaluation: Evaluation, directory: Path) -> None:
     write_file(directory / "evaluation.json", (json.dumps(document, indent=2) + "\n").encode())
     columns = ["name", "iou", "boundary_iou", "thin", "pixels"]
     rows = [[record[column] for column in columns] for record in document["classes"]]
-    _write_csv(directory / "classes.csv", [columns, *rows])
+    write_file(directory / "classes.csv", csv_of([columns, *rows]))
     names = list(evaluation.info.classes)
     matrix = [[name, *counts] for name, counts in zip(names, document["confusion"], strict=True)]
-    _write_csv(directory / "confusion.csv", [["truth", *names], *matrix])
+    write_file(directory / "confusion.csv", csv_of([["truth", *names], *matrix]))
 
 
 def table_from_evaluation(evaluation: Evaluation) -> list[tuple[str, str, str]]:
@@ -90,9 +89,3 @@ def _scored(score: FrameScore) -> dict[str, Any]:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def _write_csv(path: Path, rows: list[list[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_file(path, text.getvalue().encode())

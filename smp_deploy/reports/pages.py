@@ -14,6 +14,7 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.records import VALIDATION, Check, Kind, LabelFigures, Quantity, Validation
 from engines.errors import BundleError, MissingDependency
 from engines.schedules.schedule import Precision
+from engines.text import shown, shown_lines
 from smp_deploy.reports.benches import BENCHES, rows_of
 from smp_deploy.reports.documents import stored_overlays
 from smp_deploy.reports.pictures import chain_figure, hop_words, layers_figure, overlay_png, phases_figure, png_uri
@@ -29,7 +30,7 @@ def page_of(bundle: Bundle, record: Validation, judgement: Judgement) -> str:
     except ImportError as error:
         raise MissingDependency("jinja2", "report") from error
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     environment.filters["hop"] = hop_words
     template = environment.from_string((files("smp_deploy.reports") / "page.html.j2").read_text(encoding="utf-8"))
@@ -56,6 +57,11 @@ def page_of(bundle: Bundle, record: Validation, judgement: Judgement) -> str:
     )
 
 
+def _shown(value: object) -> object:
+    """Text of others for the page; figures, which are Markup, are made here."""
+    return shown_lines(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 def text_of(record: Validation, judgement: Judgement) -> str:
     """The report for a terminal: one screen."""
     count = len(record.frames)
@@ -76,7 +82,7 @@ def text_of(record: Validation, judgement: Judgement) -> str:
             ties = f"{found.ties} of the {found.differing} that differ are ties" if found.differing else "none differs"
             lines.append(f"labels in {precision.value}: {agreeing:.4%} as in fp32; {ties}")
     lines += [f"not proven: {missing}" for missing in record.not_proven]
-    return "\n".join(lines)
+    return "\n".join(map(shown, lines))
 
 
 def _hop_lines(hops: list[Check], others: list[Check]) -> Iterator[str]:
@@ -100,7 +106,7 @@ def bench_text(rows: Sequence[Mapping[str, Any]]) -> str:
         memory = "" if row["measured_mib"] is None else f", peak {row['measured_mib']:.0f} MiB"
         stale = "" if row["standing"] == "current" else ", stale: the bundle changed since"
         lines.append(f"bench, {row['precision']}, {row['schedule']}: {row['median_ms']:.4g} ms a frame{memory}{stale}")
-    return "\n".join(lines)
+    return "\n".join(map(shown, lines))
 
 
 def worst_hops(record: Validation) -> tuple[list[Check], list[Check]]:

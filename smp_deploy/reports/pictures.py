@@ -22,6 +22,7 @@ from PIL import Image
 from engines.bundle.records import Check, LayerFigures
 from engines.errors import MissingDependency
 from engines.schedules.schedule import Precision
+from engines.text import shown
 from smp_deploy.figures import own_settings
 
 _INK, _MUTED, _GOOD, _BAD, _ACCENT, _FAINT = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -55,7 +56,8 @@ def chain_figure(hops: Sequence[Check]) -> str:
             # Above its bar, so that the figure stays readable on a narrow screen.
             figures = "exact" if measured == 0 else f"{measured:.2g} of {tolerance:g}"
             words = f"{hop_words(hop)}: {figures}"
-            axes.annotate(words, (_FLOOR, place), (0, 9), textcoords="offset points", fontsize=9.5)
+            text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9.5, "parse_math": False}
+            axes.annotate(shown(words), (_FLOOR, place), (0, 9), **text)
         axes.set_yticks([])
         axes.set_xscale("log")
         largest = max([1e-1, *(2 * max(_finite(hop.value), _finite(hop.tolerance)) for hop in hops)])
@@ -68,10 +70,10 @@ def chain_figure(hops: Sequence[Check]) -> str:
 
 def layers_figure(layers: Sequence[LayerFigures], precision: Precision, tolerance: float) -> str:
     """The error of every layer in a precision, from the first to the last; all of them have one."""
-    shown = [(layer.name, _finite(layer.error[precision])) for layer in layers]
+    drawn = [(layer.name, _finite(layer.error[precision])) for layer in layers]
     with _figure(_WIDTH, 3.2) as (figure, save):
         axes = figure.subplots()
-        places, values = range(len(shown)), [max(value, _FLOOR) for _, value in shown]
+        places, values = range(len(drawn)), [max(value, _FLOOR) for _, value in drawn]
         colors = [_BAD if value > tolerance else _ACCENT for value in values]
         axes.vlines(places, _FLOOR, values, colors=colors, linewidth=2)
         axes.scatter(places, values, c=colors, s=22, zorder=3)
@@ -80,7 +82,8 @@ def layers_figure(layers: Sequence[LayerFigures], precision: Precision, toleranc
         axes.set_yscale("log")
         low = min([tolerance, *(value for value in values if value > _FLOOR)]) / 10
         axes.set_ylim(low, max([tolerance, *values]) * 5)
-        axes.set_xticks(places, [name for name, _ in shown], rotation=60, ha="right", fontsize=8)
+        names = [shown(name) for name, _ in drawn]
+        axes.set_xticks(places, names, rotation=60, ha="right", fontsize=8, parse_math=False)
         axes.set_ylabel("relative error")
         _clean(axes)
         return str(save())
@@ -118,10 +121,10 @@ def overlay_png(
     """A data URI: the frame in grey, pixels that differ in red, ties among them in yellow; grown to be seen."""
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2) * 0.6 + 60
     differs = actual != expected
-    shown = grey.clip(0, 255).astype(np.uint8)
+    drawn = grey.clip(0, 255).astype(np.uint8)
     for mask, color in ((differs & ties, _TIE), (differs & ~ties, _WRONG)):
-        shown[_grown(mask)] = color
-    return png_uri(shown)
+        drawn[_grown(mask)] = color
+    return png_uri(drawn)
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
@@ -151,6 +154,8 @@ def _figure(width: float, height: float) -> Iterator[Any]:
         raise MissingDependency("matplotlib", "report") from error
     settings: Any = {
         "svg.fonttype": "none",
+        # A matplotlibrc in the working folder could have LaTeX run.
+        "text.usetex": False,
         # Names inside the file depend on it, and a report of the same record is the same file.
         "svg.hashsalt": "smp-deploy",
         "text.color": _INK,

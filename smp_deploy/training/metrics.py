@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Sequence
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.bundle.gate import write_file
+from engines.text import shown
 from smp_deploy.figures import own_settings
+from smp_deploy.tables import csv_of
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,9 @@ class Measurement:
 
 def write_csv(path: Path, history: Sequence[Measurement]) -> None:
     """One line for each measurement, under a header; an empty cell for what is undefined."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(Measurement.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(measurement.as_row() for measurement in history)
-    write_file(path, text.getvalue().encode())
+    columns = list(Measurement.__dataclass_fields__)
+    rows = [[measurement.as_row()[column] for column in columns] for measurement in history]
+    write_file(path, csv_of([columns, *rows]))
 
 
 @own_settings()
@@ -70,7 +69,7 @@ def write_curves(path: Path, history: Sequence[Measurement], title: str) -> bool
     iou.legend()
     for axes in (loss, iou):
         axes.grid(alpha=0.3)
-    figure.suptitle(title)
+    figure.suptitle(shown(title), parse_math=False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
     write_file(path, picture.getvalue())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.palettes import classes_from_file, default_classes
+from converters.palettes import classes_from_file, classes_from_names, default_classes
 from engines.errors import InputError
 
 
@@ -33,7 +33,18 @@ def test_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"road 1 2 300", "line 1: a colour"), (b"\n", "names no class"), (b"\xff\xfe", "cannot")]
+    ("content", "message"),
+    [
+        (b"road 1 2 300", "line 1: a colour"),
+        (b"\n", "names no class"),
+        (b"\xff\xfe", "cannot"),
+        (
+            b"road\n\x1b]0;x\x07pole 1 2 3",
+            r"classes\.txt, line 2: a name has no control .*; received \\x1b\]0;x\\x07pole$",
+        ),
+        ("road\n\nsky\u202e".encode(), r"classes\.txt, line 3: a name has no .*; received sky\\u202e$"),
+        (b"traffic\tlight 1 2 3", r"line 1: a name has no .*; received traffic\\tlight$"),
+    ],
 )
 def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
@@ -51,3 +62,8 @@ def test_a_class_file_is_a_small_regular_file(tmp_path: Path) -> None:
     for name, said in {"pipe": "is a pipe", "zero": "is a device", "large": "is larger than 1 MiB"}.items():
         with pytest.raises(InputError, match=f"cannot read the class file .*{name} {said}"):
             classes_from_file(tmp_path / name)
+
+
+def test_names_from_python_have_nothing_hidden_either() -> None:
+    with pytest.raises(InputError, match=r"^class 1: a name has no .*; received po\\x9ble$"):
+        classes_from_names(["road", "po\x9ble"])

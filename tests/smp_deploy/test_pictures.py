@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from converters.palettes import default_classes
+from engines.bundle.manifest import ClassRecord
 from smp_deploy.pictures import colored, indexed_labels, overlay, side_by_side
 
 CLASSES = default_classes(11)
@@ -35,3 +36,13 @@ def test_side_by_side_holds_three_panels_and_a_legend_of_what_occurs() -> None:
     assert {CLASSES[index].color for index in (0, 3, 8, 10)} <= present
     assert CLASSES[2].color not in present
     assert (picture[100, 100] == 9).all()
+
+
+def test_names_that_no_font_has_are_drawn_as_escapes() -> None:
+    frame, labels = np.zeros((40, 480, 3), np.uint8), np.zeros((40, 480), np.uint8)
+    hidden, written = "a\udc80\x1b\nb", r"a\udc80\x1b\nb"
+    drawn = [
+        side_by_side(frame, labels, [ClassRecord(name=name, color=(1, 2, 3))], name).tobytes()
+        for name in (hidden, written)
+    ]
+    assert drawn[0] == drawn[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engines.bundle.records.codec import Record
+from engines.bundle.records.codec import Count, Record
 from engines.schedules.schedule import Precision, Schedule
 
 
@@ -24,7 +24,7 @@ class BenchLength(Record, frozen=True, kw_only=True):
 
     warm_up_ms: float
     duration_s: float
-    iterations: int
+    iterations: Count
 
 
 class Throughput(Record, frozen=True, kw_only=True):
@@ -45,9 +45,9 @@ class Rearrangement(Record, frozen=True, kw_only=True):
 class DeviceMemory(Record, frozen=True, kw_only=True):
     """What a fresh process took of a GPU's memory."""
 
-    session_bytes: int
+    session_bytes: Count
     """At most, by its session: what a budget bounds."""
-    context_bytes: int
+    context_bytes: Count
     """What stays when the session is closed: CUDA's context and the loaded kernels, or the kernels alone where
     :attr:`measured_by` does not see the context."""
     measured_by: str
@@ -57,11 +57,11 @@ class DeviceMemory(Record, frozen=True, kw_only=True):
 class PeakMemory(Record, frozen=True, kw_only=True):
     """The peak of a fresh process; either figures or the reason why there are none."""
 
-    above_empty_process_bytes: int | None = None
-    process_bytes: int | None = None
+    above_empty_process_bytes: Count | None = None
+    process_bytes: Count | None = None
     device: DeviceMemory | None = None
     """``None`` on a CPU, and where nothing measures it."""
-    budget_bytes: int | None = None
+    budget_bytes: Count | None = None
     """What was asked for: of the process on a CPU, of the device on a GPU."""
     not_measured: str = ""
 
@@ -96,7 +96,7 @@ class BenchRecord(Record, frozen=True, kw_only=True):
     """One measurement of ``bench``."""
 
     network: str
-    size: tuple[int, int]
+    size: tuple[Count, Count]
     """Height and width of the frames."""
     backend: str
     precision: Precision
@@ -104,7 +104,7 @@ class BenchRecord(Record, frozen=True, kw_only=True):
     reason: str
     """Why this schedule."""
     length: BenchLength
-    iterations: int
+    iterations: Count
     """Frames that were measured."""
     latency_ms: Latency
     throughput: Throughput

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from engines.bundle.records.codec import Record
+from engines.bundle.records.codec import Count, Record
 from engines.schedules.schedule import Precision
 
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -33,7 +33,7 @@ class BuildRecord(Record, frozen=True, kw_only=True):
     target: str
     device: BuildDevice
     precision: Precision
-    sub_batch: int
+    sub_batch: Count
     flags: dict[str, Any]
     """What was asked for; sizes in bytes."""
     graph: str
@@ -42,16 +42,16 @@ class BuildRecord(Record, frozen=True, kw_only=True):
     prepare_sha256: _Sha256
     weights_sha256: _Sha256
     strongly_typed: bool
-    convolutions: dict[str, int]
+    convolutions: dict[str, Count]
     """By type, in the network that the runtime was given."""
-    effective_precision: dict[str, int] | str
+    effective_precision: dict[str, Count] | str
     """By type, in the finished engine, or why it was not read."""
-    input_shape: tuple[int, ...]
+    input_shape: tuple[Count, ...]
     """Of the largest sub-batch."""
     timing_cache: bool
-    plan_bytes: int
+    plan_bytes: Count
     plan_sha256: _Sha256
-    prepare_plan_bytes: int
+    prepare_plan_bytes: Count
     prepare_plan_sha256: _Sha256
     build_s: float
     """Seconds for both plans."""

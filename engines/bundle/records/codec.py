@@ -1,14 +1,21 @@
-"""Reading and writing of records: JSON, with infinities and NaN, which it lacks, as text."""
+"""Reading and writing of records: JSON, with infinities and NaN, which it lacks, as text.
+
+A file's name may have bytes that are no UTF-8, and JSON has no form for them: records have them written out.
+"""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
 from engines.errors import BundleError
+from engines.text import encodable
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""A number of things; as many as a float holds exactly, so that shares of it can be computed."""
 
 
 class Figure(float):
@@ -24,12 +31,12 @@ _Read = TypeVar("_Read")
 
 def json_from_record(record: msgspec.Struct) -> bytes:
     """The record as a JSON document, indented."""
-    return msgspec.json.format(msgspec.json.encode(record, enc_hook=_encoded), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(builtins_from_record(record)), indent=2) + b"\n"
 
 
 def builtins_from_record(record: msgspec.Struct) -> dict[str, Any]:
     """The record as its JSON document is: dictionaries, lists, text and finite numbers."""
-    return dict(msgspec.to_builtins(record, enc_hook=_encoded))
+    return dict(_encodable(msgspec.to_builtins(record, enc_hook=_encoded)))
 
 
 def record_from_json(document: bytes, kind: type[_Read], name: str | Path) -> _Read:
@@ -42,9 +49,19 @@ def record_from_json(document: bytes, kind: type[_Read], name: str | Path) -> _R
         raise BundleError(f"{name} cannot be read: {error}") from error
 
 
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(held) for key, held in value.items()}
+    return list(map(_encodable, value)) if isinstance(value, (list, tuple)) else value
+
+
 def _encoded(value: object) -> object:
     if isinstance(value, Figure):
         return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, msgspec.Raw):
+        return msgspec.json.decode(value)
     raise NotImplementedError
 
 
@@ -53,5 +70,8 @@ def _decoded(kind: type[Any], value: object) -> Figure:
         raise NotImplementedError
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number or value in ("inf", "-inf", "nan"):
-        return Figure(value)  # type: ignore[arg-type]
+        try:
+            return Figure(value)  # type: ignore[arg-type]
+        except OverflowError as error:
+            raise ValueError("number out of range") from error
     raise ValueError(f"expected a number, 'inf', '-inf' or 'nan', received {value!r}")

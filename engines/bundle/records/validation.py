@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
 
 from engines.bundle.manifest import OutputKind
 from engines.bundle.records.checks import Check, Kind, Status, Tolerance
-from engines.bundle.records.codec import Figure, Record
+from engines.bundle.records.codec import Count, Figure, Record
 from engines.schedules.schedule import Precision
 
 VALIDATION = "validation.json"
@@ -40,8 +41,8 @@ class ClassFigures(Record, frozen=True, kw_only=True):
     """Pixels of one class in fp32."""
 
     name: str
-    pixels: int
-    agreeing: int
+    pixels: Count
+    agreeing: Count
     """With the same label in the precision."""
 
 
@@ -50,19 +51,19 @@ class ClassChange(Record, frozen=True, kw_only=True):
 
     before: str = msgspec.field(name="from")
     to: str
-    pixels: int
+    pixels: Count
 
 
 class LabelFigures(Record, frozen=True, kw_only=True):
     """Labels of one precision against those of fp32, over all frames that count."""
 
-    pixels: int
-    differing: int
-    ties: int
-    near: int
+    pixels: Count
+    differing: Count
+    ties: Count
+    near: Count
     """Pixels near a boundary of classes."""
-    near_differing: int
-    by_phase: list[list[float]] | None
+    near_differing: Count
+    by_phase: list[list[Annotated[float, msgspec.Meta(ge=0, le=1)]]] | None
     """Share of differing labels at every phase of :attr:`Validation.window`; ``None`` where no frame is whole."""
     error_by_phase: list[list[Figure]] | None
     """Mean absolute error of the logits there, relative to the largest logit."""
@@ -82,7 +83,7 @@ class ValidatedNetwork(Record, frozen=True, kw_only=True):
     """As the manifest names it."""
 
     source: str
-    parameters: int
+    parameters: Count
 
 
 class Platform(Record, frozen=True, kw_only=True):
@@ -106,24 +107,24 @@ class Validation(Record, frozen=True, kw_only=True):
     bundle: str
     verdict: Status
     """As :func:`verdict_of` says of the checks."""
-    counts: dict[Status, int]
+    counts: dict[Status, Count]
     not_proven: list[str]
     """A line for every check that did not run, with the reason."""
     created: str
     """ISO 8601, UTC."""
     seconds: float
     network: ValidatedNetwork
-    frame: tuple[int, int]
+    frame: tuple[Count, Count]
     """Height and width."""
     outputs: OutputKind
     frames: list[str]
     chain: list[str]
     """The graphs of the chain: the whole one, then the default trunk in every precision. Others are other schedules."""
-    tolerances: dict[Precision, Tolerance]
+    tolerances: Annotated[dict[Precision, Tolerance], msgspec.Meta(min_length=1)]
     overrides: dict[str, float]
     """Figures of the table that were replaced, for every precision."""
     checks: list[Check]
-    window: tuple[int, int]
+    window: tuple[Count, Count]
     """Of the default trunk's phases."""
     layers: list[LayerFigures]
     agreements: dict[Precision, LabelFigures]
@@ -141,6 +142,18 @@ class Validation(Record, frozen=True, kw_only=True):
             raise ValueError(f"there are no tolerances of {', '.join(sorted(held.value for held in missing))}")
         if self.verdict is not verdict_of(self.checks) or self.counts != counts_of(self.checks):
             raise ValueError(f"the verdict {self.verdict.value!r} or the counts are not those of the checks")
+        for figures in self.agreements.values():
+            _check_phases(figures, self.window)
+
+
+def _check_phases(figures: LabelFigures, window: tuple[int, int]) -> None:
+    maps = (figures.by_phase, figures.error_by_phase)
+    if maps == (None, None):
+        return
+    rows, columns = window
+    for held in maps:
+        if held is None or len(held) != rows or any(len(row) != columns for row in held):
+            raise ValueError(f"the figures by phase are not those of the {rows}x{columns} phases of the window")
 
 
 def verdict_of(checks: Iterable[Check]) -> Status:

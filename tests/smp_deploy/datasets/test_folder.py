@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from engines.errors import DatasetError
+from engines.errors import DatasetError, InputError
 from smp_deploy.datasets import open_dataset
 from smp_deploy.datasets.folder import distinct_colours
 
@@ -51,6 +51,20 @@ def test_colours_are_made_where_none_are_given():
 def test_a_wrong_class_file_is_answered_with_what_is_wrong(tmp_path, document, message):
     with pytest.raises(DatasetError, match=message):
         open_dataset("folder", _folder(tmp_path, document), "val")
+
+
+def test_a_class_name_has_nothing_hidden(tmp_path):
+    message = r"classes\.json, class 1: a name has no control .*; received po\\u202ele$"
+    with pytest.raises(InputError, match=message):
+        open_dataset("folder", _folder(tmp_path, {"classes": ["road", "po\u202ele"]}), "val")
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000 + "]" * 100_000, "9" * 5000], ids=["deep", "digits"])
+def test_a_class_file_that_cannot_be_parsed(tmp_path, value):
+    root = _folder(tmp_path)
+    (root / "classes.json").write_text(f'{{"classes": ["road"], "ignore": {value}}}')
+    with pytest.raises(DatasetError, match=r"classes\.json: not valid JSON"):
+        open_dataset("folder", root, "val")
 
 
 def test_a_class_file_that_is_missing_or_no_json(tmp_path):

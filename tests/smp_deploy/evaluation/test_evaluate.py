@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,6 +77,18 @@ def test_reports_hold_every_figure(found, tmp_path):
     with (tmp_path / "confusion.csv").open() as file:
         matrix = [[int(cell) for cell in row[1:]] for row in list(csv.reader(file))[1:]]
     np.testing.assert_array_equal(matrix, found.confusion.counts)
+
+
+def test_names_of_classes_are_no_formulas(found, tmp_path):
+    info = replace(found.info, classes=("=1+1", "@SUM(A1)", *found.info.classes[2:]))
+    write_reports(replace(found, info=info), tmp_path)
+    with (tmp_path / "classes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows][:2] == ["'=1+1", "'@SUM(A1)"]
+    assert float(rows[0]["iou"]) == pytest.approx(found.confusion.class_ious[0])
+    with (tmp_path / "confusion.csv").open() as file:
+        head, first, *_ = csv.reader(file)
+    assert (head[1], head[2], first[0]) == ("'=1+1", "'@SUM(A1)", "'=1+1")
 
 
 def test_the_table_marks_thin_classes_and_ends_with_the_means(found):
