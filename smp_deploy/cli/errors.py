@@ -147,8 +147,10 @@ _OPTIONS = {
 }
 """Arguments of the Python functions, and the options that stand for them."""
 
-_OPTIONS_OF = {"build-engine": {"backend": "flavour"}}
-"""Where a command has another option for an argument than the others."""
+_SIGNERS = {name: name.replace("_", "-") for name in ("certificate", "certificate_chain", "key", "remember", "trust")}
+
+_OPTIONS_OF = {"build-engine": {"backend": "flavour"}, "sign": _SIGNERS, "verify": _SIGNERS}
+"""Where a command has another option for an argument than the others, or one whose name the others use for more."""
 
 _ARGUMENT = re.compile(
     r"""(?<![\w/.-])([a-z]\w*)="""
