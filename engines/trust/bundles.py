@@ -23,22 +23,28 @@ _MOST_MANIFEST_BYTES = 16 << 20
 
 
 def signed_set(bundle: Bundle) -> SignedSet:
-    """What is signed of an open bundle: its manifest and every file that the manifest lists, as they were proven.
+    """What is signed of an open bundle, and its signature.
 
-    Raises :class:`BundleError` where another manifest lies there by now, or the signature is no regular file.
+    Raises :class:`BundleError` as :func:`digests_of` does, and where the signature is no regular file.
     """
-    folder = Folder(bundle.path)
-    document = folder.read(MANIFEST_NAME, _MOST_MANIFEST_BYTES)
-    if manifest_from_json(document) != bundle.manifest:
-        raise BundleError(f"{bundle.path / MANIFEST_NAME} was replaced while it was open; do it again")
-    digests = {MANIFEST_NAME: hashlib.sha256(document).hexdigest()}
-    digests |= {name: record.sha256 for name, record in bundle.manifest.files.items()}
     name = SIGNATURE_NAMES[Role.BUNDLE]
     try:
-        signature = folder.read(name, MOST_BYTES)
+        signature = Folder(bundle.path).read(name, MOST_BYTES)
     except FileNotFoundError:
         signature = None
-    return SignedSet(Role.BUNDLE, digests, signature, str(bundle.path / name))
+    return SignedSet(Role.BUNDLE, digests_of(bundle), signature, str(bundle.path / name))
+
+
+def digests_of(bundle: Bundle) -> dict[str, str]:
+    """The manifest of an open bundle and every file that it lists, as they were proven: ``{name: SHA-256}``.
+
+    Raises :class:`BundleError` where another manifest lies there by now.
+    """
+    document = Folder(bundle.path).read(MANIFEST_NAME, _MOST_MANIFEST_BYTES)
+    if manifest_from_json(document) != bundle.manifest:
+        raise BundleError(f"{bundle.path / MANIFEST_NAME} was replaced while it was open; do it again")
+    own = {MANIFEST_NAME: hashlib.sha256(document).hexdigest()}
+    return own | {name: record.sha256 for name, record in bundle.manifest.files.items()}
 
 
 def sign_bundle(
@@ -74,12 +80,11 @@ def sign_bundle(
     if certificate is not None:
         signing = signing.certified(Path(certificate), tuple(map(Path, certificate_chain)))
     opened = Bundle.of(bundle)
-    held = signed_set(opened)
     # A file system may hold names that are no text; this one is for people only.
     name = os.fsencode(opened.path.resolve().name).decode("utf-8", "replace")
-    content = signing.signature(name, held.digests)
+    content = signing.signature(name, digests_of(opened))
     Folder(opened.path).write(SIGNATURE_NAMES[Role.BUNDLE], content)
-    return Path(held.where)
+    return opened.path / SIGNATURE_NAMES[Role.BUNDLE]
 
 
 def verify_bundle(

@@ -108,8 +108,8 @@ class TrustedRoots:
             reason = f"was made with the certificate of {subject!r}, for which the roots of {self.name} do not vouch"
             # What was good on its first day has become too old since.
             with contextlib.suppress(VerificationError):
-                for certificate in self._chain(own, others, own.not_valid_before_utc):
-                    reason = _out_of_time(certificate, now) or reason
+                held = self._chain(own, others, own.not_valid_before_utc)
+                reason = next(filter(None, (_out_of_time(certificate, now) for certificate in held)), reason)
             raise UntrustedBundle(reason) from error
 
     def _chain(self, own: x509.Certificate, others: list[x509.Certificate], when: datetime) -> list[x509.Certificate]:

@@ -114,14 +114,12 @@ def _check_files(signed: SignedSet, expected: Mapping[str, str]) -> None:
             f"{signed.where} is not of this {MANIFEST_NAME}: it was altered, or the signature is another bundle's"
         )
     changes = {
-        "were altered after they were signed": [
-            name for name in found if expected.get(name, found[name]) != found[name]
-        ],
-        "were added after the others were signed": [name for name in found if name not in expected],
-        "are signed, but do not belong to the bundle": [name for name in expected if name not in found],
+        "altered after signing": [name for name in found if expected.get(name, found[name]) != found[name]],
+        "added after signing": [name for name in found if name not in expected],
+        "signed, but not in the bundle": [name for name in expected if name not in found],
     }
     for change, names in changes.items():
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             shown = ", ".join(map(repr, sorted(names)[:_SHOWN]))
-            raise UntrustedBundle(f"{signed.where} is not of these files: {shown}{more} {change}")
+            raise UntrustedBundle(f"{signed.where} is not of these files; {change}: {shown}{more}")
