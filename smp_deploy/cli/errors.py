@@ -93,6 +93,8 @@ _OPTIONS = {
             "batch",
             "calibration",
             "calibration_percentile",
+            "certificate",
+            "certificate_chain",
             "class_weighting",
             "classes",
             "clip_norm",
@@ -103,6 +105,7 @@ _OPTIONS = {
             "flip",
             "jitter",
             "keep_fp32",
+            "key",
             "learning_rate",
             "levels",
             "lovasz",
@@ -116,6 +119,7 @@ _OPTIONS = {
             "patience",
             "phases",
             "precision",
+            "remember",
             "resume",
             "root",
             "rounds",
@@ -127,6 +131,7 @@ _OPTIONS = {
             "target",
             "threads",
             "timing_cache",
+            "trust",
             "version_compatible",
             "weight_decay",
             "width",
@@ -147,10 +152,8 @@ _OPTIONS = {
 }
 """Arguments of the Python functions, and the options that stand for them."""
 
-_SIGNERS = {name: name.replace("_", "-") for name in ("certificate", "certificate_chain", "key", "remember", "trust")}
-
-_OPTIONS_OF = {"build-engine": {"backend": "flavour"}, "sign": _SIGNERS, "verify": _SIGNERS}
-"""Where a command has another option for an argument than the others, or one whose name the others use for more."""
+_OPTIONS_OF = {"build-engine": {"backend": "flavour"}}
+"""Where a command has another option for an argument than the others."""
 
 _ARGUMENT = re.compile(
     r"""(?<![\w/.-])([a-z]\w*)="""
