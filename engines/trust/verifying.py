@@ -75,20 +75,23 @@ def verified(
     remember: bool = True,
     now: datetime | None = None,
 ) -> dict[Role, Signer]:
-    """Who signed each of the sets, all of whom the policy must name for what they signed.
+    """Who signed each of the sets, one of each role: the policy must name all of them for what they signed.
 
     The version must not be older than one that was accepted before; with ``remember`` it is what is remembered.
     Call it before anything of these files is parsed by a runtime. Raises as :func:`verify` does, and
     :class:`engines.errors.OutputError` where the version cannot be written down.
     """
-    signers = {signed.role: verify(signed, policy.authorities[signed.role], now) for signed in sets}
-    if Role.BUNDLE not in signers:
-        raise ValueError("the bundle itself is not among the sets")
+    by_role = {signed.role: signed for signed in sets}
+    if Role.BUNDLE not in by_role or len(by_role) < len(sets):
+        raise ValueError(f"a bundle, and no role twice; received {[signed.role.value for signed in sets]}")
+    if len({signed.digests[MANIFEST_NAME] for signed in sets}) > 1:
+        raise ValueError("the sets are of several bundles: their manifests differ")
+    signers = {role: verify(signed, policy.authorities[role], now) for role, signed in by_role.items()}
     if policy.versions is not None:
-        (where,) = (signed.where for signed in sets if signed.role is Role.BUNDLE)
-        policy.versions.check(signers[Role.BUNDLE].name, release, where)
+        signer, where = signers[Role.BUNDLE].name, by_role[Role.BUNDLE].where
+        policy.versions.check(signer, release, where)
         if remember:
-            policy.versions.remember(signers[Role.BUNDLE].name, release, where)
+            policy.versions.remember(signer, release, where)
     return signers
 
 

@@ -1,7 +1,7 @@
 """Both ways with ``model_signing`` 1.1.1: its signatures are verified here, and ours there.
 
-``recorded/`` is what its command line wrote for the folder ``recorded/model``: ``sign key`` with a key of each curve, and
-``sign certificate`` with a chain of three. Where the command is installed, it also signs and verifies anew:
+``recorded/`` is what its command line wrote for the folder ``recorded/model``: ``sign key`` with a key of each curve,
+and ``sign certificate`` with a chain of three. Where the command is installed, it also signs and verifies anew:
 ``make model-signing`` puts it into an environment of its own.
 """
 

@@ -19,6 +19,7 @@ from tests.signers import SOON, Owner, certificate_file, new_key, public_file
 
 MANIFEST, ENGINE = (hashlib.sha256(text).hexdigest() for text in (b"{}", b"engine"))
 SUPPLIER, TARGET = new_key(), new_key()
+BY_SUPPLIER, BY_VEHICLE = SigningKey(SUPPLIER), SigningKey(TARGET)
 ROOT = Owner.root()
 LEAF = Owner.leaf(ROOT)
 
@@ -49,12 +50,12 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
-def bundle(signing: SigningKey = SigningKey(SUPPLIER)) -> SignedSet:
+def bundle(signing: SigningKey = BY_SUPPLIER) -> SignedSet:
     digests = {"manifest.json": MANIFEST}
     return SignedSet(Role.BUNDLE, digests, signing.signature("road", digests), "road/model.sig")
 
 
-def target(signing: SigningKey = SigningKey(TARGET)) -> SignedSet:
+def target(signing: SigningKey = BY_VEHICLE) -> SignedSet:
     digests = {"manifest.json": MANIFEST, "target.json": ENGINE, "engines/a.engine": ENGINE}
     return SignedSet(Role.TARGET, digests, signing.signature("road", digests), "road/target.sig")
 
@@ -81,8 +82,18 @@ def test_nobody_signs_what_they_may_not(tmp_path: Path) -> None:
     moved = SignedSet(Role.BUNDLE, {"manifest.json": MANIFEST}, held.signature, "road/model.sig")
     with pytest.raises(UntrustedBundle, match=r"model\.sig is not of these files; signed, but not in the bundle: 'eng"):
         verified([moved], policy, FIRST)
-    with pytest.raises(ValueError, match="^the bundle itself is not among the sets$"):
+
+
+def test_sets_are_of_one_bundle(tmp_path: Path) -> None:
+    policy = Policy.open(write(tmp_path))
+    with pytest.raises(ValueError, match=r"^a bundle, and no role twice; received \['target'\]$"):
         verified([target()], policy, FIRST)
+    with pytest.raises(ValueError, match=r"^a bundle, and no role twice; received \['bundle', 'bundle'\]$"):
+        verified([bundle(), bundle()], policy, FIRST)
+    digests = {"manifest.json": ENGINE}
+    other = SignedSet(Role.TARGET, digests, BY_VEHICLE.signature("road", digests), "road/target.sig")
+    with pytest.raises(ValueError, match=r"^the sets are of several bundles: their manifests differ$"):
+        verified([bundle(), other], policy, FIRST)
 
 
 def test_an_older_version_is_refused(tmp_path: Path) -> None:

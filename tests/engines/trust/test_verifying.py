@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.errors import BundleError, InputError, PassPhraseNeeded, UntrustedBundle
@@ -118,6 +118,7 @@ def test_a_set_without_a_manifest_is_none() -> None:
         SignedSet(Role.TARGET, {"a": OTHER}, SIGNATURE, "target.sig")
 
 
+@settings(deadline=None)
 @given(part=st.sampled_from(["payload", "sig"]), data=st.data())
 def test_one_flipped_byte_of_the_payload_or_the_signature_is_refused(part: str, data: st.DataObject) -> None:
     file = json.loads(SIGNATURE)
@@ -129,6 +130,7 @@ def test_one_flipped_byte_of_the_payload_or_the_signature_is_refused(part: str, 
         verify(signed(signature=json.dumps(file).encode()), [TRUSTED])
 
 
+@settings(deadline=None)
 @given(place=st.integers(0, len(SIGNATURE) - 1), bits=st.integers(1, 255))
 def test_one_flipped_byte_of_the_file_accepts_nothing_else(place: int, bits: int) -> None:
     content = bytearray(SIGNATURE)
