@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format wheel gpu-check clean
+.PHONY: demo test check format wheel gpu-check model-signing clean
 
 demo: $(INSTALLED)
 	$(BIN)/smp-deploy demo --output build/demo
@@ -29,6 +29,15 @@ wheel: $(INSTALLED)
 
 gpu-check: $(INSTALLED)
 	$(BIN)/python benchmarks/gpu_check.py
+
+# OpenSSF's tool, with its many packages, in an environment of its own; model_signing 1.1.1 does not ask for pyOpenSSL.
+build/model-signing/.installed:
+	$(PYTHON) -m venv build/model-signing
+	build/model-signing/bin/python -m pip install --quiet model-signing==1.1.1 sigstore==4.5.1 pyOpenSSL==26.4.0
+	touch $@
+
+model-signing: $(INSTALLED) build/model-signing/.installed
+	MODEL_SIGNING=$(CURDIR)/build/model-signing/bin/model_signing $(BIN)/python -m pytest tests/engines/trust
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

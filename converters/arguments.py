@@ -42,6 +42,9 @@ class ExportRequest:
     lowerings: tuple[Lowering, ...] | None
     classes: tuple[ClassRecord, ...] | None
     reference_frames: tuple[NDArray[np.uint8], ...] = field(compare=False)
+    product: str | None = None
+    """What the bundle is a version of; ``None`` for the network's source."""
+    version: int = 0
 
 
 def export_request(
@@ -60,6 +63,8 @@ def export_request(
     std: Sequence[float] = Normalization.std,
     opset: int = DEFAULT_OPSET,
     reference_frames: Sequence[NDArray[np.uint8]] = (),
+    product: str | None = None,
+    version: int = 0,
 ) -> ExportRequest:
     """Check the arguments of an export, which :func:`converters.export` describes.
 
@@ -88,6 +93,8 @@ def export_request(
         lowerings=None if lowerings is None else _choices(Lowering, "lowerings", lowerings) or None,
         classes=None if classes is None else _classes(classes),
         reference_frames=_frames("reference_frames", reference_frames, frame_size),
+        product=product,
+        version=_version(version),
     )
 
 
@@ -106,6 +113,12 @@ def _choices(
 ) -> tuple[_Choice, ...]:
     given = (values,) if isinstance(values, (str, enum.Enum)) else tuple(values)
     return tuple(dict.fromkeys(named(kind, argument, value) for value in given))
+
+
+def _version(version: int) -> int:
+    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**53:
+        raise InputError(f"version= counts up from 0; received {version!r}")
+    return version
 
 
 def _check_opset(opset: int, precisions: tuple[Precision, ...]) -> None:

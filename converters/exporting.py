@@ -78,6 +78,8 @@ def export(
     source: str | None = None,
     width: int | None = None,
     checkpoint_sha256: str | None = None,
+    product: str | None = None,
+    version: int = 0,
     replace: bool = False,
     on_step: Step | None = None,
 ) -> Bundle:
@@ -117,6 +119,8 @@ def export(
             or ``"package.module:factory"``, which it shows; by default the name of the network's class.
         width: for the manifest: channels of the stem of a known architecture.
         checkpoint_sha256: for the manifest: of the file that the parameters come from.
+        product: what the bundle is a version of, for who must not accept an older one; by default the ``source``.
+        version: which one, counting up from 0.
         replace: whether a bundle that is at ``path`` already is replaced.
         on_step: called with what is being done.
 
@@ -141,6 +145,8 @@ def export(
         std=std,
         opset=opset,
         reference_frames=reference_frames,
+        product=product,
+        version=version,
     )
     origin = NetworkRecord(
         source=source or f"{type(network).__module__}.{type(network).__qualname__}",
@@ -268,6 +274,8 @@ class _Export:
         request = self.request
         return Manifest(
             schema_version=SCHEMA_VERSION,
+            product=request.product or origin.source,
+            version=request.version,
             network=origin,
             input=forms.frame,
             outputs=request.outputs,

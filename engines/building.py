@@ -24,6 +24,8 @@ from engines.devices.names import DeviceName
 from engines.errors import InputError, MissingDependency
 from engines.planning.choice import choose_schedule, named_schedule
 from engines.schedules.schedule import Lowering, Precision, Schedule, named
+from engines.trust.bundles import check_trust
+from engines.trust.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def build_engine(
     target: Target | str = Target.THIS_MACHINE,
     options: BuildOptions | None = None,
     force: bool = False,
+    trust: Policy | str | Path | None = None,
     listener: Callable[[str], BuildListener] = lambda graph: BuildListener(),
 ) -> EngineBuild:
     """Build the engines of a bundle's trunk and of its ``prepare.onnx`` on this machine, and store them in the bundle.
@@ -72,16 +75,20 @@ def build_engine(
             run there.
         options: in trtexec's terms.
         force: build even if the bundle holds this engine already.
+        trust: a policy, or its file: who must have signed the bundle. It is checked before anything is parsed.
         listener: for each graph, by its file name, who hears of its build.
 
     Raises:
         InputError: options that exclude each other or that this TensorRT would ignore, or no such schedule.
+        UntrustedBundle: the policy does not name who signed the bundle, or it was changed since.
         BundleError: the bundle is absent or damaged, or has no such trunk.
         BackendError: the target or TensorRT refuses, with TensorRT's own words.
         MissingDependency: no TensorRT is installed.
         OutputError: the bundle or the timing cache cannot be written.
     """
     bundle = Bundle.of(bundle)
+    if trust is not None:
+        check_trust(bundle, trust)
     precision, target = named(Precision, "precision", precision), named(Target, "target", target)
     options = options or BuildOptions()
     machine = this_machine()

@@ -5,11 +5,13 @@ SmpDeployError
 │   ├── LayoutError          a window, phase or size that does not fit
 │   ├── FrameError           an image that cannot be used
 │   ├── BundleError          a bundle that is absent, damaged or too new
-│   │   └── MissingEngine    a bundle without the engine that was asked for
+│   │   ├── MissingEngine    a bundle without the engine that was asked for
+│   │   └── UntrustedBundle  a bundle whose signature does not hold, or is nobody's who may sign
 │   ├── DatasetError         a dataset that is incomplete or not in its layout
 │   ├── CheckpointError      a checkpoint that cannot be loaded, or is another network's
 │   ├── NetworkError         a network that is unknown, or that a rewrite does not understand
-│   └── OutputError          an output that cannot be written
+│   ├── OutputError          an output that cannot be written
+│   └── PassPhraseNeeded     a key that is encrypted
 ├── CheckFailed              a check ran and failed (exit code 1)
 └── MachineError             this machine lacks something (exit code 3)
     ├── MissingDependency    a Python package that an extra installs
@@ -63,6 +65,10 @@ class MissingEngine(BundleError):
         self.use = use
 
 
+class UntrustedBundle(BundleError):
+    """A signature that does not hold or that somebody made who may not, or a version older than an accepted one."""
+
+
 class DatasetError(InputError):
     """A dataset that is incomplete, not in its layout, or has labels that are no classes."""
 
@@ -77,6 +83,10 @@ class NetworkError(InputError):
 
 class OutputError(InputError):
     """An output that cannot be written, or that exists already."""
+
+
+class PassPhraseNeeded(InputError):
+    """A key is encrypted, and no pass phrase was given."""
 
 
 class CheckFailed(SmpDeployError):

@@ -27,6 +27,8 @@ from engines.planning.smaller import hint_of_smaller, smaller_schedules
 from engines.schedules.anytime import NearestFill, Refinement
 from engines.schedules.phases import Phase, PhaseGrid
 from engines.schedules.schedule import Precision, Schedule, named
+from engines.trust.bundles import check_trust
+from engines.trust.policy import Policy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -94,6 +96,7 @@ class Session:
         memory: int | str | None = None,
         device: str | None = None,
         allow_smaller: bool = False,
+        trust: Policy | str | Path | None = None,
     ) -> Self:
         """Open a bundle.
 
@@ -111,7 +114,11 @@ class Session:
             allow_smaller: when memory runs out, here or in a later call, go on with the next smaller schedule that
                 the bundle has a trunk or an engine for; :attr:`reductions` tells.
 
+            trust: a policy, or its file: who must have signed the bundle, and what was added to it on the target. It is
+                checked before anything is given to a runtime. By default nobody need have.
+
         Raises:
+            UntrustedBundle: the policy does not name who signed it, or it was changed since.
             BundleError: the bundle is absent, damaged or has no trunk, or no engine, of this schedule and precision.
             InputError: an unknown backend, a device of another kind, a budget that nothing fits, or not the schedule
                 that is named.
@@ -123,6 +130,8 @@ class Session:
         limit = None if memory is None else bytes_of_memory(memory)
 
         def session_of(opened: Bundle) -> Any:
+            if trust is not None:
+                check_trust(opened, trust)
             chosen = session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)
             smaller = smaller_schedules(opened, on, arithmetic, chosen) if allow_smaller else ()
 

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
         prove,
     )
     from engines.bundle.records import Check, Status
-    from engines.errors import InputError, MissingDependency, NetworkError, OutOfMemory, SmpDeployError
+    from engines.errors import (
+        InputError,
+        MissingDependency,
+        NetworkError,
+        OutOfMemory,
+        SmpDeployError,
+        UntrustedBundle,
+    )
+    from engines.trust import Policy, Signer, sign_bundle, verify_bundle
     from smp_deploy.benchmarking.bench import bench
     from smp_deploy.benchmarking.tuner import tune
     from smp_deploy.datasets import Scenes
@@ -66,14 +74,17 @@ _HOMES = {
     "Optimizer": "smp_deploy.training",
     "OutOfMemory": "engines.errors",
     "OutputKind": "engines",
+    "Policy": "engines.trust",
     "Precision": "engines",
     "Scenes": "smp_deploy.datasets",
     "Schedule": "engines",
     "Session": "engines",
+    "Signer": "engines.trust",
     "SmpDeployError": "engines.errors",
     "SplitPool2d": "converters",
     "Status": "engines.bundle.records",
     "TrainingConfig": "smp_deploy.training",
+    "UntrustedBundle": "engines.errors",
     "Validation": "smp_deploy.training",
     "bench": "smp_deploy.benchmarking.bench",
     "build_engine": "engines",
@@ -84,9 +95,11 @@ _HOMES = {
     "plan": "engines",
     "prove": "engines",
     "report": "smp_deploy.reports",
+    "sign_bundle": "engines.trust",
     "train": "smp_deploy.training",
     "tune": "smp_deploy.benchmarking.tuner",
     "validate": "converters",
+    "verify_bundle": "engines.trust",
 }
 """The module that holds each public name."""
 
@@ -114,14 +127,17 @@ __all__ = [
     "Optimizer",
     "OutOfMemory",
     "OutputKind",
+    "Policy",
     "Precision",
     "Scenes",
     "Schedule",
     "Session",
+    "Signer",
     "SmpDeployError",
     "SplitPool2d",
     "Status",
     "TrainingConfig",
+    "UntrustedBundle",
     "Validation",
     "__version__",
     "bench",
@@ -133,9 +149,11 @@ __all__ = [
     "plan",
     "prove",
     "report",
+    "sign_bundle",
     "train",
     "tune",
     "validate",
+    "verify_bundle",
 ]
 
 

@@ -21,5 +21,6 @@ def own_settings(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
         return
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(dict(settings or {}))
+        current: Any = matplotlib.rcParams
+        current.update(settings or {})
         yield

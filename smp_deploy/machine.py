@@ -21,6 +21,7 @@ _PACKAGES = (
     ("export and validate", "export", ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors", "polygraphy")),
     ("train and evaluate checkpoints", "train", ("torch", "safetensors", "tensorboardX", "matplotlib")),
     ("report", "report", ("jinja2", "matplotlib")),
+    ("sign and verify", "sign", ("cryptography",)),
 )
 """What takes nothing but packages: its name, the extra, and the packages."""
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from converters.networks import network_from_arch
 from converters.reference import noise_frame
 from engines.bundle.manifest import SCHEMA_VERSION, manifest_schema
+from tests.signers import Owner, certificate_file, key_file, new_key, public_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"]
@@ -63,7 +65,25 @@ def workplace(checkpoint: Path, tmp_path: Path) -> Path:
     (tmp_path / "frames").mkdir()
     for seed, name in enumerate(("frame.png", "frames/first.png", "frames/second.png")):
         Image.fromarray(noise_frame((128, 256), seed)).save(tmp_path / name)
+    put_signers(tmp_path)
     return tmp_path
+
+
+def put_signers(folder: Path) -> None:
+    """The keys, certificates and the policy of the page on signatures."""
+    key = new_key()
+    key_file(folder / "release.pem", key)
+    public_file(folder / "release.pub", key)
+    today = datetime.now(timezone.utc)
+    times = {"start": today - timedelta(days=1), "end": today + timedelta(days=1)}
+    root = Owner.root(**times)
+    team = Owner.leaf(root, **times)
+    key_file(folder / "team.pem", team.key)
+    certificate_file(folder / "team.crt", team)
+    certificate_file(folder / "root.crt", root)
+    page = (ROOT / "docs" / "signing.md").read_text(encoding="utf-8")
+    (policy,) = (block["body"] for block in _BLOCK.finditer(page) if block["kind"] == "json")
+    (folder / "policy.json").write_text(policy, encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

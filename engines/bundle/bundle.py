@@ -20,7 +20,9 @@ from engines.bundle.manifest import (
     LARGEST_MANIFEST,
     MANIFEST_NAME,
     SCHEMA_VERSION,
+    SIGNATURE_NAME,
     TARGET_NAME,
+    TARGET_SIGNATURE_NAME,
     EngineRecord,
     FileRecord,
     Manifest,
@@ -57,6 +59,8 @@ class Bundle:
     """What the export wrote."""
     target: TargetManifest
     """What was added where the bundle runs."""
+    target_sha256: str | None
+    """Of ``target.json``; ``None`` where there is none."""
     _copies: _Copies = field(default_factory=lambda: _Copies(), repr=False, compare=False)
 
     @classmethod
@@ -110,7 +114,7 @@ class Bundle:
         except OSError as error:
             raise BundleError(f"cannot read {folder.path / MANIFEST_NAME}: {error.strerror}") from error
         manifest = manifest_from_json(document)
-        return cls(folder, manifest, _read_target(folder, manifest, record_of(document).sha256))
+        return cls(folder, manifest, *_read_target(folder, manifest, record_of(document).sha256))
 
     @classmethod
     def of(cls, source: Bundle | str | Path) -> Bundle:
@@ -140,14 +144,28 @@ class Bundle:
     @property
     def digests(self) -> dict[str, str]:
         """SHA-256 by name: of ``manifest.json`` and of every file that is listed. What a record of it is bound to."""
+        return self.export_digests | {name: record.sha256 for name, record in self.target.files.items()}
+
+    @property
+    def export_digests(self) -> dict[str, str]:
+        """SHA-256 by name of what was exported: ``manifest.json`` and every file that it lists."""
         own = {MANIFEST_NAME: self.target.manifest_sha256}
-        return own | {name: record.sha256 for name, record in self.files.items()}
+        return own | {name: record.sha256 for name, record in self.manifest.files.items()}
+
+    @property
+    def target_digests(self) -> dict[str, str]:
+        """SHA-256 by name of what was added on the target, and of the manifest that it was added to; or nothing."""
+        if self.target_sha256 is None:
+            return {}
+        own = {MANIFEST_NAME: self.target.manifest_sha256, TARGET_NAME: self.target_sha256}
+        return own | {name: record.sha256 for name, record in self.target.files.items()}
 
     @property
     def unlisted(self) -> list[str]:
         """What lies in the directory that no manifest lists, but for manifests and reports; it is never read."""
         folders = {"", *(str(parent) for name in self.files for parent in PurePosixPath(name).parents if parent.name)}
-        known = {*self.files, *folders, MANIFEST_NAME, TARGET_NAME, REPORTS}
+        own = {MANIFEST_NAME, TARGET_NAME, SIGNATURE_NAME, TARGET_SIGNATURE_NAME, REPORTS}
+        known = {*self.files, *folders, *own}
         lying = (f"{folder}/{name}" if folder else name for folder in sorted(folders) for name in self._names(folder))
         return [name for name in lying if name not in known]
 
@@ -249,9 +267,9 @@ class Bundle:
         :class:`OutputError` where the bundle cannot be written, or was replaced meanwhile.
         """
         document = json_from_record(record)
-        digest = record_of(plan + prepare + document).sha256[:12]
+        beginning = record_of(plan + prepare + document).sha256[:12]
         trunk = self.manifest.trunk_of(schedule)
-        use = f"b{schedule.sub_batch}-{backend}-{digest}"
+        use = f"b{schedule.sub_batch}-{backend}-{beginning}"
         stem = f"{PurePosixPath(trunk.graphs[precision.graph]).stem}-{use}"
         engine = EngineRecord(
             engine=f"engines/{stem}.engine",
@@ -275,12 +293,12 @@ class Bundle:
                     engines=[*others, engine],
                     files=files | {name: record_of(content) for name, content in contents.items()},
                 )
-                self._write_target(stored)
+                digest = self._write_target(stored)
             except BaseException:
                 self._remove(contents.keys() - current.files.keys())
                 raise
             self._remove(current.files.keys() - stored.files.keys())
-        return self._with(stored)
+        return self._with(stored, digest)
 
     def with_tuning(self, tuning: TuningRecord) -> Bundle:
         """Record measurements of schedules; give the new bundle.
@@ -292,8 +310,8 @@ class Bundle:
             current = self._current()
             others = [held for held in current.tunings if held.use != tuning.use]
             stored = msgspec.structs.replace(current, tunings=[*others, tuning])
-            self._write_target(stored)
-        return self._with(stored)
+            digest = self._write_target(stored)
+        return self._with(stored, digest)
 
     def check_writable(self) -> None:
         """Raise :class:`OutputError` unless engines can be stored: said before a build, not after it."""
@@ -301,8 +319,8 @@ class Bundle:
         for name in ("", "engines"):
             self.folder.check_writable(name)
 
-    def _with(self, target: TargetManifest) -> Bundle:
-        return replace(self, target=target, _copies=_Copies())
+    def _with(self, target: TargetManifest, digest: str) -> Bundle:
+        return replace(self, target=target, target_sha256=digest, _copies=_Copies())
 
     def _current(self) -> TargetManifest:
         """``target.json`` as it is on the disk now; the ``manifest.json`` there must still be this bundle's."""
@@ -313,10 +331,13 @@ class Bundle:
             same = False
         if not same:
             raise BundleError(f"{self.path} was exported anew meanwhile; do it again")
-        return _read_target(self.folder, self.manifest, self.target.manifest_sha256)
+        return _read_target(self.folder, self.manifest, own)[0]
 
-    def _write_target(self, target: TargetManifest) -> None:
-        self.folder.write(TARGET_NAME, json_from_target(target, self.manifest))
+    def _write_target(self, target: TargetManifest) -> str:
+        """Replace ``target.json``; its SHA-256."""
+        document = json_from_target(target, self.manifest)
+        self.folder.write(TARGET_NAME, document)
+        return record_of(document).sha256
 
     def _remove(self, names: set[str]) -> None:
         for name in names:
@@ -399,16 +420,18 @@ def _folder(path: Path) -> Folder:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _read_target(folder: Folder, manifest: Manifest, manifest_sha256: str) -> TargetManifest:
+def _read_target(folder: Folder, manifest: Manifest, manifest_sha256: str) -> tuple[TargetManifest, str | None]:
+    """What was added, and the SHA-256 of the file that says so."""
     try:
         document = folder.read(TARGET_NAME, LARGEST_MANIFEST)
     except FileNotFoundError:
-        return TargetManifest(
+        empty = TargetManifest(
             schema_version=SCHEMA_VERSION, manifest_sha256=manifest_sha256, engines=[], tunings=[], files={}
         )
+        return empty, None
     except OSError as error:
         raise BundleError(f"cannot read {folder.path / TARGET_NAME}: {error.strerror}") from error
-    return target_from_json(document, manifest, manifest_sha256)
+    return target_from_json(document, manifest, manifest_sha256), record_of(document).sha256
 
 
 def record_of(content: bytes) -> FileRecord:

@@ -24,6 +24,8 @@ SCHEMA_VERSION = 7
 
 MANIFEST_NAME = "manifest.json"
 TARGET_NAME = "target.json"
+SIGNATURE_NAME, TARGET_SIGNATURE_NAME = "model.sig", "target.sig"
+"""Signatures of either, and of the files that it lists. The first is what ``model_signing`` calls its own."""
 
 LARGEST_MANIFEST = 8 * 2**20
 """Bytes of either."""
@@ -211,6 +213,10 @@ class Manifest(_Record, frozen=True):
     """``manifest.json``."""
 
     schema_version: _Positive
+    product: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    """What the bundle is a version of: who accepts bundles remembers the newest version of each product."""
+    version: _NotNegative
+    """Counts up: an older one is refused where a newer one was accepted (engines/trust)."""
     network: NetworkRecord
     input: InputRecord
     outputs: OutputKind

@@ -33,6 +33,8 @@ COMMANDS = {
         ("validate", "validate", "Prove numeric parity, hop by hop."),
         ("debug-precision", "debug_precision", "Find the modules that a lower precision hurts."),
         ("report", "report", "Make a page of the last validation."),
+        ("sign", "sign", "Sign a bundle: its manifest and every file that it lists."),
+        ("verify", "verify", "Say who signed a bundle, and whether it is as it was signed."),
         ("plan", "plan", "Show the schedules of a bundle, and what fits a memory budget."),
         ("build-engine", "build_engine", "Build a TensorRT engine on this machine."),
         ("tune", "tune", "Measure the schedules and record the fastest."),

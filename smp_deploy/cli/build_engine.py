@@ -23,6 +23,7 @@ from smp_deploy.cli.options import (
     BundleArgument,
     JsonOption,
     MemoryOption,
+    TrustOption,
     device_option,
     levels_option,
     lowering_option,
@@ -96,6 +97,7 @@ def build_engine_command(
         bool, typer.Option("--version-compatible", help="An engine that TensorRT's next major version runs too.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Build even if the bundle holds this engine already.")] = False,
+    trust: TrustOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print TensorRT's log on stderr.")] = False,
     as_json: JsonOption = False,
 ) -> dict[str, Any]:
@@ -129,6 +131,7 @@ def build_engine_command(
             target=target,
             options=options,
             force=force,
+            trust=trust,
             listener=_verbosely if verbose else partial(_with_progress, bars),
         )
     if built.cached:

@@ -44,8 +44,7 @@ def exit_code_of(command: Command, name: str = "") -> int:
         if not error.code:
             return 0
         code, message = _defect(error)
-    except Exception as error:
-        # The last place where anything can be caught.
+    except Exception as error:  # noqa: BLE001 - the last place where anything can be caught
         code = _code_of(error)
         code, message = (code, _message(error, name)) if code else _defect(error)
     from smp_deploy.cli.console import complain
@@ -115,6 +114,8 @@ _OPTIONS = {
             "batch",
             "calibration",
             "calibration_percentile",
+            "certificate",
+            "certificate_chain",
             "class_weighting",
             "classes",
             "clip_norm",
@@ -125,6 +126,7 @@ _OPTIONS = {
             "flip",
             "jitter",
             "keep_fp32",
+            "key",
             "learning_rate",
             "levels",
             "lovasz",
@@ -138,6 +140,7 @@ _OPTIONS = {
             "patience",
             "phases",
             "precision",
+            "remember",
             "resume",
             "root",
             "rounds",
@@ -149,6 +152,7 @@ _OPTIONS = {
             "target",
             "threads",
             "timing_cache",
+            "trust",
             "version_compatible",
             "weight_decay",
             "width",

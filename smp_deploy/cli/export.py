@@ -146,6 +146,16 @@ def export_command(
             "[default: one of noise]",
         ),
     ] = None,
+    product: Annotated[
+        str | None,
+        typer.Option("--product", metavar="NAME", help="What the bundle is a version of.  [default: the network's]"),
+    ] = None,
+    bundle_version: Annotated[
+        int,
+        typer.Option(
+            "--bundle-version", min=0, metavar="N", help="Which one; a policy refuses older ones than it has accepted."
+        ),
+    ] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle that stands at the output.")] = False,
     as_json: JsonOption = False,
 ) -> dict[str, Any]:
@@ -203,6 +213,8 @@ def export_command(
         source=arch or model,
         width=width if arch else None,
         checkpoint_sha256=loaded.sha256 if loaded else None,
+        product=product,
+        version=bundle_version,
         replace=force,
         on_step=note,
     )

@@ -161,6 +161,14 @@ MemoryOption: TypeAlias = Annotated[
     int | None, memory_option("Choose the schedule: the least compute that fits; sizes carry KiB, MiB or GiB.")
 ]
 
+TrustOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust",
+        metavar="POLICY",
+        help="A file that says who must have signed the bundle; checked before a runtime reads any of it.",
+    ),
+]
 DeviceOption: TypeAlias = Annotated[
     str | None, device_option("Which device of the backend: cpu, cuda, cuda:1.  [default: its first]")
 ]

@@ -31,6 +31,7 @@ from smp_deploy.cli.options import (
     MemoryOption,
     PrecisionOption,
     SubBatchOption,
+    TrustOption,
     above_zero,
 )
 from smp_deploy.cli.summaries import predicted_memory, warn_of_validation
@@ -99,6 +100,7 @@ def run_command(
         bool,
         typer.Option("--side-by-side", help="Also write frame, overlay and labels in one picture with a legend."),
     ] = False,
+    trust: TrustOption = None,
     as_json: JsonOption = False,
 ) -> dict[str, Any]:
     """Label IMAGES (files, folders or patterns) with BUNDLE and write pictures.
@@ -140,6 +142,7 @@ def run_command(
         memory=memory,
         device=device,
         allow_smaller=allow_smaller,
+        trust=trust,
     ) as session:
         try:
             with progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance:

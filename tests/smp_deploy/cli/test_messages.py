@@ -41,6 +41,7 @@ NO_ARGUMENTS = {"smp_deploy/reports/pictures.py"}
 PYTHON_ONLY = {
     "network": "a module in memory",
     "offset": "of a pooling layer",
+    "pass_phrase": "of a key; the command line reads it from the environment or asks for it",
     "window": "of a pooling layer",
 }
 """Arguments of which no command's message can speak, and why."""

@@ -1,0 +1,40 @@
+"""JSON of others, read strictly: one meaning or none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import msgspec
+
+from engines.errors import BundleError, InputError
+
+_Kind = TypeVar("_Kind")
+
+
+def document_from_json(content: bytes, kind: type[_Kind], where: str, error: type[InputError] = BundleError) -> _Kind:
+    """A document as its type. Raises ``error``, which names ``where``.
+
+    Two values under one key are refused, since readers differ in which of them they take; so are NaN, the infinities
+    and fields that the type does not name.
+    """
+    try:
+        parsed = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+        return msgspec.convert(parsed, kind)
+    except msgspec.ValidationError as reason:
+        raise error(f"{where} cannot be used: {reason}") from reason
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{where} cannot be used: it is not JSON: {reason}") from reason
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has the key {twice!r} twice")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")

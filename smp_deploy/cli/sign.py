@@ -1,0 +1,72 @@
+"""``smp-deploy sign``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engines.errors import PassPhraseNeeded
+from engines.trust import Role, sign_bundle
+from smp_deploy.cli.console import print_json
+from smp_deploy.cli.options import BundleArgument, JsonOption
+
+_PASS_PHRASE = "SMP_DEPLOY_PASS_PHRASE"
+
+
+def sign_command(
+    bundle: BundleArgument,
+    key: Annotated[
+        Path,
+        typer.Option(
+            "--key", metavar="PEM", help=f"Private key of P-256, P-384 or P-521; its pass phrase is in {_PASS_PHRASE}."
+        ),
+    ],
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", metavar="PEM", help="Certificate of the key's owner.")
+    ] = None,
+    certificate_chain: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--certificate-chain",
+            metavar="PEM",
+            help="Certificates that lead from the owner's to the root; may be given several times.",
+        ),
+    ] = None,
+    on_target: Annotated[
+        bool,
+        typer.Option("--target", help="Sign what build-engine and tune added where the bundle runs: target.json."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign BUNDLE: its manifest and every file that the manifest lists, after verifying them.
+
+    The signature is model.sig in the bundle, in the format of OpenSSF Model Signing; one that is there is replaced.
+    What `build-engine` and `tune` add is signed on its own, by a key of the target: target.sig.
+
+    \b
+    smp-deploy sign BUNDLE --key release.pem
+    smp-deploy sign BUNDLE --key release.pem --certificate release.crt --certificate-chain authority.crt
+    smp-deploy sign BUNDLE --target --key vehicle.pem
+    """
+
+    def signed(pass_phrase: str | None) -> Path:
+        chain = certificate_chain or ()
+        role = Role.TARGET if on_target else Role.BUNDLE
+        return sign_bundle(
+            bundle, key, certificate=certificate, certificate_chain=chain, pass_phrase=pass_phrase, role=role
+        )
+
+    try:
+        path = signed(os.environ.get(_PASS_PHRASE))
+    except PassPhraseNeeded as error:
+        if not sys.stdin.isatty():
+            raise PassPhraseNeeded(f"{key} is encrypted; give its pass phrase in {_PASS_PHRASE}") from error
+        path = signed(typer.prompt(f"Pass phrase of {key}", hide_input=True, err=True))
+    if as_json:
+        print_json({"bundle": str(bundle), "signature": str(path)})
+    else:
+        typer.echo(f"wrote {path}")
