@@ -116,6 +116,8 @@ _OPTIONS = {
             "patience",
             "phases",
             "precision",
+            "record_tactics",
+            "reproduce",
             "resume",
             "root",
             "rounds",

@@ -14,9 +14,19 @@ from engines.bundle.records.bench import (
     Rearrangement,
     Throughput,
 )
-from engines.bundle.records.build import BuildDevice, BuildRecord
+from engines.bundle.records.build import BUILD_RECORD_MOST, BuildDevice, BuildRecord
 from engines.bundle.records.checks import Check, Kind, Quantity, Status, Tolerance
 from engines.bundle.records.codec import Figure, builtins_from_record, json_from_record, record_from_json
+from engines.bundle.records.fingerprint import (
+    MOST_TACTICS,
+    EngineLayer,
+    EngineLayers,
+    Fingerprint,
+    OutputDigest,
+    Tactic,
+    Tactics,
+    layers_sha256,
+)
 from engines.bundle.records.validation import (
     ARRAYS,
     OVERLAY_ARRAYS,
@@ -40,6 +50,8 @@ from engines.bundle.records.validation import (
 
 __all__ = [
     "ARRAYS",
+    "BUILD_RECORD_MOST",
+    "MOST_TACTICS",
     "OVERLAY_ARRAYS",
     "VALIDATION",
     "VALIDATION_VERSION",
@@ -52,17 +64,23 @@ __all__ = [
     "ClassChange",
     "ClassFigures",
     "DeviceMemory",
+    "EngineLayer",
+    "EngineLayers",
     "Figure",
+    "Fingerprint",
     "Kind",
     "LabelFigures",
     "Latency",
     "LayerFigures",
+    "OutputDigest",
     "OverlayName",
     "PeakMemory",
     "Platform",
     "Quantity",
     "Rearrangement",
     "Status",
+    "Tactic",
+    "Tactics",
     "Throughput",
     "Tolerance",
     "ToolVersions",
@@ -72,6 +90,7 @@ __all__ = [
     "check_reports",
     "counts_of",
     "json_from_record",
+    "layers_sha256",
     "record_from_json",
     "validation_name",
     "verdict_of",

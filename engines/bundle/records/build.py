@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import msgspec
+from typing import Any
 
 from engines.bundle.records.codec import Record
+from engines.bundle.records.fingerprint import Fingerprint, Sha256, Tactics
 from engines.schedules.schedule import Precision
 
-_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+BUILD_RECORD_MOST = 32 << 20
+"""Bytes of a build record: that of an engine with as many tactics as a record holds is half as large."""
 
 
 class BuildDevice(Record, frozen=True, kw_only=True):
@@ -37,10 +37,10 @@ class BuildRecord(Record, frozen=True, kw_only=True):
     flags: dict[str, Any]
     """What was asked for; sizes in bytes."""
     graph: str
-    graph_sha256: _Sha256
+    graph_sha256: Sha256
     prepare: str
-    prepare_sha256: _Sha256
-    weights_sha256: _Sha256
+    prepare_sha256: Sha256
+    weights_sha256: Sha256
     strongly_typed: bool
     convolutions: dict[str, int]
     """By type, in the network that the runtime was given."""
@@ -50,8 +50,11 @@ class BuildRecord(Record, frozen=True, kw_only=True):
     """Of the largest sub-batch."""
     timing_cache: bool
     plan_bytes: int
-    plan_sha256: _Sha256
+    plan_sha256: Sha256
     prepare_plan_bytes: int
-    prepare_plan_sha256: _Sha256
+    prepare_plan_sha256: Sha256
     build_s: float
     """Seconds for both plans."""
+    tactics: Tactics | None
+    """What the build can be repeated from, where that was asked for."""
+    fingerprint: Fingerprint
