@@ -19,7 +19,6 @@ from engines.backends.tensorrt.records import (
     check_reproduced,
     held_engine,
     identity_of_build,
-    record_from_file,
     record_of_build,
     same_tactics,
     tactics_to_reproduce,
@@ -32,7 +31,7 @@ from engines.backends.tensorrt.trtexec import trtexec_lines
 from engines.backends.versions import installed_version
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import EngineRecord
-from engines.bundle.records import BuildRecord, Tactic, Tactics
+from engines.bundle.records import BuildRecord, Tactic, Tactics, build_record_from_file
 from engines.devices.names import DeviceName
 from engines.errors import InputError, MissingDependency
 from engines.planning.choice import choose_schedule, named_schedule
@@ -109,7 +108,7 @@ def build_engine(
     machine = this_machine()
     asked = _asked(backend, target)
     name = str(reproduce) if isinstance(reproduce, (str, Path)) else "the record"
-    recorded = record_from_file(reproduce) if isinstance(reproduce, (str, Path)) else reproduce
+    recorded = build_record_from_file(reproduce) if isinstance(reproduce, (str, Path)) else reproduce
     pinning = _Pinning(record_tactics or recorded is not None, recorded, name)
     build = _Build(bundle, precision, options, machine, target, pinning)
 

@@ -99,6 +99,7 @@ _OPTIONS = {
             "crop",
             "dense_levels",
             "device",
+            "engine",
             "epochs",
             "flip",
             "jitter",

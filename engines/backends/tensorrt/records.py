@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,10 +16,8 @@ from engines.backends.tensorrt.machine import Machine
 from engines.backends.tensorrt.settings import BuildConfig
 from engines.backends.tensorrt.targets import Target
 from engines.bundle.bundle import Bundle, record_of
-from engines.bundle.gate import read_file
 from engines.bundle.manifest import EngineRecord
 from engines.bundle.records import (
-    BUILD_RECORD_MOST,
     BuildRecord,
     EngineLayers,
     Fingerprint,
@@ -28,6 +25,7 @@ from engines.bundle.records import (
     Tactic,
     Tactics,
     builtins_from_record,
+    field_differences,
     record_from_json,
 )
 from engines.errors import BundleError, CheckFailed, InputError
@@ -136,18 +134,6 @@ def record_of_build(
     return msgspec.convert(record, BuildRecord)
 
 
-def record_from_file(path: str | Path) -> BuildRecord:
-    """A build record that a user names, of another bundle perhaps.
-
-    Raises :class:`InputError` where there is no such file, and :class:`BundleError` where it is no build record.
-    """
-    try:
-        document = read_file(path, BUILD_RECORD_MOST)
-    except OSError as error:
-        raise InputError(f"cannot read the build record {path}: {error.strerror}") from error
-    return record_from_json(document, BuildRecord, path)
-
-
 def tactics_to_reproduce(record: BuildRecord, identity: dict[str, Any], name: str) -> Tactics:
     """The tactics of a record that is of the same build as ``identity``; ``name`` is the record's in messages.
 
@@ -158,12 +144,10 @@ def tactics_to_reproduce(record: BuildRecord, identity: dict[str, Any], name: st
     if record.tactics is None:
         raise InputError(f"{name} has no tactics to build with: make it with record_tactics=True")
     held = builtins_from_record(record)
-    theirs = _flat({key: held[key] for key in identity if key not in _NAMES})
-    ours = _flat({key: value for key, value in identity.items() if key not in _NAMES})
+    counting = [key for key in identity if key not in _NAMES]
     differences = [
-        f"{key} is {_shown(theirs.get(key))} there and {_shown(ours.get(key))} here"
-        for key in sorted(theirs.keys() | ours.keys())
-        if theirs.get(key) != ours.get(key)
+        f"{found.what} is {_shown(found.there)} there and {_shown(found.here)} here"
+        for found in field_differences({key: identity[key] for key in counting}, {key: held[key] for key in counting})
     ]
     if differences:
         raise InputError(
@@ -210,15 +194,9 @@ _NAMES = ("graph", "prepare")
 _SHOWN = 5
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _shown(value: object) -> str:
-    text = "none" if value is None else str(value)
+def _shown(text: str | None) -> str:
+    if text is None:
+        return "none"
     return text if len(text) <= 40 else f"{text[:16]}..."
 
 

@@ -14,9 +14,10 @@ from engines.bundle.records.bench import (
     Rearrangement,
     Throughput,
 )
-from engines.bundle.records.build import BUILD_RECORD_MOST, BuildDevice, BuildRecord
+from engines.bundle.records.build import BUILD_RECORD_MOST, BuildDevice, BuildRecord, build_record_from_file
 from engines.bundle.records.checks import Check, Kind, Quantity, Status, Tolerance
 from engines.bundle.records.codec import Figure, builtins_from_record, json_from_record, record_from_json
+from engines.bundle.records.differences import BuildComparison, Difference, compared_builds, field_differences
 from engines.bundle.records.fingerprint import (
     MOST_TACTICS,
     EngineLayer,
@@ -58,12 +59,14 @@ __all__ = [
     "BenchLength",
     "BenchMachine",
     "BenchRecord",
+    "BuildComparison",
     "BuildDevice",
     "BuildRecord",
     "Check",
     "ClassChange",
     "ClassFigures",
     "DeviceMemory",
+    "Difference",
     "EngineLayer",
     "EngineLayers",
     "Figure",
@@ -86,9 +89,12 @@ __all__ = [
     "ToolVersions",
     "ValidatedNetwork",
     "Validation",
+    "build_record_from_file",
     "builtins_from_record",
     "check_reports",
+    "compared_builds",
     "counts_of",
+    "field_differences",
     "json_from_record",
     "layers_sha256",
     "record_from_json",

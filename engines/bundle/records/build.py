@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from engines.bundle.records.codec import Record
+from engines.bundle.gate import read_file
+from engines.bundle.records.codec import Record, record_from_json
 from engines.bundle.records.fingerprint import Fingerprint, Sha256, Tactics
+from engines.errors import InputError
 from engines.schedules.schedule import Precision
 
 BUILD_RECORD_MOST = 32 << 20
@@ -58,3 +61,15 @@ class BuildRecord(Record, frozen=True, kw_only=True):
     tactics: Tactics | None
     """What the build can be repeated from, where that was asked for."""
     fingerprint: Fingerprint
+
+
+def build_record_from_file(path: str | Path) -> BuildRecord:
+    """A build record that a user names, of another bundle perhaps.
+
+    Raises :class:`InputError` where there is no such file, and :class:`BundleError` where it is no build record.
+    """
+    try:
+        document = read_file(path, BUILD_RECORD_MOST)
+    except OSError as error:
+        raise InputError(f"cannot read the build record {path}: {error.strerror}") from error
+    return record_from_json(document, BuildRecord, path)
