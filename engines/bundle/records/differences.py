@@ -48,10 +48,8 @@ def compared_builds(here: BuildRecord, there: BuildRecord) -> BuildComparison:
     absent: list[str] = []
     for graph in ("trunk", "prepare"):
         layers = getattr(here.fingerprint, graph), getattr(there.fingerprint, graph)
-        if absent_layers := [
-            _where(side, held) for side, held in zip(_SIDES, layers, strict=True) if isinstance(held, str)
-        ]:
-            absent.append(f"layers of {graph}: {'; '.join(absent_layers)}")
+        if reason := _absent(*layers):
+            absent.append(f"layers of {graph}: {reason}")
         else:
             differences += _layer_differences(graph, *layers)
     if here.tactics is None or there.tactics is None:
@@ -60,11 +58,8 @@ def compared_builds(here: BuildRecord, there: BuildRecord) -> BuildComparison:
     else:
         for graph in ("trunk", "prepare"):
             differences += _tactic_differences(graph, getattr(here.tactics, graph), getattr(there.tactics, graph))
-    outputs = here.fingerprint.outputs, there.fingerprint.outputs
-    if absent_outputs := [
-        _where(side, held) for side, held in zip(_SIDES, outputs, strict=True) if isinstance(held, str)
-    ]:
-        absent.append(f"outputs: {'; '.join(absent_outputs)}")
+    if reason := _absent(here.fingerprint.outputs, there.fingerprint.outputs):
+        absent.append(f"outputs: {reason}")
     else:
         differences += _output_differences(here, there)
     return BuildComparison(tuple(differences), tuple(absent))
@@ -81,8 +76,13 @@ def field_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iter
 _SIDES = ("here", "there")
 
 
-def _where(side: str, reason: str) -> str:
-    return f"{reason} ({side})"
+def _absent(here: object, there: object) -> str:
+    """Why a part is missing, by side; ``""`` where both have it."""
+    reasons: dict[str, list[str]] = {}
+    for side, held in zip(_SIDES, (here, there), strict=True):
+        if isinstance(held, str):
+            reasons.setdefault(held, []).append(side)
+    return "; ".join(f"{reason} ({' and '.join(sides)})" for reason, sides in reasons.items())
 
 
 def _layer_differences(graph: str, here: EngineLayers, there: EngineLayers) -> Iterator[Difference]:
