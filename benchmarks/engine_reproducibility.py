@@ -123,7 +123,7 @@ def page(result: dict[str, Any]) -> str:
         f"{result['machine']['machine']} without a GPU. {result['network']}, frames of {result['size']}. "
         "Every build is a process of its own.",
         "",
-        "| precision | sub-batch | graph | builds | size, MB | different plans | after renumbering | bytes that differ |",
+        "| precision | sub-batch | graph | builds | MB | different plans | after renumbering | bytes that differ |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in result["rows"]:

@@ -248,9 +248,9 @@ class _Build:
             )
             return engine_from_onnx(bundle.file(name), flavour, chosen, listener(name), device)
 
-        engine = built(inputs.graph, config, tactics and tactics.trunk)
+        engine = built(inputs.graph, config, None if tactics is None else tactics.trunk)
         unconvolved = replace(config, precision=None, convolutions=None, sub_batch=1)
-        prepare = built(inputs.prepare, unconvolved, tactics and tactics.prepare)
+        prepare = built(inputs.prepare, unconvolved, None if tactics is None else tactics.prepare)
         outputs = outputs_of_engine(bundle, schedule, device, engine, prepare)
         own_version = installed_version("smp-deploy") or "unknown"
         record = record_of_build(
