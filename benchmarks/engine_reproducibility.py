@@ -150,6 +150,8 @@ def page(result: dict[str, Any]) -> str:
             "*Different plans* counts hashes, and in brackets how many builds gave each. *After renumbering* counts "
             "them once more when the names that TensorRT's compiler makes up (`__mye27881`) are numbered in the order "
             "in which they first appear. A plan has a header, a section with the engine and one with the weights.",
+            "So two plans may be told apart by their hash and be the same engine: a hash says that an engine *is* the "
+            "one that was tested, and cannot say that it is *not* an equal one.",
             "",
             f"Fields of the build records that differ: {', '.join(fields) or 'none'}. "
             f"Not compared: {'; '.join(absent)}.",
