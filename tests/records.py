@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from engines.bundle.records import BuildDevice, BuildRecord
+from engines.bundle.records import BuildDevice, BuildRecord, Fingerprint
 from engines.schedules.schedule import Precision
 
 
@@ -37,5 +37,11 @@ def build_record(**changes: Any) -> BuildRecord:
         prepare_plan_bytes=7,
         prepare_plan_sha256="4" * 64,
         build_s=1.5,
+        tactics=None,
+        fingerprint=Fingerprint(
+            trunk="not read: there is no GPU",
+            prepare="not read: there is no GPU",
+            outputs="not run: there is no GPU",
+        ),
     )
     return msgspec.structs.replace(record, **changes)

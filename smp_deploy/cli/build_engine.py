@@ -96,6 +96,21 @@ def build_engine_command(
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="An engine that TensorRT's next major version runs too.")
     ] = False,
+    record_tactics: Annotated[
+        bool,
+        typer.Option(
+            "--record-tactics",
+            help="Keep the kernels that TensorRT chooses in the build record. TensorRT 10.13 and later.",
+        ),
+    ] = False,
+    reproduce: Annotated[
+        Path | None,
+        typer.Option(
+            "--reproduce",
+            metavar="RECORD",
+            help="Build with the kernels of a build record, and fail unless every one of them is taken.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if the bundle holds this engine already.")] = False,
     trust: TrustOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print TensorRT's log on stderr.")] = False,
@@ -130,6 +145,8 @@ def build_engine_command(
             device=device,
             target=target,
             options=options,
+            record_tactics=record_tactics,
+            reproduce=reproduce,
             force=force,
             trust=trust,
             listener=_verbosely if verbose else partial(_with_progress, bars),
@@ -194,8 +211,23 @@ def _shown(document: dict[str, Any], as_json: bool) -> dict[str, Any]:
         ("largest input", " x ".join(map(str, document["input_shape"]))),
         ("size", f"{document['plan_bytes'] / 1e6:.1f} MB, prepare {document['prepare_plan_bytes'] / 1e6:.1f} MB"),
     ]
+    if document["tactics"] is not None:
+        rows.append(("tactics", ", ".join(f"{len(held)} of {graph}" for graph, held in document["tactics"].items())))
+    fingerprint = document["fingerprint"]
+    rows += [
+        ("layers", _layers(fingerprint["trunk"])),
+        ("outputs", _outputs(fingerprint["outputs"])),
+    ]
     print_table(("engine", document["engine"]), rows)
     return document
+
+
+def _layers(held: dict[str, Any] | str) -> str:
+    return held if isinstance(held, str) else f"{len(held['layers'])}, SHA-256 {held['sha256'][:16]}"
+
+
+def _outputs(held: list[dict[str, str]] | str) -> str:
+    return held if isinstance(held, str) else ", ".join(f"SHA-256 {digest['output_sha256'][:16]}" for digest in held)
 
 
 def _counts(types: dict[str, int]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from engines.bundle.bundle import Bundle
-from engines.errors import MissingDependency
+from engines.bundle.comparing import EngineComparison, compared_engines
+from engines.errors import InputError, MissingDependency
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import BundleArgument, JsonOption
 from smp_deploy.cli.summaries import (
@@ -25,10 +27,27 @@ from smp_deploy.cli.summaries import (
 def inspect_command(
     bundle: BundleArgument,
     with_classes: Annotated[bool, typer.Option("--classes", help="Also list the classes and their colours.")] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare",
+            metavar="OTHER",
+            help="Show instead in what BUNDLE's engines differ from those of another bundle, or from a build record.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="NAME", help="With --compare: which of BUNDLE's engines, by its file's name."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what BUNDLE holds, after verifying every file: network, sizes, phases, graphs, engines, files."""
+    if engine is not None and compare is None:
+        raise InputError("--engine names what --compare compares; give both")
     opened = Bundle.open(bundle)
+    if compare is not None:
+        _show_comparisons(compared_engines(opened, compare, engine), as_json=as_json)
+        return
     try:
         from converters.graphs.summary import summaries_from_bundle
     except ImportError:
@@ -71,3 +90,36 @@ def inspect_command(
     if with_classes:
         print_table(("label", "class", "colour (RGB)"), [(i, c.name, c.color) for i, c in enumerate(manifest.classes)])
     print_table(("written by", "version"), list(manifest.tools.items()))
+
+
+_ROWS = 100
+"""Differences that a table shows; a network has some hundred layers and tactics."""
+
+
+def _show_comparisons(comparisons: list[EngineComparison], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"comparisons": [_comparison_document(comparison) for comparison in comparisons]})
+        return
+    for comparison in comparisons:
+        differences = comparison.builds.differences
+        rows = [(found.what, _side(found.here), _side(found.there)) for found in differences[:_ROWS]]
+        if not differences:
+            rows = [("nothing that was compared", "", "")]
+        if len(differences) > _ROWS:
+            rows.append((f"and {len(differences) - _ROWS} more: --json has all", "", ""))
+        print_table(("differs", comparison.engine, comparison.other), rows)
+        if comparison.builds.not_compared:
+            print_table(("not compared",), [(reason,) for reason in comparison.builds.not_compared])
+
+
+def _comparison_document(comparison: EngineComparison) -> dict[str, Any]:
+    return {
+        "engine": comparison.engine,
+        "other": comparison.other,
+        "differences": [asdict(found) for found in comparison.builds.differences],
+        "not_compared": list(comparison.builds.not_compared),
+    }
+
+
+def _side(text: str | None) -> str:
+    return "none" if text is None else text

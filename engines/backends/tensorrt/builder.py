@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engines.backends.tensorrt.flavours import Flavour
-from engines.backends.tensorrt.inspection import check_effective_precision, effective_types
+from engines.backends.tensorrt.inspection import Inspection, check_effective_precision, inspection_of_plan
 from engines.backends.tensorrt.limits import check_tensor_sizes, tensors_at
 from engines.backends.tensorrt.logger import BuildLog, OnLog, trt_logger
 from engines.backends.tensorrt.progress import BuildProgress, OnProgress, interruptible, trt_monitor
 from engines.backends.tensorrt.settings import BuildConfig, settings_from_config
-from engines.backends.tensorrt.timing import load_timing_cache, save_timing_cache
+from engines.backends.tensorrt.tactics import TacticCache, check_replayed
+from engines.backends.tensorrt.timing import (
+    add_to_timing_cache,
+    load_timing_cache,
+    save_timing_cache,
+    timing_cache_content,
+)
+from engines.bundle.records import EngineLayers, Tactic
 from engines.devices.cuda import CudaDevice
 from engines.devices.gpus import gpus
 from engines.devices.names import DeviceName
@@ -56,6 +64,10 @@ class BuiltEngine:
     """Convolutions by the type they compute in, read back from the engine, or ``"not read: ..."``."""
     input_shape: tuple[int, ...]
     """Of the largest sub-batch."""
+    layers: EngineLayers | str
+    """Read back from the engine, or ``"not read: ..."``."""
+    tactics: tuple[Tactic, ...] | None
+    """The kernels that TensorRT chose, where they were to be recorded."""
     build_s: float
 
 
@@ -77,12 +89,13 @@ def engine_from_onnx(
         BackendError: TensorRT refuses the graph, an option or the build, with its own words; the graph's
             convolutions are not in the precision asked for, or the engine does not compute in it; a tensor is larger
             than TensorRT takes.
+        CheckFailed: the engine is not built of the tactics that it was to be built of; the message names the first.
         InputError: the timing cache cannot be used.
         OutputError: the timing cache cannot be written.
     """
     listener = listener or BuildListener()
     trt = flavour.load()
-    log, progress = BuildLog(listener.on_log), BuildProgress(listener.on_progress)
+    log, progress = BuildLog(listener.on_log), BuildProgress(listener.on_progress, _builds(config))
     build = _Build(flavour, trt, config, log, progress)
 
     def work() -> BuiltEngine:
@@ -120,36 +133,72 @@ class _Build:
         settings = settings_from_config(trt, builder, config, log)
         shape = _shape_with_profile(builder, network, settings, config, log)
         check_tensor_sizes(tensors_at(network, shape))
-        # TensorRT-RTX times nothing, and its calls for a timing cache are deprecated.
-        timing_cache = None if self.flavour.portable else config.options.timing_cache
-        if timing_cache is not None:
-            load_timing_cache(settings, timing_cache)
         # The settings keep no reference to it.
         monitor = trt_monitor(trt, self.progress)
         settings.progress_monitor = monitor
-        serialized = builder.build_serialized_network(network, settings)
-        for failure in (self.progress.failure, log.failure):
-            if failure is not None:
-                raise failure
-        if serialized is None:
-            raise BackendError(f"{name} cannot build {graph.name}: {log.why()}")
-        if timing_cache is not None:
-            save_timing_cache(settings, timing_cache)
-        plan = bytes(serialized)
-        build_s = round(time.monotonic() - started, 3)
-        effective = self._effective(logger, plan, shape)
-        self.progress.complete()
-        return BuiltEngine(plan, self.flavour, trt.__version__, precisions, effective, shape, build_s)
 
-    def _effective(self, logger: Any, plan: bytes, shape: tuple[int, ...]) -> dict[str, int] | str:
-        if self.config.precision is None:
-            return "not read: the graph has no convolutions"
+        def serialized(how: str = "") -> bytes:
+            plan = builder.build_serialized_network(network, settings)
+            for failure in (self.progress.failure, log.failure):
+                if failure is not None:
+                    raise failure
+            if plan is None:
+                raise BackendError(f"{name} cannot build {graph.name}{how}: {log.why()}")
+            self.progress.built()
+            return bytes(plan)
+
+        plan, tactics = self._built(settings, graph.name, serialized)
+        build_s = round(time.monotonic() - started, 3)
+        found = self._inspection(logger, plan, shape)
+        self.progress.complete()
+        return BuiltEngine(
+            plan, self.flavour, trt.__version__, precisions, found.types, shape, found.layers, tactics, build_s
+        )
+
+    def _built(
+        self, settings: Any, graph: str, serialized: Callable[..., bytes]
+    ) -> tuple[bytes, tuple[Tactic, ...] | None]:
+        """The plan, and the tactics where they are asked for."""
+        wanted, path = self.config.tactics, self.config.options.timing_cache
+        if wanted is not None:
+            # The keys are in the cache that was kept; else a build makes them, and is thrown away.
+            pinned = TacticCache(self.trt, settings, b"" if path is None else timing_cache_content(path))
+            if path is None:
+                serialized()
+            pinned.pin(wanted, graph)
+            plan = serialized(" with the recorded tactics alone")
+            tactics = pinned.tactics()
+            check_replayed(wanted, tactics, graph)
+            return plan, tactics
+        if self.config.record_tactics:
+            fresh = TacticCache(self.trt, settings)
+            plan, tactics = serialized(), fresh.tactics()
+            if path is not None:
+                add_to_timing_cache(settings, path)
+            return plan, tactics
+        # TensorRT-RTX times nothing, and its calls for a timing cache are deprecated.
+        if path is None or self.flavour.portable:
+            return serialized(), None
+        load_timing_cache(settings, path)
+        plan = serialized()
+        save_timing_cache(settings, path)
+        return plan, None
+
+    def _inspection(self, logger: Any, plan: bytes, shape: tuple[int, ...]) -> Inspection:
         if not gpus():
-            return "not read: there is no GPU"
-        effective = effective_types(self.trt, logger, self.log, plan, self.flavour, shape)
-        if isinstance(effective, dict):
-            check_effective_precision(effective, self.config.precision, _expected(self.config))
-        return effective
+            found = Inspection.absent("there is no GPU")
+        else:
+            found = inspection_of_plan(self.trt, logger, self.log, plan, self.flavour, shape)
+        if self.config.precision is None:
+            return replace(found, types="not read: the graph has no convolutions")
+        if isinstance(found.types, dict):
+            check_effective_precision(found.types, self.config.precision, _expected(self.config))
+        return found
+
+
+def _builds(config: BuildConfig) -> int:
+    """How often TensorRT builds for one engine."""
+    return 2 if config.tactics is not None and config.options.timing_cache is None else 1
 
 
 def _parsed(trt: Any, builder: Any, logger: Any, graph: Path, name: str) -> tuple[Any, Any]:

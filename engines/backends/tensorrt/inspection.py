@@ -1,7 +1,7 @@
-"""What an engine really computes in, read back from the engine itself.
+"""What an engine really is, read back from the engine itself: its layers, and what they compute in.
 
 A tool that asks TensorRT 11 for FP16 through a builder flag gets an FP32 engine and a good exit code. So the precision
-is read from the layers of the finished engine.
+is read from the layers of the finished engine. The layers and their kernels are also what tells two builds apart.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from engines.backends.tensorrt.flavours import Flavour
 from engines.backends.tensorrt.logger import BuildLog
+from engines.bundle.records import EngineLayer, EngineLayers
 from engines.errors import BackendError
 from engines.schedules.schedule import Precision
 
@@ -28,13 +30,22 @@ def convolution_types_from_inspection(document: str) -> dict[str, int]:
     convolution may take a cast along. ``UNKNOWN`` counts layers whose types the inspector does not say. Raises
     :class:`BackendError` for a document without layers, or with their names only.
     """
-    try:
-        layers = json.loads(document)["Layers"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BackendError("the engine inspector gave no list of layers") from error
-    if not all(isinstance(entry, dict) for entry in layers):
-        raise BackendError("the engine inspector gave the names of layers only; build with detailed verbosity")
+    layers = _entries(document)
     return dict(Counter(_type_of(entry) for entry in layers if _is_convolution(entry)))
+
+
+def layers_from_inspection(document: str) -> EngineLayers:
+    """The layers of an engine with their kernels and tensors, from the same JSON. Raises as above."""
+    return EngineLayers.of(
+        EngineLayer(
+            name=str(entry.get("Name", "")),
+            kind=_said(entry, "LayerType", "ParameterType"),
+            tactic=_said(entry, "TacticName", "TacticValue"),
+            inputs=tuple(_tensor(tensor) for tensor in entry.get("Inputs", ())),
+            outputs=tuple(_tensor(tensor) for tensor in entry.get("Outputs", ())),
+        )
+        for entry in _entries(document)
+    )
 
 
 def check_effective_precision(
@@ -52,10 +63,24 @@ def check_effective_precision(
         raise BackendError(f"the engine was to be {precision.value}, but its convolutions compute in: {shown}")
 
 
-def effective_types(
+@dataclass(frozen=True)
+class Inspection:
+    """What was read back of an engine; a text ``"not read: ..."`` says why not."""
+
+    types: dict[str, int] | str
+    """Convolutions by the type they compute in."""
+    layers: EngineLayers | str
+
+    @classmethod
+    def absent(cls, reason: str) -> Inspection:
+        """Nothing was read."""
+        return cls(f"not read: {reason}", f"not read: {reason}")
+
+
+def inspection_of_plan(
     trt: Any, logger: Any, log: BuildLog, plan: bytes, flavour: Flavour, shape: tuple[int, ...]
-) -> dict[str, int] | str:
-    """Convolutions of a plan by the type they compute in, on the GPU; else ``"not read: ..."``.
+) -> Inspection:
+    """Load a plan on the GPU and ask TensorRT's inspector for its layers.
 
     ``shape`` is that of the largest input. Raises :class:`BackendError` when TensorRT proper cannot load what it
     has built on this very GPU. TensorRT-RTX also builds for GPUs that it cannot load on.
@@ -65,7 +90,7 @@ def effective_types(
     if engine is None:
         if not flavour.portable:
             raise BackendError(f"TensorRT {trt.__version__} cannot load the engine that it has built: {log.why()}")
-        return f"not read: this GPU does not load the engine: {log.why()}"
+        return Inspection.absent(f"this GPU does not load the engine: {log.why()}")
     inspector = engine.create_engine_inspector()
     # With a dynamic axis the inspector says nothing of formats unless a context fixes the shape. This context owns no
     # memory and runs nothing.
@@ -73,10 +98,35 @@ def effective_types(
     if context is not None:
         context.set_input_shape(engine.get_tensor_name(0), shape)
         inspector.execution_context = context
-    types = convolution_types_from_inspection(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    document = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    types = convolution_types_from_inspection(document)
     if not types or set(types) == {"UNKNOWN"}:
-        return "not read: the engine inspector says nothing of the convolutions' types"
-    return types
+        said: dict[str, int] | str = "not read: the engine inspector says nothing of the convolutions' types"
+    else:
+        said = types
+    return Inspection(said, layers_from_inspection(document))
+
+
+def _entries(document: str) -> list[dict[str, Any]]:
+    try:
+        layers = json.loads(document)["Layers"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackendError("the engine inspector gave no list of layers") from error
+    if not all(isinstance(entry, dict) for entry in layers):
+        raise BackendError("the engine inspector gave the names of layers only; build with detailed verbosity")
+    return list(layers)
+
+
+def _said(entry: dict[str, Any], *names: str) -> str:
+    return " ".join(str(entry[name]) for name in names if entry.get(name) not in (None, ""))
+
+
+def _tensor(tensor: Any) -> str:
+    """Type, layout and dimensions. Without its name: TensorRT makes up those between layers."""
+    if not isinstance(tensor, dict):
+        return str(tensor)
+    sizes = "x".join(str(size) for size in tensor.get("Dimensions", ()))
+    return f"{_said(tensor, 'Format/Datatype', 'Datatype')} {sizes}".strip()
 
 
 def _is_convolution(entry: dict[str, Any]) -> bool:

@@ -25,13 +25,15 @@ class _Phase:
 class BuildProgress:
     """Folds TensorRT's nested phases into one figure.
 
-    A phase of ``n`` steps stands for one step of its parent. TensorRT calls from several threads.
+    A phase of ``n`` steps stands for one step of its parent. TensorRT calls from several threads. Of several ``builds``
+    each has an equal share.
     """
 
-    def __init__(self, on_progress: OnProgress | None = None) -> None:
+    def __init__(self, on_progress: OnProgress | None = None, builds: int = 1) -> None:
         self.failure: BaseException | None = None
         """What ``on_progress`` raised; TensorRT cannot carry an exception through its own code."""
         self._on_progress = on_progress
+        self._builds, self._built = builds, 0
         self._phases: dict[str, _Phase] = {}
         self._percent = 0
         self._cancelled = False
@@ -51,7 +53,7 @@ class BuildProgress:
         with self._lock:
             if name in self._phases:
                 self._phases[name].done = step + 1
-            self._say(int(100 * self._fraction(None)))
+            self._say(int(100 * (self._built + self._fraction(None)) / self._builds))
             return not self._cancelled
 
     def finished(self, name: str) -> None:
@@ -59,8 +61,14 @@ class BuildProgress:
         with self._lock:
             self._phases.pop(name, None)
 
+    def built(self) -> None:
+        """One of the builds has ended well."""
+        with self._lock:
+            self._phases.clear()
+            self._built += 1
+
     def complete(self) -> None:
-        """The build has ended well."""
+        """All has ended well."""
         with self._lock:
             self._say(100)
 

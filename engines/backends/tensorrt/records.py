@@ -1,8 +1,9 @@
-"""Build records: what an engine was built from, with and for; and the engine that is there already."""
+"""Build records: what an engine was built from, with and for; the engine that is there already, and one's equal."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,18 @@ from engines.backends.tensorrt.settings import BuildConfig
 from engines.backends.tensorrt.targets import Target
 from engines.bundle.bundle import Bundle, record_of
 from engines.bundle.manifest import EngineRecord
-from engines.bundle.records import BuildRecord, builtins_from_record, record_from_json
-from engines.errors import BundleError
+from engines.bundle.records import (
+    BuildRecord,
+    EngineLayers,
+    Fingerprint,
+    OutputDigest,
+    Tactic,
+    Tactics,
+    builtins_from_record,
+    field_differences,
+    record_from_json,
+)
+from engines.errors import BundleError, CheckFailed, InputError
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,10 @@ def identity_of_build(
     }
 
 
-def held_engine(bundle: Bundle, identity: dict[str, Any]) -> tuple[EngineRecord, BuildRecord] | None:
-    """The bundle's engine of the same build, with its record; ``None`` where there is none.
+def held_engine(
+    bundle: Bundle, identity: dict[str, Any], serves: Callable[[BuildRecord], bool] = lambda record: True
+) -> tuple[EngineRecord, BuildRecord] | None:
+    """The bundle's engine of the same build that ``serves``, with its record; ``None`` where there is none.
 
     The bundle is to be an opened one: the hashes of its engines are then verified. A record of another version of
     smp-deploy is none of the same build.
@@ -73,7 +86,7 @@ def held_engine(bundle: Bundle, identity: dict[str, Any]) -> tuple[EngineRecord,
         with suppress(BundleError):
             record = record_from_json(bundle.content(engine.record), BuildRecord, engine.record)
             held = builtins_from_record(record)
-            if all(held[key] == value for key, value in identity.items()):
+            if all(held[key] == value for key, value in identity.items()) and serves(record):
                 return engine, record
     return None
 
@@ -83,16 +96,21 @@ def record_of_build(
     config: BuildConfig,
     target: Target,
     built: tuple[BuiltEngine, BuiltEngine],
+    outputs: list[OutputDigest] | str,
     smp_deploy: str,
     *,
     timed: bool,
 ) -> BuildRecord:
     """The build record: identity, versions, what was built and how long it took.
 
-    ``built`` are the engines of the trunk and of ``prepare.onnx``, ``smp_deploy`` is the version at work, and
-    ``timed`` says whether this TensorRT measures its kernels, and so uses a timing cache.
+    ``built`` are the engines of the trunk and of ``prepare.onnx``, ``outputs`` what they give for the reference frames,
+    ``smp_deploy`` is the version at work, and ``timed`` says whether this TensorRT measures its kernels, and so uses a
+    timing cache.
     """
     trunk, prepare = built
+    tactics = None
+    if trunk.tactics is not None and prepare.tactics is not None:
+        tactics = Tactics(trunk=list(trunk.tactics), prepare=list(prepare.tactics))
     record = {
         **identity,
         "smp_deploy": smp_deploy,
@@ -108,5 +126,80 @@ def record_of_build(
         "prepare_plan_bytes": len(prepare.plan),
         "prepare_plan_sha256": record_of(prepare.plan).sha256,
         "build_s": round(trunk.build_s + prepare.build_s, 3),
+        "tactics": msgspec.to_builtins(tactics),
+        "fingerprint": msgspec.to_builtins(
+            Fingerprint(trunk=trunk.layers, prepare=prepare.layers, outputs=outputs),
+        ),
     }
     return msgspec.convert(record, BuildRecord)
+
+
+def tactics_to_reproduce(record: BuildRecord, identity: dict[str, Any], name: str) -> Tactics:
+    """The tactics of a record that is of the same build as ``identity``; ``name`` is the record's in messages.
+
+    Names of graphs do not count, their content does; nor does what cannot change an engine, such as the version of
+    Python. TensorRT's version and the device do: the keys of tactics are of one version, and kernels of one kind of
+    GPU. Raises :class:`InputError` that says what differs.
+    """
+    if record.tactics is None:
+        raise InputError(f"{name} has no tactics to build with: make it with record_tactics=True")
+    held = builtins_from_record(record)
+    counting = [key for key in identity if key not in _NAMES]
+    differences = [
+        f"{found.what} is {_shown(found.there)} there and {_shown(found.here)} here"
+        for found in field_differences({key: identity[key] for key in counting}, {key: held[key] for key in counting})
+    ]
+    if differences:
+        raise InputError(
+            f"{name} is the record of another build, and cannot be built again here: {_joined(differences)}"
+        )
+    return record.tactics
+
+
+def same_tactics(record: BuildRecord, other: BuildRecord) -> bool:
+    """Whether both name the same kernels for the same keys; how long they took may differ."""
+
+    def chosen(tactics: list[Tactic]) -> list[tuple[str, str]]:
+        return [(tactic.key, tactic.tactic) for tactic in tactics]
+
+    if record.tactics is None or other.tactics is None:
+        return False
+    held, wanted = record.tactics, other.tactics
+    return chosen(held.trunk) == chosen(wanted.trunk) and chosen(held.prepare) == chosen(wanted.prepare)
+
+
+def check_reproduced(record: BuildRecord, built: BuildRecord, name: str) -> None:
+    """Raise :class:`CheckFailed` where layers or outputs were read both there and here, and differ.
+
+    Kernels may be the same and layers not: which layouts lie between them is not in a timing cache.
+    """
+    theirs, ours = record.fingerprint, built.fingerprint
+    for graph, held, found in (("trunk", theirs.trunk, ours.trunk), ("prepare", theirs.prepare, ours.prepare)):
+        if isinstance(held, EngineLayers) and isinstance(found, EngineLayers) and held.sha256 != found.sha256:
+            others = [layer.name for layer in found.layers if layer not in held.layers]
+            what = f"{len(others)} are others: {_joined(others)}" if others else "some are missing, or in another order"
+            raise CheckFailed(f"the engine of {graph} has not the layers that {name} says; {what}")
+    if isinstance(theirs.outputs, list) and isinstance(ours.outputs, list):
+        known = {digest.frame_sha256: digest.output_sha256 for digest in theirs.outputs}
+        changed = [
+            digest.frame
+            for digest in ours.outputs
+            if known.get(digest.frame_sha256, digest.output_sha256) != digest.output_sha256
+        ]
+        if changed:
+            raise CheckFailed(f"the engine does not give what {name} says, for {_joined(changed)}")
+
+
+_NAMES = ("graph", "prepare")
+_SHOWN = 5
+
+
+def _shown(text: str | None) -> str:
+    if text is None:
+        return "none"
+    return text if len(text) <= 40 else f"{text[:16]}..."
+
+
+def _joined(texts: list[str]) -> str:
+    more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return "; ".join(texts[:_SHOWN]) + more

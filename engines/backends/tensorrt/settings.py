@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.tensorrt.logger import BuildLog
+from engines.bundle.records import Tactic
 from engines.errors import BackendError
 from engines.schedules.schedule import Precision
 
@@ -67,6 +68,10 @@ class BuildConfig:
     that of TF32. ``None`` for a graph without convolutions, such as ``prepare.onnx``."""
     convolutions: Mapping[Precision, int] | None = None
     """How many convolutions the graph must have in which precision; ``None`` for all of them in ``precision``."""
+    record_tactics: bool = False
+    """Read from the builder which kernels it chose, of a timing cache that was empty before."""
+    tactics: tuple[Tactic, ...] | None = None
+    """The kernels to build with, and with no others; ``None`` leaves the choice to TensorRT."""
     sub_batch: int = 1
     """The largest and best-tuned first axis; from 1 on all are accepted. Without meaning for a static graph."""
     options: BuildOptions = field(default_factory=BuildOptions)

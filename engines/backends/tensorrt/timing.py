@@ -30,12 +30,7 @@ def load_timing_cache(settings: Any, path: Path) -> None:
     Raises :class:`InputError` for a file that this TensorRT cannot use on this GPU. The file stays as it is: it may
     be good for another one.
     """
-    try:
-        content = read_file(path, TIMING_CACHE_BYTES)
-    except FileNotFoundError:
-        content = b""
-    except OSError as error:
-        raise InputError(f"cannot read the timing cache {path}: {error.strerror}") from error
+    content = timing_cache_content(path) if path.exists() else b""
     empty = settings.create_timing_cache(b"")
     cache = settings.create_timing_cache(content) if content else empty
     # TensorRT gives nothing, or an empty cache, for content that it cannot read.
@@ -47,6 +42,25 @@ def load_timing_cache(settings: Any, path: Path) -> None:
             f"the timing cache {path} ({len(content)} bytes) is damaged or of another TensorRT or GPU; it was left "
             "as it is: delete it, or name another file"
         )
+
+
+def timing_cache_content(path: Path) -> bytes:
+    """The file's bytes. Raises :class:`InputError` where it is not there, or is no file of this kind."""
+    try:
+        return read_file(path, TIMING_CACHE_BYTES)
+    except OSError as error:
+        raise InputError(f"cannot read the timing cache {path}: {error.strerror}") from error
+
+
+def add_to_timing_cache(settings: Any, path: Path) -> None:
+    """Write what the file holds together with the builder's measurements, in one step.
+
+    Raises :class:`InputError` for a file that is of another TensorRT, and :class:`OutputError`.
+    """
+    cache = settings.create_timing_cache(timing_cache_content(path) if path.exists() else b"")
+    if cache is None or not cache.combine(settings.get_timing_cache(), False):
+        raise InputError(f"the timing cache {path} is damaged or of another TensorRT or GPU; it was left as it is")
+    write_file(path, bytes(cache.serialize()))
 
 
 def save_timing_cache(settings: Any, path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
-import msgspec
-
-from engines.bundle.records.codec import Count, Record
+from engines.bundle.gate import read_file
+from engines.bundle.records.codec import Count, Record, record_from_json
+from engines.bundle.records.fingerprint import Fingerprint, Sha256, Tactics
+from engines.errors import InputError
 from engines.schedules.schedule import Precision
 
-_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+BUILD_RECORD_MOST = 32 << 20
+"""Bytes of a build record: that of an engine with as many tactics as a record holds is half as large."""
 
 
 class BuildDevice(Record, frozen=True, kw_only=True):
@@ -37,10 +40,10 @@ class BuildRecord(Record, frozen=True, kw_only=True):
     flags: dict[str, Any]
     """What was asked for; sizes in bytes."""
     graph: str
-    graph_sha256: _Sha256
+    graph_sha256: Sha256
     prepare: str
-    prepare_sha256: _Sha256
-    weights_sha256: _Sha256
+    prepare_sha256: Sha256
+    weights_sha256: Sha256
     strongly_typed: bool
     convolutions: dict[str, Count]
     """By type, in the network that the runtime was given."""
@@ -50,8 +53,23 @@ class BuildRecord(Record, frozen=True, kw_only=True):
     """Of the largest sub-batch."""
     timing_cache: bool
     plan_bytes: Count
-    plan_sha256: _Sha256
+    plan_sha256: Sha256
     prepare_plan_bytes: Count
-    prepare_plan_sha256: _Sha256
+    prepare_plan_sha256: Sha256
     build_s: float
     """Seconds for both plans."""
+    tactics: Tactics | None
+    """What the build can be repeated from, where that was asked for."""
+    fingerprint: Fingerprint
+
+
+def build_record_from_file(path: str | Path) -> BuildRecord:
+    """A build record that a user names, of another bundle perhaps.
+
+    Raises :class:`InputError` where there is no such file, and :class:`BundleError` where it is no build record.
+    """
+    try:
+        document = read_file(path, BUILD_RECORD_MOST)
+    except OSError as error:
+        raise InputError(f"cannot read the build record {path}: {error.strerror}") from error
+    return record_from_json(document, BuildRecord, path)
