@@ -31,7 +31,7 @@ def inspect_command(
         bool,
         typer.Option(
             "--attestations",
-            help="Print in-toto statements, not signed: where the bundle and its engines come from, and what was proven.",
+            help="Print in-toto statements, not signed: where bundle and engines come from, what was proven.",
         ),
     ] = False,
 ) -> None:

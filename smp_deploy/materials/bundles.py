@@ -78,9 +78,7 @@ def _network(manifest: Manifest) -> Component:
     return Component(type="machine-learning-model", name=network.source, bom_ref=_BUNDLE, model_card=card)
 
 
-def _files(
-    manifest: Manifest, listed: Mapping[str, FileRecord], builds: Mapping[str, BuildRecord]
-) -> list[Component]:
+def _files(manifest: Manifest, listed: Mapping[str, FileRecord], builds: Mapping[str, BuildRecord]) -> list[Component]:
     """Every file of the bundle, with its hash."""
     model = "machine-learning-model"
     kinds = {

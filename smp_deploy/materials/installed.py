@@ -86,9 +86,7 @@ def _closure(installed: dict[str, Distribution]) -> tuple[dict[str, set[str]], s
     return needs, incomplete
 
 
-def _requirements(
-    distribution: Distribution, extras: frozenset[str]
-) -> Iterator[tuple[str, frozenset[str], bool]]:
+def _requirements(distribution: Distribution, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[str], bool]]:
     """What a distribution with some of its extras requires here: the name, its extras, whether an extra asks for it."""
     try:
         from packaging.requirements import Requirement

@@ -156,7 +156,11 @@ def statement_of_export(
             external_parameters=_known(asked),
             resolved_dependencies=[
                 *([] if checkpoint is None else [Resource(name="checkpoint", digest={"sha256": checkpoint})]),
-                *(Resource(name=name, uri=package_url(name, held)) for name, held in sorted(manifest.tools.items())),
+                *(
+                    Resource(name=name, uri=package_url(name, held))
+                    for name, held in sorted(manifest.tools.items())
+                    if package_url(name)
+                ),
             ],
         ),
         Builder(id=builder, version=manifest.tools),
@@ -215,10 +219,8 @@ def statement_of_validation(validation: Validation, digests: Mapping[str, str]) 
     names: dict[Status, list[str]] = {status: [] for status in Status}
     for check, name in zip(validation.checks, _names(validation.checks), strict=True):
         names[check.status].append(name)
-    if validation.verdict is not Status.PASSED:
-        result = "FAILED"
-    else:
-        result = "WARNED" if names[Status.NOT_RUN] else "PASSED"
+    passed = "WARNED" if names[Status.NOT_RUN] else "PASSED"
+    result = passed if validation.verdict is Status.PASSED else "FAILED"
     held_to = {"tolerances": validation.tolerances, "overrides": validation.overrides}
     settings = {
         "frames": validation.frames,
