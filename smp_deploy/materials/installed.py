@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
 
 from engines.bundle.records.statements import package_url
-from engines.errors import MissingDependency
+from engines.errors import MachineError, MissingDependency
 from smp_deploy import __version__
 from smp_deploy.materials.cyclonedx import (
     Bom,
@@ -47,14 +47,18 @@ def bom_of_installation() -> Bom:
 
     Raises:
         MissingDependency: the package ``packaging`` is not installed, which reads requirements.
+        MachineError: smp-deploy is not installed, or a distribution with a requirement that is none.
         InputError: ``SOURCE_DATE_EPOCH`` is no time.
     """
     installed: dict[str, Distribution] = {}
     for found in distributions():
-        # The first on the path is the one that is imported.
-        installed.setdefault(_canonical(found.metadata["Name"]), found)
+        # An installation that broke leaves folders without a name. The first on the path is the one that is imported.
+        if package_url(_field(found, "Name")):
+            installed.setdefault(_canonical(_field(found, "Name")), found)
+    if _PRODUCT not in installed:
+        raise MachineError(f"{_PRODUCT} is not installed in this environment, so nothing says what it requires")
     needs, incomplete = _closure(installed)
-    refs = {name: package_url(name, installed[name].version) for name in needs}
+    refs = {name: package_url(name, _field(installed[name], "Version")) for name in needs}
     missing = [Composition(aggregate="incomplete", dependencies=sorted(refs[name] for name in incomplete))]
     return bom_of(
         _component(installed[_PRODUCT], "application"),
@@ -89,25 +93,31 @@ def _closure(installed: dict[str, Distribution]) -> tuple[dict[str, set[str]], s
 def _requirements(distribution: Distribution, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[str], bool]]:
     """What a distribution with some of its extras requires here: the name, its extras, whether an extra asks for it."""
     try:
-        from packaging.requirements import Requirement
+        from packaging.requirements import InvalidRequirement, Requirement
     except ImportError as error:
         raise MissingDependency("packaging", "sbom") from error
     for text in distribution.requires or ():
-        required = Requirement(text)
-        always = required.marker is None or required.marker.evaluate({"extra": ""})
-        if always or any(required.marker.evaluate({"extra": extra}) for extra in extras):
+        try:
+            required = Requirement(text)
+        except InvalidRequirement as error:
+            raise MachineError(
+                f"{_field(distribution, 'Name')} is installed with a requirement {text!r}: {error}"
+            ) from error
+        marker = required.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if marker is None or always or any(marker.evaluate({"extra": extra}) for extra in extras):
             yield _canonical(required.name), frozenset(required.extras), not always
 
 
 def _component(distribution: Distribution, kind: str) -> Component:
-    name, version = distribution.metadata["Name"], distribution.version
+    name, version = _field(distribution, "Name"), _field(distribution, "Version")
     purl = package_url(name, version)
     return Component(
         type=kind,
         name=name,
         bom_ref=purl,
         version=bounded_version(version),
-        description=distribution.metadata.get("Summary") or "",
+        description=_field(distribution, "Summary"),
         licenses=_licenses(distribution),
         purl=purl,
     )
@@ -115,15 +125,19 @@ def _component(distribution: Distribution, kind: str) -> Component:
 
 def _licenses(distribution: Distribution) -> list[LicenseChoice]:
     """As the distribution declares: its SPDX expression, else a short ``License``, else its classifiers."""
-    metadata = distribution.metadata
-    if expression := metadata.get("License-Expression"):
+    if expression := _field(distribution, "License-Expression"):
         return [LicenseChoice(expression=expression, acknowledgement="declared")]
-    classifiers = [text for text in metadata.get_all("Classifier") or () if text.startswith("License ::")]
-    stated = (metadata.get("License") or "").strip()
+    classifiers = [text for text in distribution.metadata.get_all("Classifier") or () if text.startswith("License ::")]
+    stated = _field(distribution, "License").strip()
     # Some put the whole text there.
     short = [stated] if stated and "\n" not in stated and len(stated) <= _LONGEST_NAME else []
     named = [text.rpartition("::")[2].strip() for text in short or classifiers]
     return [LicenseChoice(license=_license(name)) for name in dict.fromkeys(named)]
+
+
+def _field(distribution: Distribution, name: str) -> str:
+    """A field of a distribution's metadata; ``""`` where it has none."""
+    return (distribution.metadata.get_all(name) or [""])[0]
 
 
 def _license(name: str) -> License:

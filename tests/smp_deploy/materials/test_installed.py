@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engines.errors import MachineError
 from smp_deploy.materials.cyclonedx import builtins_from_bom
 from smp_deploy.materials.installed import bom_of_installation
 from tests.conftest import Cli, document
@@ -99,6 +100,22 @@ def test_licences_are_those_declared(site: Path, lines: list[str], licenses: lis
     found = bill()
     check_schema(found)
     assert found["metadata"]["component"]["licenses"] == licenses
+
+
+def test_what_a_broken_installation_left_is_not_listed(site: Path) -> None:
+    install(site, "smp-deploy", "Requires-Dist: whole")
+    install(site, "whole")
+    (site / "~hole-1.0.dist-info").mkdir()
+    assert [part["name"] for part in bill()["components"]] == ["whole"]
+
+
+def test_what_cannot_be_read_is_one_message(site: Path) -> None:
+    with pytest.raises(MachineError, match=r"^smp-deploy is not installed in this environment, so nothing says what"):
+        bill()
+    install(site, "smp-deploy", "Requires-Dist: odd")
+    install(site, "odd", "Requires-Dist: ??")
+    with pytest.raises(MachineError, match=r"^odd is installed with a requirement '\?\?': "):
+        bill()
 
 
 def test_no_licence_is_invented(site: Path) -> None:
