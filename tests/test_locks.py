@@ -67,11 +67,12 @@ def applies(requirement: Requirement, python: str, machine: str, extra: str = ""
 
 def pip(python: Path | str, *arguments: object) -> None:
     """Run pip; skip where the package index cannot be reached, and fail on anything else."""
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", *map(str, arguments)]
+    # Isolated: what PYTHONPATH holds is not installed there.
+    command = [str(python), "-I", "-m", "pip", "--disable-pip-version-check", "--quiet", *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode and UNREACHABLE.search(result.stderr):
         pytest.skip("not run: the package index cannot be reached")
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_there_is_a_lock_for_each_runtime_that_has_wheels() -> None:

@@ -137,7 +137,7 @@ def _licenses(distribution: Distribution) -> list[LicenseChoice]:
 
 def _field(distribution: Distribution, name: str) -> str:
     """A field of a distribution's metadata; ``""`` where it has none."""
-    return (distribution.metadata.get_all(name) or [""])[0]
+    return str((distribution.metadata.get_all(name) or [""])[0])
 
 
 def _license(name: str) -> License:
