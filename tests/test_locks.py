@@ -123,7 +123,7 @@ def test_what_a_lock_names_installs_and_labels_a_frame(
     pip(python, "install", "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", lock)
     pip(python, "check")
     np.save(tmp_path / "frame.npy", frame)
-    backend = {"ort": "onnxruntime-cpu", "openvino": "openvino"}[runtime_of(lock)]
+    backend = {"ort": "onnxruntime", "openvino": "openvino"}[runtime_of(lock)]
     script = (
         "import sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"

@@ -219,7 +219,7 @@ def test_a_benchmark_is_its_record_of_these_files() -> None:
     record = BenchRecord(
         network="smp-resnet18",
         size=(64, 96),
-        backend="onnxruntime-cpu",
+        backend="onnxruntime",
         precision=Precision.FP32,
         schedule=Schedule(2, 1, Lowering.RESHAPE),
         reason="asked for",
