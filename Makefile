@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 # Tests run side by side, each worker with its share of the cores: a worker takes up to 2 GiB.
 WORKERS ?= auto
 INSTALLED := $(VENV)/.installed
+# Extras whose packages are on PyPI as wheels: those of TensorRT fetch their libraries from elsewhere.
+LOCKED_RUNTIMES := ort openvino
 
-.PHONY: demo test check format wheel gpu-check model-signing clean
+.PHONY: demo test check format wheel locks sbom gpu-check model-signing clean
 
 demo: $(INSTALLED)
 	$(BIN)/smp-deploy demo --output build/demo
@@ -26,6 +28,20 @@ format: $(INSTALLED)
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir build/dist .
+
+# What a vehicle installs with `pip install --require-hashes`: the base, one runtime, and what checks signatures.
+locks: $(INSTALLED)
+	for runtime in $(LOCKED_RUNTIMES); do \
+		$(BIN)/uv pip compile pyproject.toml --extra $$runtime --extra sign --universal \
+			--python-version 3.10 --generate-hashes --no-build --constraint constraints.txt --upgrade --quiet \
+			--custom-compile-command "make locks" --output-file locks/vehicle-$$runtime.txt || exit 1; \
+	done
+
+# The bill of materials of what is installed here, CycloneDX 1.6, in build/sbom.cdx.json.
+sbom: $(INSTALLED)
+	mkdir -p build
+	$(BIN)/smp-deploy doctor --sbom > build/sbom.cdx.json.partial
+	mv build/sbom.cdx.json.partial build/sbom.cdx.json
 
 gpu-check: $(INSTALLED)
 	$(BIN)/python benchmarks/gpu_check.py

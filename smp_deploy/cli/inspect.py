@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from engines.bundle.bundle import Bundle
+from engines.bundle.bundle import Bundle, record_of
 from engines.bundle.comparing import EngineComparison, compared_engines
-from engines.errors import InputError, MissingDependency
+from engines.bundle.manifest import LARGEST_MANIFEST, MANIFEST_NAME, FileRecord
+from engines.bundle.records import BuildRecord, builtins_from_record, record_from_json
+from engines.errors import BundleError, InputError, MissingDependency
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.options import BundleArgument, JsonOption
 from smp_deploy.cli.summaries import (
@@ -40,13 +42,31 @@ def inspect_command(
         typer.Option("--engine", metavar="NAME", help="With --compare: which of BUNDLE's engines, by its file's name."),
     ] = None,
     as_json: JsonOption = False,
+    sbom: Annotated[
+        bool, typer.Option("--sbom", help="Print the bill of materials of the bundle, CycloneDX 1.6.")
+    ] = False,
+    attestations: Annotated[
+        bool,
+        typer.Option(
+            "--attestations",
+            help="Print in-toto statements, not signed: where bundle and engines come from, what was proven.",
+        ),
+    ] = False,
 ) -> None:
     """Show what BUNDLE holds, after verifying every file: network, sizes, phases, graphs, engines, files."""
     if engine is not None and compare is None:
         raise InputError("--engine names what --compare compares; give both")
+    if sbom + attestations + (as_json or with_classes or compare is not None) > 1:
+        raise InputError("--sbom and --attestations each print a document of their own; give one, and nothing else")
     opened = Bundle.open(bundle)
     if compare is not None:
         _show_comparisons(compared_engines(opened, compare, engine), as_json=as_json)
+        return
+    if sbom:
+        print_json(_bill(opened))
+        return
+    if attestations:
+        print_json(_statements(opened))
         return
     try:
         from converters.graphs.summary import summaries_from_bundle
@@ -123,3 +143,43 @@ def _comparison_document(comparison: EngineComparison) -> dict[str, Any]:
 
 def _side(text: str | None) -> str:
     return "none" if text is None else text
+
+
+def _bill(bundle: Bundle) -> dict[str, Any]:
+    from smp_deploy.materials.bundles import bom_of_bundle
+    from smp_deploy.materials.cyclonedx import builtins_from_bom
+
+    return builtins_from_bom(bom_of_bundle(bundle.manifest, bundle.target, _manifest_file(bundle), _builds(bundle)))
+
+
+def _statements(bundle: Bundle) -> list[dict[str, Any]]:
+    """Of the export, of every engine, and of the last validation where there is one."""
+    from engines.bundle.records.statements import statement_of_build, statement_of_export, statement_of_validation
+    from smp_deploy.reports.documents import stored
+
+    manifest, builds = bundle.manifest, _builds(bundle)
+    made = [statement_of_export(manifest, bundle.target.manifest_sha256)]
+    made += [statement_of_build(builds[engine.record], engine, manifest.weights) for engine in bundle.engines]
+    try:
+        validation = stored(bundle)
+    except BundleError:
+        raise
+    except InputError:
+        note(f"without a statement of a validation: {bundle.path} has none")
+    else:
+        made.append(statement_of_validation(validation, validation.files))
+    return [builtins_from_record(statement) for statement in made]
+
+
+def _builds(bundle: Bundle) -> dict[str, BuildRecord]:
+    """The build record of every engine, by the name of its file."""
+    names = [engine.record for engine in bundle.engines]
+    return {name: record_from_json(bundle.content(name), BuildRecord, bundle.path / name) for name in names}
+
+
+def _manifest_file(bundle: Bundle) -> FileRecord:
+    """Size and SHA-256 of the manifest that was opened."""
+    record = record_of(bundle.folder.read(MANIFEST_NAME, LARGEST_MANIFEST))
+    if record.sha256 != bundle.target.manifest_sha256:
+        raise BundleError(f"{bundle.path} was exported anew meanwhile; do it again")
+    return record
