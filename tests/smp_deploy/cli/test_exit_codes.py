@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from smp_deploy.cli.errors import DEFECT, TRACEBACK, exit_code_of
-from tests.conftest import ROOT, SIZE, Cli
+from tests.conftest import ROOT, Cli
 
 COMMAND = [sys.executable, "-c", "from smp_deploy.cli.entry import main; main()"]
 
@@ -74,7 +74,7 @@ def test_files_whose_names_are_no_utf_8(cli: Cli, bundle: Path, frame, tmp_path:
     record = json.loads((bundle / "reports" / "validation.json").read_text())
     assert json.loads(done.stdout) == record
     assert record["frames"][-1] == r"a\udc80.png"
-    assert rf"frames\udcff'" in record["commands"][0]
+    assert r"frames\udcff'" in record["commands"][0]
     renamed = tmp_path / os.fsdecode(b"b\xe9")
     shutil.copytree(bundle, renamed)
     shown = cli("report", renamed)
