@@ -90,7 +90,7 @@ app = typer.Typer(
     # Plain text: what is on a terminal can be searched, and rich need not be imported.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 good, 1 a check failed, 2 bad input or usage, 3 this machine lacks something, 70 a defect.",
+    epilog="Exit codes: 0 good, 1 a check failed, 2 bad input or usage, 3 the environment lacks something, 70 defect.",
 )
 
 

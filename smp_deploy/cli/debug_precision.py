@@ -141,6 +141,7 @@ def _print(search: Search, precision: Precision, command: str | None, top: int) 
         print_line(f"not finite from {search.overflow} on: a value there is too large for {precision.value}")
     if search.proposal:
         assert search.after is not None
+        assert command is not None
         print_line(f"keep in fp32: {', '.join(search.proposal)}")
         print_line(f"with these, verified by a graph that was run: {_shown(search.after)}")
         print_line(str(command))

@@ -44,7 +44,7 @@ def exit_code_of(command: Command, name: str = "") -> int:
         if not error.code:
             return 0
         code, message = _defect(error)
-    except Exception as error:  # noqa: BLE001 - the last place where anything can be caught
+    except Exception as error:  # noqa: BLE001 - Python would end with 1, which says that a check failed
         code = _code_of(error)
         code, message = (code, _message(error, name)) if code else _defect(error)
     from smp_deploy.cli.console import complain
