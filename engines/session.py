@@ -143,7 +143,17 @@ class Session:
 
             return cls(opened, opened_at, chosen, smaller)
 
-        session: Self = session_of(bundle) if isinstance(bundle, Bundle) else Bundle.used(bundle, session_of)
+        def proven(opened: Bundle) -> Any:
+            session = session_of(opened)
+            try:
+                # Also what it does not use: a bundle is whole, or it is none.
+                opened.verify()
+            except BaseException:
+                session.close()
+                raise
+            return session
+
+        session: Self = session_of(bundle) if isinstance(bundle, Bundle) else Bundle.read_and(proven, bundle)
         return session
 
     @property

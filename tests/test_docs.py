@@ -74,6 +74,9 @@ def put_signers(folder: Path) -> None:
     key = new_key()
     key_file(folder / "release.pem", key)
     public_file(folder / "release.pub", key)
+    vehicle = new_key()
+    key_file(folder / "vehicle.pem", vehicle)
+    public_file(folder / "vehicle.pub", vehicle)
     today = datetime.now(timezone.utc)
     times = {"start": today - timedelta(days=1), "end": today + timedelta(days=1)}
     root = Owner.root(**times)

@@ -72,31 +72,28 @@ class Bundle:
         Raises :class:`BundleError` when the bundle is absent, damaged or of another schema, or when it names a path
         outside itself or holds links or anything but files.
         """
-        return cls.used(path, lambda bundle: bundle)
+
+        def verified(bundle: Bundle) -> Bundle:
+            bundle.verify()
+            return bundle
+
+        return cls.read_and(verified, path)
 
     @classmethod
-    def used(cls, path: str | Path, use: Callable[[Bundle], _Used]) -> _Used:
-        """Open a bundle as :meth:`open` does and use it, so that no file is hashed twice; what the use gives.
+    def read_and(cls, use: Callable[[Bundle], _Used], path: str | Path) -> _Used:
+        """Read the manifests of the bundle at a path and use it; what the use gives.
 
-        The files that the use reads are verified when it reads them, and those that it leaves are verified after it.
-        Where that fails, what came of the use is closed. All is done anew where the bundle is replaced meanwhile.
+        A bundle that is replaced meanwhile falls to pieces in the hands of who uses it; then the one in its place is
+        used. For what reads files before all others are verified: each verifies what it reads, and :meth:`verify` the
+        rest, so that nothing is hashed twice.
         """
         while True:
             folder = _folder(Path(path))
             try:
-                bundle = cls.read(folder)
-                result = use(bundle)
-                try:
-                    bundle.verify()
-                except BaseException:
-                    if hasattr(result, "close"):
-                        result.close()
-                    raise
+                return use(cls.read(folder))
             except BundleError:
                 if folder.is_there:
                     raise
-                continue
-            return result
 
     def verify(self) -> None:
         """Verify size and SHA-256 of every listed file that was not verified yet. Raises :class:`BundleError`."""

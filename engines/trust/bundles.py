@@ -39,11 +39,13 @@ def digests_of(bundle: Bundle, role: Role = Role.BUNDLE) -> dict[str, str]:
     return found
 
 
-def check_trust(bundle: Bundle, trust: Policy | str | Path, *, remember: bool = True) -> dict[Role, Signer]:
+def check_trust(bundle: Bundle, trust: Policy | str | Path, *, remember: bool = False) -> dict[Role, Signer]:
     """Who signed a bundle and what was added to it on the target: the policy must name them.
 
     To be called before anything of the bundle is given to a runtime. What is listed is then read as it was signed, or
-    not at all. Raises as :func:`verify_bundle` does.
+    not at all. An older version than one that was remembered is refused. This one is remembered where that is asked
+    for: a new bundle may prove itself first, and a vehicle may hold the file where it cannot be written. Raises as
+    :func:`verify_bundle` does.
     """
     roles = [Role.BUNDLE] if bundle.target_sha256 is None else [Role.BUNDLE, Role.TARGET]
     sets = [signed_set(bundle, role) for role in roles]

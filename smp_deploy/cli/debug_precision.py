@@ -144,7 +144,7 @@ def _print(search: Search, precision: Precision, command: str | None, top: int) 
         assert command is not None
         print_line(f"keep in fp32: {', '.join(search.proposal)}")
         print_line(f"with these, verified by a graph that was run: {_shown(search.after)}")
-        print_line(str(command))
+        print_line(command)
     elif search.before.passed:
         note("within tolerance: nothing needs to stay in fp32")
 

@@ -11,7 +11,7 @@ import typer
 
 from engines.errors import PassPhraseNeeded
 from engines.trust import Role, sign_bundle
-from smp_deploy.cli.console import print_json
+from smp_deploy.cli.console import print_json, print_line
 from smp_deploy.cli.options import BundleArgument, JsonOption
 
 _PASS_PHRASE = "SMP_DEPLOY_PASS_PHRASE"
@@ -69,4 +69,4 @@ def sign_command(
     if as_json:
         print_json({"bundle": str(bundle), "signature": str(path)})
     else:
-        typer.echo(f"wrote {path}")
+        print_line(f"wrote {path}")

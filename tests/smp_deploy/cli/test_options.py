@@ -163,6 +163,7 @@ def test_help_loads_neither_numpy_nor_the_engines() -> None:
         "smp_deploy.cli.app",
         "smp_deploy.cli.entry",
         "smp_deploy.cli.errors",
+        "smp_deploy.cli.streams",
     }
 
 
