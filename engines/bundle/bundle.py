@@ -312,8 +312,8 @@ class Bundle:
 
     def check_writable(self) -> None:
         """Raise :class:`OutputError` unless engines can be stored: said before a build, not after it."""
-        # target.json lies beside the engines, and is written anew too.
-        for name in ("", "engines"):
+        # target.json lies beside the engines' directory, and is written anew too.
+        for name in ("", *({"engines"} & set(self._names("")))):
             self.folder.check_writable(name)
 
     def _with(self, target: TargetManifest, digest: str) -> Bundle:
