@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from engines import Bundle, OutputKind, Precision, Session
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU, OnnxRuntimeCpu
 from engines.backends.onnxruntime.cuda import OnnxRuntimeCuda
+from engines.backends.tensorrt.records import held_engine
 from engines.bundle.bundle import record_of
 from engines.bundle.records import (
     BuildRecord,
@@ -382,3 +383,21 @@ def test_near_ties_are_counted_by_hand() -> None:
     assert share_of_ties(logits, 0.2) == pytest.approx(2 / 3)
     assert share_of_ties(logits, 0.0) == 0
     assert share_of_ties(logits[:1], 0.2) == 0
+
+
+def test_an_engine_does_not_vouch_for_itself(bundle: Path) -> None:
+    """Other bytes take its place, and their hash is renewed: the record is of another engine."""
+    from tests.converters.verification.faults import sealed
+
+    opened = with_engine(Bundle.open(bundle), "tensorrt", Precision.FP16, Schedule(2))
+    (engine,) = opened.engines
+    identity = {"graph_sha256": opened.files["trunk.fp16.onnx"].sha256}
+    held = held_engine(opened, identity)
+    assert held is not None
+    assert held[0] == engine
+    (bundle / engine.engine).write_bytes(b"evil")
+    again = sealed(bundle)
+    assert held_engine(again, identity) is None
+    (check,) = provenance_checks(again, again.engines)
+    assert check.failed
+    assert check.location == f"{engine.engine}: built from other plan"

@@ -79,14 +79,17 @@ def held_engine(
 ) -> tuple[EngineRecord, BuildRecord] | None:
     """The bundle's engine of the same build that ``serves``, with its record; ``None`` where there is none.
 
-    The bundle is to be an opened one: the hashes of its engines are then verified. A record of another version of
-    smp-deploy is none of the same build.
+    The record must be of the very plans that are listed: an engine does not vouch for itself. A record of another
+    version of smp-deploy is none of the same build.
     """
     for engine in bundle.engines:
         with suppress(BundleError):
             record = record_from_json(bundle.content(engine.record), BuildRecord, engine.record)
             held = builtins_from_record(record)
-            if all(held[key] == value for key, value in identity.items()) and serves(record):
+            same = all(held[key] == value for key, value in identity.items())
+            plans = (record.plan_sha256, record.prepare_plan_sha256)
+            listed = tuple(bundle.files[name].sha256 for name in (engine.engine, engine.prepare))
+            if same and plans == listed and serves(record):
                 return engine, record
     return None
 
