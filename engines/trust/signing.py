@@ -63,7 +63,10 @@ class SigningKey:
 
     def signature(self, name: str, digests: Mapping[str, str]) -> bytes:
         """The signature file of the files ``{name: SHA-256}`` of a bundle with this name."""
-        payload = statement_from_digests(name, digests)
+        return self.sealed(statement_from_digests(name, digests))
+
+    def sealed(self, payload: bytes) -> bytes:
+        """An in-toto statement with its signature: a DSSE envelope in a Sigstore bundle, as JSON."""
         public = self.key.public_key()
         return json_from_envelope(
             Envelope(

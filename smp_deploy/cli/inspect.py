@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -15,6 +16,7 @@ from engines.bundle.manifest import LARGEST_MANIFEST, MANIFEST_NAME, FileRecord
 from engines.bundle.records import BuildRecord, builtins_from_record, record_from_json
 from engines.errors import BundleError, InputError, MissingDependency
 from smp_deploy.cli.console import note, print_json, print_table
+from smp_deploy.cli.keys import with_pass_phrase
 from smp_deploy.cli.options import BundleArgument, JsonOption
 from smp_deploy.cli.summaries import (
     TRUNK_COLUMNS,
@@ -24,6 +26,9 @@ from smp_deploy.cli.summaries import (
     tuning_summaries,
     validation_summary,
 )
+
+if TYPE_CHECKING:
+    from engines.bundle.records.statements import Statement
 
 
 def inspect_command(
@@ -49,15 +54,21 @@ def inspect_command(
         bool,
         typer.Option(
             "--attestations",
-            help="Print in-toto statements, not signed: where bundle and engines come from, what was proven.",
+            help="Print in-toto statements: where bundle and engines come from, what was proven and measured.",
         ),
     ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="PEM", help="With --attestations: the private key that signs each of them."),
+    ] = None,
 ) -> None:
     """Show what BUNDLE holds, after verifying every file: network, sizes, phases, graphs, engines, files."""
     if engine is not None and compare is None:
         raise InputError("--engine names what --compare compares; give both")
     if sbom + attestations + (as_json or with_classes or compare is not None) > 1:
         raise InputError("--sbom and --attestations each print a document of their own; give one, and nothing else")
+    if key is not None and not attestations:
+        raise InputError("--key signs what --attestations prints; give both")
     opened = Bundle.open(bundle)
     if compare is not None:
         _show_comparisons(compared_engines(opened, compare, engine), as_json=as_json)
@@ -66,7 +77,8 @@ def inspect_command(
         print_json(_bill(opened))
         return
     if attestations:
-        print_json(_statements(opened))
+        statements = _statements(opened)
+        print_json([builtins_from_record(held) for held in statements] if key is None else _signed(statements, key))
         return
     try:
         from converters.graphs.summary import summaries_from_bundle
@@ -152,10 +164,28 @@ def _bill(bundle: Bundle) -> dict[str, Any]:
     return builtins_from_bom(bom_of_bundle(bundle.manifest, bundle.target, _manifest_file(bundle), _builds(bundle)))
 
 
-def _statements(bundle: Bundle) -> list[dict[str, Any]]:
-    """Of the export, of every engine, and of the last validation where there is one."""
-    from engines.bundle.records.statements import statement_of_build, statement_of_export, statement_of_validation
-    from smp_deploy.reports.documents import stored
+def _signed(statements: list[Statement], key: Path) -> list[Any]:
+    """Each in an envelope of its own."""
+    from engines.bundle.records.statements import payload_of
+    from engines.trust.authorities import require_cryptography
+
+    require_cryptography()
+    from engines.trust.signing import SigningKey
+
+    signing = with_pass_phrase(key, lambda pass_phrase: SigningKey.open(key, pass_phrase))
+    return [json.loads(signing.sealed(payload_of(statement))) for statement in statements]
+
+
+def _statements(bundle: Bundle) -> list[Statement]:
+    """Of the export, of every engine, of the last validation, of backends' proofs and of benchmarks."""
+    from engines.bundle.records.statements import (
+        statement_of_bench,
+        statement_of_build,
+        statement_of_export,
+        statement_of_validation,
+    )
+    from smp_deploy.reports.benches import kept
+    from smp_deploy.reports.documents import stored, stored_proofs
 
     manifest, builds = bundle.manifest, _builds(bundle)
     made = [statement_of_export(manifest, bundle.target.manifest_sha256)]
@@ -168,7 +198,9 @@ def _statements(bundle: Bundle) -> list[dict[str, Any]]:
         note(f"without a statement of a validation: {bundle.path} has none")
     else:
         made.append(statement_of_validation(validation, validation.files))
-    return [builtins_from_record(statement) for statement in made]
+    made += [statement_of_validation(proof, proof.files) for proof in stored_proofs(bundle).values()]
+    made += [statement_of_bench(run, run.files) for run in kept(bundle)]
+    return made
 
 
 def _builds(bundle: Bundle) -> dict[str, BuildRecord]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from engines.errors import PassPhraseNeeded
 from engines.trust import Role, sign_bundle
 from smp_deploy.cli.console import print_json, print_line
+from smp_deploy.cli.keys import PASS_PHRASE, with_pass_phrase
 from smp_deploy.cli.options import BundleArgument, JsonOption
-
-_PASS_PHRASE = "SMP_DEPLOY_PASS_PHRASE"
 
 
 def sign_command(
@@ -22,7 +18,7 @@ def sign_command(
     key: Annotated[
         Path,
         typer.Option(
-            "--key", metavar="PEM", help=f"Private key of P-256, P-384 or P-521; its pass phrase is in {_PASS_PHRASE}."
+            "--key", metavar="PEM", help=f"Private key of P-256, P-384 or P-521; its pass phrase is in {PASS_PHRASE}."
         ),
     ],
     certificate: Annotated[
@@ -60,12 +56,7 @@ def sign_command(
             bundle, key, certificate=certificate, certificate_chain=chain, pass_phrase=pass_phrase, role=role
         )
 
-    try:
-        path = signed(os.environ.get(_PASS_PHRASE))
-    except PassPhraseNeeded as error:
-        if not sys.stdin.isatty():
-            raise PassPhraseNeeded(f"{key} is encrypted; give its pass phrase in {_PASS_PHRASE}") from error
-        path = signed(typer.prompt(f"Pass phrase of {key}", hide_input=True, err=True))
+    path = with_pass_phrase(key, signed)
     if as_json:
         print_json({"bundle": str(bundle), "signature": str(path)})
     else:

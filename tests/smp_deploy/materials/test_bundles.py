@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cyclonedx.model.bom import Bom as ReadBom
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -34,6 +37,7 @@ from smp_deploy.materials.cyclonedx import builtins_from_bom
 from tests.conftest import Cli, document
 from tests.converters.verification.faults import sealed
 from tests.records import build_record
+from tests.signers import key_file, new_key
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = JsonStrictValidator(SchemaVersion.V1_6)
@@ -150,7 +154,7 @@ def test_a_bundle_with_everything(full: Manifest) -> None:
     ]
     assert needs["file:weights.bin"] == ["data:checkpoint"]
     assert needs["file:model.onnx"] == ["file:weights.bin"]
-    assert needs["bundle"] == sorted(f"file:{name}" for name in ("manifest.json", *full.files))
+    assert needs["bundle"] == sorted(f"file:{name}" for name in ("manifest.json", *full.files, *ENGINE.files))
     card = bill["metadata"]["component"]["modelCard"]["modelParameters"]
     assert card["inputs"] == [{"format": "RGB frame, uint8 (64, 96, 3)"}]
     assert card["outputs"] == [{"format": "labels, uint8 (64, 96), of 19 classes"}]
@@ -235,3 +239,23 @@ def test_a_vehicle_can_print_it(exported: Bundle) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     check_schema(json.loads(result.stdout))
+
+
+def test_signed_statements_are_verified_with_the_public_key(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    key = new_key()
+    private = key_file(tmp_path / "release.pem", key)
+    plain = json.loads(cli("inspect", bundle, "--attestations").stdout)
+    envelopes = json.loads(cli("inspect", bundle, "--attestations", "--key", private).stdout)
+    assert len(envelopes) == len(plain) == 1
+    for statement, held in zip(plain, envelopes, strict=True):
+        envelope = held["dsseEnvelope"]
+        payload = base64.b64decode(envelope["payload"])
+        assert json.loads(payload) == statement
+        assert envelope["payloadType"] == "application/vnd.in-toto+json"
+        message = b"DSSEv1 28 application/vnd.in-toto+json %d %s" % (len(payload), payload)
+        key.public_key().verify(base64.b64decode(envelope["signatures"][0]["sig"]), message, ec.ECDSA(hashes.SHA256()))
+    refused = cli("inspect", bundle, "--key", private)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "smp-deploy: --key signs what --attestations prints; give both\n",
+    )
