@@ -118,7 +118,8 @@ class Folder:
         """
         try:
             with self._holding(name, make=True) as (directory, last):
-                _write(directory, last, content)
+                # Who may read the directory may read what is added to it, whatever the mask of who adds it.
+                _write(directory, last, content, stat.S_IMODE(os.fstat(directory).st_mode) & 0o666)
         except OSError as error:
             raise OutputError(f"cannot write {self.path / name}: {error.strerror or error}") from error
 
@@ -170,8 +171,7 @@ class Folder:
         try:
             for folder in folders:
                 if make:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(folder, dir_fd=directory)
+                    _make_folder(folder, directory)
                 try:
                     inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=directory)
                 except OSError as error:
@@ -185,6 +185,17 @@ class Folder:
             yield directory, last
         finally:
             os.close(directory)
+
+
+def _make_folder(name: str, parent: int) -> None:
+    """Make a directory that is as open as its parent; harmless where there is one."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
+        made = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            os.fchmod(made, stat.S_IMODE(os.fstat(parent).st_mode) & 0o777)
+        finally:
+            os.close(made)
 
 
 def parts_of(name: str) -> tuple[str, ...]:
@@ -210,13 +221,12 @@ def write_file(path: Path, content: bytes) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _write(directory: int, name: str, content: bytes) -> None:
+def _write(directory: int, name: str, content: bytes, mode: int | None = None) -> None:
     partial = _partial_name(name)
-    # As readable as the file that it replaces, or as any other of its owner.
-    mode = None
+    # As readable as the file that it replaces, else as ``mode`` says, or as any other of its owner.
     with contextlib.suppress(OSError):
         held = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        mode = stat.S_IMODE(held.st_mode) if stat.S_ISREG(held.st_mode) else None
+        mode = stat.S_IMODE(held.st_mode) if stat.S_ISREG(held.st_mode) else mode
     with half_written():
         descriptor = os.open(partial, _CREATING, 0o666, dir_fd=directory)
         try:

@@ -173,6 +173,21 @@ def test_a_file_is_as_readable_as_the_one_that_it_replaces(tmp_path: Path) -> No
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
 
 
+def test_what_is_added_is_as_readable_as_the_folder(tmp_path: Path) -> None:
+    """A shared bundle that somebody tunes under a mask of 077 stays readable for the others."""
+    for mode, file_mode in ((0o755, 0o644), (0o775, 0o664), (0o700, 0o600)):
+        path = tmp_path / oct(mode)
+        path.mkdir()
+        path.chmod(mode)
+        before = os.umask(0o077)
+        try:
+            Folder(path).write("reports/new", b"")
+        finally:
+            os.umask(before)
+        assert (path / "reports").stat().st_mode & 0o777 == mode
+        assert (path / "reports" / "new").stat().st_mode & 0o777 == file_mode
+
+
 def test_a_folder_is_what_was_opened(tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "file").write_bytes(b"old")
