@@ -6,8 +6,11 @@ from typing import Any
 
 import msgspec
 
-from engines.bundle.records import BuildDevice, BuildRecord, Fingerprint
+from engines import Bundle
+from engines.bundle.records import BuildDevice, BuildRecord, Fingerprint, Validation
 from engines.schedules.schedule import Precision
+from smp_deploy.reports.pages import page_of
+from smp_deploy.reports.verdicts import judged
 
 
 def build_record(**changes: Any) -> BuildRecord:
@@ -45,3 +48,8 @@ def build_record(**changes: Any) -> BuildRecord:
         ),
     )
     return msgspec.structs.replace(record, **changes)
+
+
+def page(bundle: Bundle, record: Validation) -> str:
+    """The page of a record alone."""
+    return page_of(bundle, record, judged(bundle, record, {}))

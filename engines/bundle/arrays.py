@@ -44,9 +44,20 @@ class ArrayForm:
     dtypes: tuple[str, ...]
     """As numpy writes them, ``"<f4"``: any of these."""
     shape: tuple[int, ...]
+    at_most: bool = False
+    """Whether each side may also be shorter."""
+
+    def admits(self, other: ArrayForm) -> bool:
+        """Whether an array of that form is one of this."""
+        if other.dtypes[0] not in self.dtypes:
+            return False
+        if not self.at_most:
+            return other.shape == self.shape
+        sides = zip(other.shape, self.shape, strict=False)
+        return len(other.shape) == len(self.shape) and all(1 <= side <= most for side, most in sides)
 
     def __str__(self) -> str:
-        return f"{' or '.join(self.dtypes)} of {self.shape}"
+        return f"{' or '.join(self.dtypes)} of {'at most ' if self.at_most else ''}{self.shape}"
 
 
 def npy_from_bytes(content: bytes, dtype: str, shape: Sequence[int], name: object = "the array") -> NDArray[Any]:
@@ -107,23 +118,28 @@ def npz_from_bytes(
 
 
 def overlays_from_npz(content: bytes, size: Size, count: int, name: object) -> list[tuple[NDArray[Any], ...]]:
-    """The arrays of the first ``count`` overlays of a validation, frames of ``size``, in the order of OVERLAY_ARRAYS.
+    """The arrays of the first ``count`` overlays of a validation, in the order of OVERLAY_ARRAYS.
 
-    Of each the frame ``(H, W, 3)`` uint8, labels in fp32 and in the other precision ``(H, W)`` integers, and where
-    they are ties ``(H, W)`` bool. Raises :class:`BundleError` as :func:`npz_from_bytes`.
+    Of each the frame ``(h, w, 3)`` uint8, labels in fp32 and in the other precision ``(h, w)`` integers, and where
+    they are ties ``(h, w)`` bool: at most ``size``, since a large frame is compared at some of its pixels. Raises
+    :class:`BundleError` as :func:`npz_from_bytes`, and where those of one overlay differ in their size.
     """
     if count > _MOST_OVERLAYS:
         raise BundleError(f"{name} is said to hold {count} overlays, where up to {_MOST_OVERLAYS} are read")
-    labels = ArrayForm(_INTEGERS, size)
+    labels = ArrayForm(_INTEGERS, size, at_most=True)
     kinds = {
-        "image": ArrayForm(("|u1",), (*size, 3)),
+        "image": ArrayForm(("|u1",), (*size, 3), at_most=True),
         "expected": labels,
         "actual": labels,
-        "ties": ArrayForm(("|b1",), size),
+        "ties": ArrayForm(("|b1",), size, at_most=True),
     }
     forms = {f"{kind}-{index}": kinds[kind] for index in range(count) for kind in OVERLAY_ARRAYS}
     arrays = npz_from_bytes(content, forms, name)
-    return [tuple(arrays[f"{kind}-{index}"] for kind in OVERLAY_ARRAYS) for index in range(count)]
+    overlays = [tuple(arrays[f"{kind}-{index}"] for kind in OVERLAY_ARRAYS) for index in range(count)]
+    for index, overlay in enumerate(overlays):
+        if len({array.shape[:2] for array in overlay}) > 1 or overlay[0].shape[2:] != (3,):
+            raise BundleError(f"{name}: the arrays of the overlay {index} differ in their size")
+    return overlays
 
 
 def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, form: ArrayForm, name: str, most: int) -> NDArray[Any]:
@@ -153,7 +169,7 @@ def _form(beginning: bytes, wanted: ArrayForm, name: object) -> tuple[int, Array
         raise BundleError(f"{name} is no array that numpy writes; expected {wanted}")
     shape = tuple(int(side) for side in header["shape"].replace(b" ", b"").split(b",") if side)
     found = ArrayForm((header["descr"].decode(),), shape)
-    if found.dtypes[0] not in wanted.dtypes or shape != wanted.shape:
+    if not wanted.admits(found):
         raise BundleError(f"{name} is {found}; expected {wanted}")
     return 10 + length, found, header["fortran"] == b"True"
 

@@ -310,6 +310,15 @@ class Bundle:
             digest = self._write_target(stored)
         return self._with(stored, digest)
 
+    def check_unchanged(self) -> None:
+        """Raise :class:`BundleError` unless the ``manifest.json`` on the disk is still this bundle's."""
+        try:
+            same = record_of(self.folder.read(MANIFEST_NAME, LARGEST_MANIFEST)).sha256 == self.target.manifest_sha256
+        except (OSError, BundleError):
+            same = False
+        if not same:
+            raise BundleError(f"{self.path} was exported anew meanwhile; do it again")
+
     def check_writable(self) -> None:
         """Raise :class:`OutputError` unless engines can be stored: said before a build, not after it."""
         # target.json lies beside the engines' directory, and is written anew too.
@@ -317,18 +326,12 @@ class Bundle:
             self.folder.check_writable(name)
 
     def _with(self, target: TargetManifest, digest: str) -> Bundle:
-        return replace(self, target=target, target_sha256=digest, _copies=_Copies())
+        return replace(self, target=target, target_sha256=digest)
 
     def _current(self) -> TargetManifest:
-        """``target.json`` as it is on the disk now; the ``manifest.json`` there must still be this bundle's."""
-        own = self.target.manifest_sha256
-        try:
-            same = record_of(self.folder.read(MANIFEST_NAME, LARGEST_MANIFEST)).sha256 == own
-        except (OSError, BundleError):
-            same = False
-        if not same:
-            raise BundleError(f"{self.path} was exported anew meanwhile; do it again")
-        return _read_target(self.folder, self.manifest, own)[0]
+        """``target.json`` as it is on the disk now."""
+        self.check_unchanged()
+        return _read_target(self.folder, self.manifest, self.target.manifest_sha256)[0]
 
     def _write_target(self, target: TargetManifest) -> str:
         """Replace ``target.json``; its SHA-256."""

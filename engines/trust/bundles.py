@@ -91,6 +91,7 @@ def sign_bundle(
     if certificate is not None:
         signing = signing.certified(Path(certificate), tuple(map(Path, certificate_chain)))
     opened = Bundle.of(bundle)
+    opened.check_unchanged()
     # A file system may hold names that are no text; this one is for people only.
     name = os.fsencode(opened.path.resolve().name).decode("utf-8", "replace")
     content = signing.signature(name, digests_of(opened, role))

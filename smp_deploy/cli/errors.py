@@ -176,7 +176,7 @@ _OPTIONS = {
 }
 """Arguments of the Python functions, and the options that stand for them."""
 
-_OPTIONS_OF = {"build-engine": {"backend": "flavour"}}
+_OPTIONS_OF = {"build-engine": {"backend": "flavour"}, "export": {"version": "bundle-version"}}
 """Where a command has another option for an argument than the others."""
 
 _ARGUMENT = re.compile(

@@ -211,7 +211,5 @@ def _builds(bundle: Bundle) -> dict[str, BuildRecord]:
 
 def _manifest_file(bundle: Bundle) -> FileRecord:
     """Size and SHA-256 of the manifest that was opened."""
-    record = record_of(bundle.folder.read(MANIFEST_NAME, LARGEST_MANIFEST))
-    if record.sha256 != bundle.target.manifest_sha256:
-        raise BundleError(f"{bundle.path} was exported anew meanwhile; do it again")
-    return record
+    bundle.check_unchanged()
+    return record_of(bundle.folder.read(MANIFEST_NAME, LARGEST_MANIFEST))

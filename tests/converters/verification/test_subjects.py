@@ -30,6 +30,7 @@ from engines.bundle.records import Check, Kind, Status
 from engines.devices.gpus import Gpu
 from engines.errors import BackendError, OutOfMemory, WorkFailed
 from engines.schedules.phases import PhaseGrid
+from tests.converters.verification.faults import sealed
 from tests.networks import with_statistics
 from tests.records import build_record
 
@@ -309,6 +310,7 @@ def test_a_whole_graph_that_memory_cannot_hold_is_not_run(bundle: Path) -> None:
     for axis, side in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 2**20, 2**20, 3), strict=True):
         axis.dim_value = side
     onnx.save(model, bundle / opened.manifest.model)
+    opened = sealed(bundle)
     checks = list(whole_checks(Subject(opened, reference_frames(opened)), {}))
     assert [check.status for check in checks] == [Status.NOT_RUN] * 2
     # Eight times a tensor of 3 * 2**40 numbers of 4 bytes.

@@ -114,7 +114,7 @@ def test_an_engine_is_built_again_of_its_record(
     assert again.record.prepare_plan_sha256 == first.record.prepare_plan_sha256
     assert timing.builds == [EDITABLE, STRICT, EDITABLE, STRICT]
     assert timing.started_with == [0, CONVOLUTIONS, 0, 1]
-    assert Bundle.open(bundle).manifest.engines == [again.engine]
+    assert Bundle.open(bundle).engines == [again.engine]
 
 
 def test_an_engine_of_the_recorded_tactics_is_the_answer(tensorrt: None, timing: Timing, bundle: Path) -> None:

@@ -227,6 +227,7 @@ def test_a_benchmark_is_its_record_of_these_files() -> None:
         throughput=Throughput(frames_per_s=800.0, megapixels_per_s=4.9),
         rearrangement=None,
         memory=PeakMemory(not_measured="no child"),
+        files={},
         machine=BenchMachine(
             device="a processor",
             runtime="onnxruntime 1.20",

@@ -85,7 +85,7 @@ def test_a_manifest_that_was_exchanged_is_not_signed(bundle: Path, private: Path
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["tools"]["other"] = "1"
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"manifest\.json was replaced while it was open; do it again$"):
+    with pytest.raises(BundleError, match=r"was exported anew meanwhile; do it again$"):
         sign_bundle(opened, private)
 
 

@@ -78,7 +78,7 @@ def test_every_argument_of_a_message_has_an_option() -> None:
     words = found(r"(?<![\w/.<-])([a-z]\w*)=")
     named = set().union(*(held for name, held in words.items() if name not in NO_ARGUMENTS))
     assert {"memory", "calibration_frames", "pool_limits", "learning_rate"} <= named
-    assert named - set(_OPTIONS) == set(PYTHON_ONLY)
+    assert named - set(_OPTIONS).union(*_OPTIONS_OF.values()) == set(PYTHON_ONLY)
 
 
 def test_every_figure_of_a_training_run_has_an_option() -> None:

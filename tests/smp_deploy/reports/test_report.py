@@ -105,7 +105,8 @@ def test_the_page_stands_alone(cli: Cli, validated: Path) -> None:
 def test_json_is_the_record(cli: Cli, validated: Path) -> None:
     done = cli("report", validated, "--json")
     record = json.loads((validated / "reports" / "validation.json").read_text())
-    assert json.loads(done.stdout) == {**record, "benches": []}
+    judgement = {"bundle_verdict": "passed", "headline": "all 64 checks that ran passed; 2 could not run"}
+    assert json.loads(done.stdout) == {**record, **judgement, "benches": []}
 
 
 BENCH = ("--iterations", 2, "--duration", 0, "--warm-up", 0, "--percentile", "50")
@@ -166,7 +167,7 @@ def test_records_that_are_not_there_or_not_understood(cli: Cli, bundle: Path) ->
     assert "has not been validated; run smp-deploy validate" in done.stderr
     (bundle / "reports").mkdir()
     (bundle / "reports" / "validation.json").write_text('{"record_version": 99}')
-    assert "has record version 99, this smp-deploy reads 2" in cli("report", bundle).stderr
+    assert "has record version 99, this smp-deploy reads 3" in cli("report", bundle).stderr
     (bundle / "reports" / "validation.json").write_text("{")
     assert "cannot be read" in cli("report", bundle).stderr
 

@@ -12,7 +12,9 @@ from engines import Bundle, Precision
 from engines.bundle.records import Check, Figure, Kind, LayerFigures, Quantity, Validation
 from engines.parity.checks import Question
 from engines.parity.validation import ValidationFigures, validation_from_checks
-from smp_deploy.reports.pages import page_of, text_of, worst_hops
+from smp_deploy.reports.pages import text_of, worst_hops
+from smp_deploy.reports.verdicts import judged
+from tests.records import page
 
 
 def hop(source: str, target: str, graph: str, value: float, where: str = "frame 0") -> Check:
@@ -92,11 +94,14 @@ def figures(page: str) -> list[str]:
 
 def test_every_message_may_be_reworded(bundle: Path, record: Validation) -> None:
     opened, other_words = Bundle.open(bundle), reworded(record)
-    pages = page_of(opened, record), page_of(opened, other_words)
+    pages = page(opened, record), page(opened, other_words)
     assert structure(pages[0]) == structure(pages[1])
     assert figures(pages[0]) == figures(pages[1])
     assert len(figures(pages[0])) > 2 * len(CHECKS)
-    lines = [[line for line in text_of(held).splitlines() if " of " in line] for held in (record, other_words)]
+    lines = [
+        [line for line in text_of(held, judged(opened, held, {})).splitlines() if " of " in line]
+        for held in (record, other_words)
+    ]
     assert lines[0][:5] == lines[1][:5]
 
 

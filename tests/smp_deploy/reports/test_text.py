@@ -25,10 +25,12 @@ from engines.bundle.records import (
 from engines.errors import BundleError
 from engines.parity.checks import Question
 from engines.parity.validation import ValidationFigures, validation_from_checks
-from smp_deploy.reports.pages import page_of, text_of
+from smp_deploy.reports.pages import text_of
+from smp_deploy.reports.verdicts import judged
 from smp_deploy.training import Measurement
 from smp_deploy.training.metrics import write_curves
 from tests.conftest import Cli
+from tests.records import page
 
 EVIL = "$x^{$<b>\x1b[31m\x9b\u202e\udc80\nz"
 WRITTEN = r"$x^{$<b>\x1b[31m\x9b\u202e\udc80"
@@ -84,7 +86,7 @@ class Texts(HTMLParser):
 
 
 def test_a_page_shows_names_of_others(exported: Bundle) -> None:
-    html = page_of(exported, validation(exported))
+    html = page(exported, validation(exported))
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\udc80]", html)
     page = Texts(html)
     assert "b" not in page.tags
@@ -96,7 +98,7 @@ def test_a_page_shows_names_of_others(exported: Bundle) -> None:
 
 
 def test_a_page_fetches_and_runs_nothing(exported: Bundle) -> None:
-    html = page_of(exported, validation(exported))
+    html = page(exported, validation(exported))
     page = Texts(html)
     assert page.policy == (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -106,7 +108,7 @@ def test_a_page_fetches_and_runs_nothing(exported: Bundle) -> None:
 
 
 def test_text_of_a_record_is_a_line_for_each_fact(exported: Bundle) -> None:
-    lines = text_of(validation(exported)).split("\n")
+    lines = text_of(validation(exported), judged(exported, validation(exported), {})).split("\n")
     assert len([line for line in lines if WRITTEN + r"\nz" in line]) == 3
     assert not [line for line in lines if line.startswith("z")]
 

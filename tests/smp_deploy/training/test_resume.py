@@ -181,7 +181,7 @@ def test_a_damaged_state_is_named(tmp_path):
 
 def test_a_state_is_a_regular_file_that_is_not_packed(tmp_path):
     os.mkfifo(tmp_path / "pipe.pt")
-    with pytest.raises(CheckpointError, match=r"pipe\.pt.* is a pipe or a device, where a file is needed"):
+    with pytest.raises(CheckpointError, match=r"pipe\.pt.* is a pipe, where a file is needed"):
         load_state(tmp_path / "pipe.pt", "{}")
     with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10 << 20))
