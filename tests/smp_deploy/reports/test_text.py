@@ -88,10 +88,10 @@ class Texts(HTMLParser):
 def test_a_page_shows_names_of_others(exported: Bundle) -> None:
     html = page(exported, validation(exported))
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\udc80]", html)
-    page = Texts(html)
-    assert "b" not in page.tags
+    texts = Texts(html)
+    assert "b" not in texts.tags
     # In the chain, another schedule's hop, the layers, by class twice, tools twice, frames and commands.
-    assert page.text.count(WRITTEN) >= 8
+    assert texts.text.count(WRITTEN) >= 8
     svg = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert svg.count(r"$x^{$&lt;b&gt;\x1b[31m\x9b\u202e\udc80\nz") == 3
     html.encode()
@@ -99,11 +99,11 @@ def test_a_page_shows_names_of_others(exported: Bundle) -> None:
 
 def test_a_page_fetches_and_runs_nothing(exported: Bundle) -> None:
     html = page(exported, validation(exported))
-    page = Texts(html)
-    assert page.policy == (
+    texts = Texts(html)
+    assert texts.policy == (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    assert not {"script", "link", "form", "iframe", "object", "embed", "base"} & page.tags
+    assert not {"script", "link", "form", "iframe", "object", "embed", "base"} & texts.tags
     assert not re.search(r"<[^>]* on\w+=", html)
 
 
