@@ -34,7 +34,7 @@ _MOST_UNPACKED = 384 << 20
 """Bytes of all arrays of an archive. A frame of 1024x2048 with its labels takes 40 MiB."""
 _MOST_OVERLAYS = 16
 """Three times as many as a validation keeps."""
-_INTEGERS = ("|u1", "<u2", "<i4", "<i8")
+_INTEGERS = ("|u1", "<u2", "<i2", "<i4", "<i8")
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ class Folder:
         *folders, last = parts_of(name)
         directory = os.dup(self._descriptor)
         try:
-            for folder in folders:
+            for depth, folder in enumerate(folders, 1):
                 if make:
                     _make_folder(folder, directory)
                 try:
@@ -177,8 +177,10 @@ class Folder:
                 except OSError as error:
                     # A link to a folder is reported as either.
                     if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                        what = f"{self.path / name}: {folder!r} is a link or no folder"
-                        raise (OutputError(f"cannot write {what}") if make else BundleError(what)) from error
+                        place = self.path.joinpath(*folders[:depth])
+                        if make:
+                            raise OutputError(f"cannot write to {place}: it is a link or no folder") from error
+                        raise BundleError(f"{place} is a link or no folder") from error
                     raise
                 os.close(directory)
                 directory = inner
@@ -270,4 +272,5 @@ def _refusal(held: os.stat_result) -> str:
 
 
 def _too_large(most: int) -> str:
-    return f"is larger than {most / 2**20:.0f} MiB, the most that is read of such a file"
+    size = f"{most >> 30} GiB" if most >= 2**30 else f"{most >> 20} MiB"
+    return f"is larger than {size}, the most that is read of such a file"

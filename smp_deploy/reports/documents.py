@@ -70,6 +70,11 @@ def stored_overlays(bundle: Bundle, count: int) -> list[tuple[NDArray[Any], ...]
     if content is None:
         return []
     try:
-        return overlays_from_npz(content, bundle.manifest.input.size, count, path)
+        overlays = overlays_from_npz(content, bundle.manifest.input.size, count, path)
+        classes = len(bundle.manifest.classes)
+        for _, *labels, _ in overlays:
+            if any(held.size and not 0 <= held.min() <= held.max() < max(256, classes) for held in labels):
+                raise BundleError(f"{path} has labels that are none of the {classes} classes")
+        return overlays
     except BundleError as error:
         raise BundleError(f"{error}; {_ANEW}") from error

@@ -257,7 +257,7 @@ def test_the_record_of_a_proof_is_kept_beside_the_bundles_own(bundle: Path) -> N
 def test_a_record_that_cannot_be_kept_is_said_before_the_work(bundle: Path) -> None:
     (bundle / "reports").write_text("in the way")
     told: list[object] = []
-    with pytest.raises(OutputError, match=r"cannot write .*'reports' is a link or no folder"):
+    with pytest.raises(OutputError, match=r"cannot write to .*reports: it is a link or no folder"):
         prove(bundle, "onnxruntime", Precision.FP32, on_check=told.append)
     assert told == []
 

@@ -148,7 +148,7 @@ def test_a_bundle_that_cannot_be_written_is_refused_before_the_build(cli: Cli, b
     before = contents(bundle)
     result = cli("build-engine", bundle, *RTX)
     assert result.returncode == 2
-    assert result.stderr == f"smp-deploy: cannot write to {bundle / 'engines'}: Not a directory\n"
+    assert result.stderr == f"smp-deploy: cannot write to {bundle / 'engines'}: it is a link or no folder\n"
     assert contents(bundle) == before
 
 
