@@ -403,12 +403,15 @@ class _Copies:
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
+        self._lock = threading.Lock()
         self.verified: set[str] = set()
 
     def of(self, bundle: Bundle, name: str) -> Path:
-        if self._snapshot is None:
-            self._snapshot = Snapshot()
-        return bundle._copied(name, self._snapshot)
+        # Two threads that want one file: the second one finds it whole.
+        with self._lock:
+            if self._snapshot is None:
+                self._snapshot = Snapshot()
+            return bundle._copied(name, self._snapshot)
 
 
 def _folder(path: Path) -> Folder:
