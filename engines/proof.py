@@ -18,16 +18,15 @@ from engines.backends.base import Backend
 from engines.backends.base import Kind as BackendKind
 from engines.backends.versions import tool_versions
 from engines.bundle.bundle import Bundle
+from engines.bundle.comparing import build_record_of
 from engines.bundle.manifest import EngineRecord, OutputKind, ReferenceRecord
 from engines.bundle.records import (
-    BuildRecord,
     Check,
     Kind,
     Quantity,
     Tolerance,
     Validation,
     json_from_record,
-    record_from_json,
     validation_name,
 )
 from engines.errors import BundleError, MachineError, WorkFailed
@@ -127,7 +126,7 @@ def _provenance_check(bundle: Bundle, engine: EngineRecord) -> Check:
         precision=engine.precision,
     )
     try:
-        record = record_from_json(bundle.content(engine.record), BuildRecord, engine.record)
+        record = build_record_of(bundle, engine)
     except BundleError as error:
         return question.broke(error).located(engine.record)
     files, manifest = bundle.files, bundle.manifest

@@ -34,9 +34,13 @@ def json_of(document: str | bytes) -> Any:
 _TOO_DEEP = f"lists and objects are nested more than {JSON_DEPTH} deep"
 
 
+def repeated_key(pairs: list[tuple[str, Any]]) -> str | None:
+    """The first key of an object that stands there more than once: readers differ in which value they take."""
+    names = [name for name, _ in pairs]
+    return next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
-    return found
+    if (twice := repeated_key(pairs)) is not None:
+        raise ValueError(f"the key {twice!r} stands twice")
+    return dict(pairs)

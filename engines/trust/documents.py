@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from engines.bundle.documents import repeated_key
 from engines.errors import BundleError, InputError
 
 _Kind = TypeVar("_Kind")
@@ -28,12 +29,9 @@ def document_from_json(content: bytes, kind: type[_Kind], where: str, error: typ
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+    if (twice := repeated_key(pairs)) is not None:
         raise ValueError(f"it has the key {twice!r} twice")
-    return found
+    return dict(pairs)
 
 
 def _no_number(text: str) -> None:

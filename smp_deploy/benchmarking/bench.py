@@ -130,7 +130,8 @@ def _ran(bundle: Bundle, backend: Backend, precision: Precision, schedule: Sched
         names += [name for engine in bundle.engines if engine.use == use for name in engine.files]
     else:
         names.append(bundle.trunk_graph(manifest.trunk_of(schedule), backend.graph_precision(precision)))
-    return {name: bundle.digests[name] for name in (MANIFEST_NAME, *names)}
+    digests = bundle.digests
+    return {name: digests[name] for name in (MANIFEST_NAME, *names)}
 
 
 def _memory(

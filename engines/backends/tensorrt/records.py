@@ -16,6 +16,7 @@ from engines.backends.tensorrt.machine import Machine
 from engines.backends.tensorrt.settings import BuildConfig
 from engines.backends.tensorrt.targets import Target
 from engines.bundle.bundle import Bundle, record_of
+from engines.bundle.comparing import build_record_of
 from engines.bundle.manifest import EngineRecord
 from engines.bundle.records import (
     BuildRecord,
@@ -26,7 +27,6 @@ from engines.bundle.records import (
     Tactics,
     builtins_from_record,
     field_differences,
-    record_from_json,
 )
 from engines.errors import BundleError, CheckFailed, InputError
 
@@ -84,7 +84,7 @@ def held_engine(
     """
     for engine in bundle.engines:
         with suppress(BundleError):
-            record = record_from_json(bundle.content(engine.record), BuildRecord, engine.record)
+            record = build_record_of(bundle, engine)
             held = builtins_from_record(record)
             same = all(held[key] == value for key, value in identity.items())
             plans = (record.plan_sha256, record.prepare_plan_sha256)
