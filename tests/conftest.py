@@ -98,11 +98,25 @@ def broad(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(made_once(tmp_path_factory, "broad", make))
 
 
+@pytest.fixture(autouse=True)
+def shared_bundles_stay(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails the test that writes into a bundle that others read, or a test that ran beside it."""
+    shared = [request.getfixturevalue(name) for name in ("exported", "broad") if name in request.fixturenames]
+    before = [files_of(bundle.path) for bundle in shared]
+    yield
+    assert [files_of(bundle.path) for bundle in shared] == before, "a shared bundle was changed: use `bundle`"
+
+
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """The size in bytes and the time of change in nanoseconds of all files."""
+    found = {path: path.stat() for path in folder.rglob("*") if not path.name.startswith(".")}
+    return {str(path.relative_to(folder)): (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+
+
 @pytest.fixture
 def bundle(exported: Bundle, tmp_path: Path) -> Path:
     """A copy of the small bundle, to be spoilt."""
-    # Tests that validate the bundle leave a record in it.
-    return Path(shutil.copytree(exported.path, tmp_path / "bundle", ignore=shutil.ignore_patterns("reports")))
+    return Path(shutil.copytree(exported.path, tmp_path / "bundle"))
 
 
 @pytest.fixture

@@ -92,10 +92,10 @@ def test_a_manifest_makes_no_network_that_the_checkpoint_does_not_fill(
     refused(cli("validate", bundle, "--checkpoint", checkpoint), "smp18.safetensors does not fit the network", "4096")
 
 
-def test_bench_runs_nothing_of_the_working_directory(cli: Cli, exported: Bundle, tmp_path: Path) -> None:
+def test_bench_runs_nothing_of_the_working_directory(cli: Cli, bundle: Path, tmp_path: Path) -> None:
     for name in ("numpy", "msgspec", "psutil", "smp_deploy", "json"):
         (tmp_path / f"{name}.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path)!r}, 'ran').touch()\n1 / 0\n")
-    words = ("bench", exported.path, "--iterations", 1, "--duration", 0, "--warm-up", 0, "--json")
+    words = ("bench", bundle, "--iterations", 1, "--duration", 0, "--warm-up", 0, "--json")
     result = cli(*words, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["memory"]["above_empty_process_bytes"] > 0
