@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.graphs.naming import name_for_people
+from converters.graphs.simplifying import simplify
 from engines.errors import MissingDependency, NetworkError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def onnx_from_torch(
                 input_names=list(inputs),
                 output_names=[output_name],
                 dynamic_shapes=tuple(dynamic),
+                optimize=False,
                 verbose=False,
             )
     except ImportError as error:
@@ -66,6 +68,7 @@ def onnx_from_torch(
         raise NetworkError(f"torch.onnx cannot export the network: {_first_line(cause)}") from error
     assert program is not None
     model: ir.Model = program.model
+    simplify(model)
     name_for_people(model, stage)
     return model
 
