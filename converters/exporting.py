@@ -22,9 +22,10 @@ from converters.graphs.modules import matching_modules
 from converters.graphs.quantization import CalibrationConfig, CalibrationMethod, ranges_from_frames
 from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Prepare, WholeNetwork
 from converters.graphs.weights import SharedWeights
+from converters.graphs.written import WrittenGraphs
 from converters.palettes import default_classes
 from converters.readme import README_NAME, readme_from_manifest
-from converters.reference import write_reference
+from converters.reference import noise_frame, write_reference
 from converters.rewriting.lowerings.base import LoweredNetwork
 from converters.trunks import TrunkPrecisions, TrunkWriter, proven_trunks, write_trunks
 from engines.backends.versions import installed_versions
@@ -186,8 +187,8 @@ class _Export:
         forms = self._forms(traced_network(working_copy(network)))
         ranges = self._ranges(forms)
         with SharedWeights(self.stage / _WEIGHTS) as weights:
-            self._write_surroundings(forms, weights)
-            trunks = self._write_trunks(forms, ranges, weights)
+            planes = self._write_surroundings(forms, weights)
+            trunks = self._write_trunks(forms, ranges, weights, planes)
         self.on_step("computing reference outputs in PyTorch")
         reference = write_reference(self.stage, forms.network, forms.frame, self.request.reference_frames)
         manifest = self._manifest(forms, origin, trunks, reference, ranges)
@@ -223,23 +224,37 @@ class _Export:
             )
         return classes
 
-    def _write_surroundings(self, forms: _Forms, weights: SharedWeights) -> None:
-        """``model.onnx``, the whole network, and ``prepare.onnx``, what comes before a trunk."""
+    def _write_surroundings(self, forms: _Forms, weights: SharedWeights) -> NDArray[np.float32]:
+        """``model.onnx``, the whole network, and ``prepare.onnx``, what comes before a trunk; what it gives."""
         normalization, frame, opset = self.request.normalization, forms.frame, self.request.opset
-        self.on_step(f"exporting {_MODEL}, the whole network")
+        self.on_step(f"exporting and proving {_MODEL}, the whole network")
         whole = WholeNetwork(normalization, forms.network.graph, frame.size, frame.padded_size).eval()
         # A batch of two: one would be taken for a constant.
         frames = torch.zeros((), dtype=torch.uint8).expand(2, *frame.size, 3)
         model = onnx_from_torch(whole, {"frames": frames}, output_name="logits", opset=opset, batch="batch")
         weights.save_graph(model, self.stage / _MODEL)
-        self.on_step(f"exporting {_PREPARE}, the normalisation")
+        proofs, image = WrittenGraphs(self.stage, self.on_step), self._proof_frame()
+        handed_over = WholeNetwork(normalization, forms.network.module, frame.size, frame.padded_size)
+        proofs.prove_whole(_MODEL, handed_over, {"frames": image[None]}, whole)
+        self.on_step(f"exporting and proving {_PREPARE}, the normalisation")
         # The prepared planes as one phase: what all trunks of the bundle read.
         planes = PhaseGrid(frame.size, frame.padded_size, (1, 1), frame.border)
         prepare = Prepare(normalization, planes).eval()
         model = onnx_from_torch(prepare, {"frame": frames[0]}, output_name="planes", opset=opset)
         weights.save_graph(model, self.stage / _PREPARE)
+        proofs.prove_prepare(_PREPARE, prepare, {"frame": image})
+        with torch.inference_mode():
+            # A copy: PyTorch takes no array that is read-only.
+            return prepare(torch.from_numpy(image.copy())).numpy()  # type: ignore[no-any-return]
 
-    def _write_trunks(self, forms: _Forms, ranges: Mapping[str, float], weights: SharedWeights) -> list[TrunkRecord]:
+    def _proof_frame(self) -> NDArray[np.uint8]:
+        """What every graph is proven on."""
+        frames = self.request.reference_frames
+        return frames[0] if frames else noise_frame(self.request.size, seed=0)
+
+    def _write_trunks(
+        self, forms: _Forms, ranges: Mapping[str, float], weights: SharedWeights, planes: NDArray[np.float32]
+    ) -> list[TrunkRecord]:
         request = self.request
         writer = TrunkWriter(
             frame=forms.frame,
@@ -248,8 +263,10 @@ class _Export:
             precisions=TrunkPrecisions(request.precisions, forms.kept, ranges),
             weights=weights,
             stage=self.stage,
+            planes=planes,
+            on_step=self.on_step,
         )
-        return write_trunks(forms.trunks, writer, self.on_step)
+        return write_trunks(forms.trunks, writer)
 
     def _ranges(self, forms: _Forms) -> dict[str, float]:
         """The activation ranges for int8: measured once, and valid for every trunk."""

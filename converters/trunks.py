@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from converters.analysis.network import TracedNetwork
@@ -22,6 +24,8 @@ from converters.graphs.precision import cast_network
 from converters.graphs.quantization.graphs import quantize_network
 from converters.graphs.stages import Trunk
 from converters.graphs.weights import SharedWeights
+from converters.graphs.written import WrittenGraphs
+from converters.reference import reference_phase
 from converters.rewriting.loops import LoopedNetwork, looped_from_network
 from converters.rewriting.lowerings import lowered
 from converters.rewriting.lowerings.base import LoweredNetwork
@@ -42,7 +46,7 @@ class TrunkPrecisions:
     ranges: Mapping[str, float]
     """For int8, by module: the magnitude at its input that becomes 127."""
 
-    def converted(self, model: ir.Model, precision: Precision) -> ir.Model:
+    def converted(self, model: ir.Model, precision: Precision, on_step: Callable[[str], None]) -> ir.Model:
         """A trunk in one of the precisions, from its fp32 graph, which stays as it is."""
         if precision is Precision.FP32:
             return model
@@ -50,7 +54,8 @@ class TrunkPrecisions:
         if precision is Precision.INT8:
             quantize_network(model, self.ranges, self.kept.get(precision, ()))
         else:
-            cast_network(model, precision, self.kept.get(precision, ()))
+            for sentence in cast_network(model, precision, self.kept.get(precision, ())):
+                on_step(sentence)
         return model
 
 
@@ -109,12 +114,16 @@ class TrunkWriter:
     precisions: TrunkPrecisions
     weights: SharedWeights
     stage: Path
+    planes: NDArray[np.float32]
+    """The prepared planes of a frame, which every graph is proven on."""
+    on_step: Callable[[str], None]
 
     def write(self, form: LoweredNetwork, stem: str) -> TrunkRecord:
         """Export a trunk in every precision: ``<stem>.onnx``, ``<stem>.fp16.onnx`` and so on."""
         inputs = self._inputs(form.looped)
         module = Trunk(form.graph, form.merges, self.outputs).eval()
         model = onnx_from_torch(module, inputs, output_name=self.outputs.value, opset=self.opset, batch="phases")
+        feed, proofs = self._feed(form.looped), WrittenGraphs(self.stage, self.on_step)
         graphs: dict[Precision, str] = {}
         convolutions: dict[Precision, dict[Precision, int]] = {}
         live: dict[Precision, int] = {}
@@ -122,8 +131,9 @@ class TrunkWriter:
         arena: dict[Precision, int] = {}
         for precision in dict.fromkeys((Precision.FP32, *self.precisions.precisions)):
             graphs[precision] = f"{stem}.onnx" if precision is Precision.FP32 else f"{stem}.{precision.value}.onnx"
-            converted = self.precisions.converted(model, precision)
+            converted = self.precisions.converted(model, precision, self.on_step)
             self.weights.save_graph(converted, self.stage / graphs[precision])
+            proofs.prove_trunk(graphs[precision], precision, module, feed, self.precisions.ranges)
             convolutions[precision], live[precision] = _convolutions(converted), live_bytes(converted)
             arena[precision] = arena_bytes(converted)
             if precision in (Precision.FP32, Precision.INT8):
@@ -151,16 +161,21 @@ class TrunkWriter:
             inputs["offsets"] = torch.zeros((len(looped.inner_windows), 2), dtype=torch.int64)
         return inputs
 
+    def _feed(self, looped: LoopedNetwork) -> dict[str, NDArray[np.generic]]:
+        """What the trunk takes for one phase of the frame that it is proven on."""
+        grid = looped.grid(self.frame.size, self.frame.padded_size)
+        return grid.feed(self.planes, [reference_phase(grid.window, case=0)])
+
 
 def write_trunks(
-    trunks: Sequence[LoweredNetwork], writer: TrunkWriter, on_step: Callable[[str], None]
+    trunks: Sequence[LoweredNetwork], writer: TrunkWriter
 ) -> list[TrunkRecord]:
     """Export every trunk; the first one is ``trunk.onnx``."""
     records = []
     for index, form in enumerate(trunks):
         levels, lowering = form.looped.levels, form.lowering.value
         stem = f"trunk-l{levels}-{lowering}" if index else "trunk"
-        on_step(f"exporting {stem}.onnx, the work on one sub-batch ({levels} levels, {lowering})")
+        writer.on_step(f"exporting and proving {stem}.onnx, the work on one sub-batch ({levels} levels, {lowering})")
         records.append(writer.write(form, stem))
     return records
 

@@ -17,8 +17,10 @@ def has_weights(node: ir.Node) -> bool:
     return node.op_type != "Clip" and any(value.is_initializer() for value in _floats(node))
 
 
-def kept_nodes(nodes: Iterable[ir.Node], modules: Collection[str]) -> set[ir.Node]:
-    """The nodes of these modules, and those without weights that follow them.
+def kept_nodes(
+    nodes: Iterable[ir.Node], modules: Collection[str], further: Collection[ir.Node] = ()
+) -> set[ir.Node]:
+    """The nodes of these modules and these further ones, and those without weights that follow them.
 
     A layer without weights (a ReLU, a rearrangement) stays with the result it takes, so that a value too large for
     half precision is not cast between a convolution and its ReLU. A sum stays with a kept module that it takes a
@@ -28,12 +30,13 @@ def kept_nodes(nodes: Iterable[ir.Node], modules: Collection[str]) -> set[ir.Nod
     Args:
         nodes: of a single-precision graph, in its order.
         modules: paths in the network.
+        further: nodes, whatever module they are of.
     """
     near: dict[ir.Node, bool] = {}
     for node in nodes:
         sources = [value.producer() for value in _floats(node) if not value.is_initializer()]
         kept = [near[source] for source in sources if source is not None and source in near]
-        if module_of(node) in modules:
+        if module_of(node) in modules or node in further:
             near[node] = True
         elif kept and not has_weights(node) and (any(kept) or len(kept) == len(sources)):
             near[node] = len(sources) == 1 and kept[0]

@@ -7,7 +7,7 @@ that one export serves every precision, and that weights folded in single precis
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from onnx_ir.passes import common
 from converters.graphs.adding import added_constant, added_node
 from converters.graphs.identity import network_nodes
 from converters.graphs.modules import kept_nodes
+from converters.graphs.numbers import around, numbers_beyond, sentences
 from engines.errors import NetworkError
 from engines.schedules.schedule import Precision
 
@@ -36,21 +37,29 @@ def check_opset(precision: Precision, opset: int) -> None:
         )
 
 
-def cast_network(model: ir.Model, precision: Precision, keep: Collection[str] = ()) -> None:
+def cast_network(model: ir.Model, precision: Precision, keep: Collection[str] = ()) -> list[str]:
     """Make the network of a single-precision model compute in FP16 or BF16, in place.
+
+    An operator that ONNX does not have in the type stays in single precision, and so does one with a number that the
+    type cannot hold, with what computes and what takes its result: the 1e-12 that keeps a norm away from zero is zero
+    itself in half precision.
 
     Args:
         model: with the identities of its nodes.
         precision: of the network.
         keep: modules that stay in single precision, between casts. Sums and the like, which belong to no module, stay
             with them where they take a result of theirs.
+
+    Returns:
+        A sentence for each number that the type cannot hold.
     """
     target, opset = _TYPES[precision], model.opset_imports[""]
     check_opset(precision, opset)
     network = network_nodes(model)
-    kept = kept_nodes(network, keep)
+    beyond = numbers_beyond(network, target)
+    kept = kept_nodes(network, keep, around(beyond))
     inside = [node for node in network if node not in kept]
-    nodes = set(inside)
+    halved = {value: node for node in inside for value in _results_in(node, target, opset)}
     casts: dict[ir.Value, ir.Value] = {}
     weights: dict[ir.Value, ir.Value] = {}
     for node in inside:
@@ -59,36 +68,82 @@ def cast_network(model: ir.Model, precision: Precision, keep: Collection[str] = 
                 continue
             if value.const_value is not None:
                 node.replace_input_with(index, _converted(model.graph, value, target, weights))
-            elif value.producer() not in nodes:
+            elif value not in halved:
                 node.replace_input_with(index, _cast(value, target, casts, node))
-        if node.op_type == "Cast" and node.attributes["to"].as_int() == _FLOAT:
+        if node.op_type == "Cast" and node.outputs[0] in halved:
             node.attributes["to"] = ir.AttrInt64("to", target.value)
-    outputs = [value for node in inside for value in node.outputs if value.dtype is _FLOAT]
-    for value in outputs:
+    for value in halved:
         # Not its dtype: copies of a model share the objects of their types.
         value.type = ir.TensorType(target)
-    for value in outputs:
+    nodes = set(inside)
+    for value in halved:
         _float_outside(model.graph, value, nodes, opset)
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)
+    return [*sentences(beyond, precision, keep), *_overflowing(weights, precision)]
 
 
 def _takes(node: ir.Node, index: int, dtype: ir.DataType, opset: int) -> bool:
     """Whether an operator takes this type at this input: the scales of a Resize, say, are always float."""
+    formal = _formal(onnx.defs.get_schema(node.op_type, opset, node.domain).inputs, index)
+    return _name_of(dtype) in formal.types
+
+
+def _results_in(node: ir.Node, dtype: ir.DataType, opset: int) -> list[ir.Value]:
+    """The float results that an operator gives in this type where it takes it.
+
+    That are those whose type in the schema is the type of an input, ``T``, and allows it; a Cast gives what it is told.
+    What a type of its own or an attribute says, as for the mean of a layer norm or a tensor of one value, stays float.
+    """
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-    formal = schema.inputs[min(index, len(schema.inputs) - 1)]
-    return f"tensor({dtype.name.lower()})" in formal.types
+    given = {
+        _formal(schema.inputs, index).type_str
+        for index, value in enumerate(node.inputs)
+        if value is not None and value.dtype is _FLOAT and _takes(node, index, dtype, opset)
+    }
+    if node.op_type == "Cast":
+        return [value for value in node.outputs if value.dtype is _FLOAT]
+    return [
+        value
+        for index, value in enumerate(node.outputs)
+        if value.dtype is _FLOAT and (formal := _formal(schema.outputs, index)).type_str in given
+        if _name_of(dtype) in formal.types
+    ]
+
+
+def _formal(formals: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> onnx.defs.OpSchema.FormalParameter:
+    """The last one stands for all further ones."""
+    return formals[min(index, len(formals) - 1)]
+
+
+def _name_of(dtype: ir.DataType) -> str:
+    return f"tensor({dtype.name.lower()})"
 
 
 def _converted(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, known: dict[ir.Value, ir.Value]) -> ir.Value:
     """The initializer in another type, under a name of its own while the old one is still there."""
     if value not in known:
         assert value.const_value is not None
-        # A weight that is too large becomes infinite: checks find it in what the graph gives.
+        # A weight that is too large becomes infinite, which is said.
         with np.errstate(over="ignore"):
             array = value.const_value.numpy().astype(dtype.numpy())
         known[value] = added_constant(graph, f"{value.name}.{dtype.name.lower()}", array)
     return known[value]
+
+
+def _overflowing(weights: Mapping[ir.Value, ir.Value], precision: Precision) -> list[str]:
+    """What to say of constants that became infinite."""
+    found = []
+    for value, converted in weights.items():
+        assert value.const_value is not None
+        assert converted.const_value is not None
+        before, after = value.const_value.numpy(), np.asarray(converted.const_value.numpy(), np.float32)
+        if count := int((np.isinf(after) & np.isfinite(before)).sum()):
+            found.append(
+                f"{count} of {before.size} values of {value.name} are too large for {precision.value} and infinite in "
+                "its trunks; keep_fp32= keeps their module in fp32"
+            )
+    return found
 
 
 def _cast(value: ir.Value, dtype: ir.DataType, known: dict[ir.Value, ir.Value], reader: ir.Node) -> ir.Value:

@@ -59,6 +59,8 @@ class SharedWeights:
             self._stream.write(b"\0" * (-self._stream.tell() % _ALIGNMENT))
             self._known[key] = (self._stream.tell(), len(content))
             self._stream.write(content)
+            # A graph may be read before the file is closed.
+            self._stream.flush()
         offset, length = self._known[key]
         return ir.ExternalTensor(
             self._path.name,
