@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import nn
 
-from converters.analysis.network import TracedNetwork, traced_network, working_copy
+from converters.analysis.network import TracedNetwork, half_types, traced_network, working_copy
 from converters.arguments import ExportRequest, export_request
 from converters.graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
 from converters.graphs.modules import matching_modules
@@ -23,10 +22,12 @@ from converters.graphs.quantization import CalibrationConfig, CalibrationMethod,
 from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Prepare, WholeNetwork
 from converters.graphs.weights import SharedWeights
 from converters.graphs.written import WrittenGraphs
+from converters.outputs import channels_of, check_channels, check_meaning
 from converters.palettes import default_classes
 from converters.readme import README_NAME, readme_from_manifest
-from converters.reference import noise_frame, write_reference
+from converters.reference import noise_frame, reference_case, write_reference
 from converters.rewriting.lowerings.base import LoweredNetwork
+from converters.rewriting.proof import noise_case
 from converters.trunks import TrunkPrecisions, TrunkWriter, proven_trunks, write_trunks
 from engines.backends.versions import installed_versions
 from engines.bundle.bundle import Bundle, record_of_file
@@ -91,7 +92,8 @@ def export(
 
     Args:
         network: maps ``(n, 3, H, W)`` float32, normalised RGB, to logits ``(n, classes, H, W)``; of pooling layers and
-            ordinary layers, with float32 parameters. An attribute ``size_multiple = (rows, columns)`` says what ``H``
+            ordinary layers, with parameters in float32, or in a half precision, which becomes
+            float32. An attribute ``size_multiple = (rows, columns)`` says what ``H``
             and ``W`` must be multiples of; by default what its splits need.
         path: where the bundle's directory goes.
         size: of the frames, ``(height, width)`` in pixels; padded inside where the network needs a multiple.
@@ -184,6 +186,10 @@ class _Export:
     def write(self, network: nn.Module, origin: NetworkRecord) -> Manifest:
         """Write every file of the bundle, the manifest last."""
         self.on_step("tracing the network, rewriting it for every schedule and proving each form")
+        if halves := half_types(network):
+            self.on_step(
+                f"the network has weights in {' and '.join(halves)}: all is computed in fp32 with their values"
+            )
         forms = self._forms(traced_network(working_copy(network)))
         ranges = self._ranges(forms)
         with SharedWeights(self.stage / _WEIGHTS) as weights:
@@ -200,7 +206,10 @@ class _Export:
     def _forms(self, network: TracedNetwork) -> _Forms:
         request = self.request
         padded = padded_size(request.size, network.size_multiple)
-        classes = self._classes(_channels_of(network.graph, padded))
+        channels = channels_of(network.graph, padded)
+        check_channels(channels, request.outputs)
+        check_meaning(noise_case(network).logits, request.outputs)
+        classes = self._classes(channels)
         kept = {held: matching_modules(patterns, network.modules) for held, patterns in request.keep_fp32.items()}
         trunks = list(proven_trunks(network, request.levels, request.lowerings))
         frame = InputRecord(
@@ -234,8 +243,8 @@ class _Export:
         model = onnx_from_torch(whole, {"frames": frames}, output_name="logits", opset=opset, batch="batch")
         weights.save_graph(model, self.stage / _MODEL)
         proofs, image = WrittenGraphs(self.stage, self.on_step), self._proof_frame()
-        handed_over = WholeNetwork(normalization, forms.network.module, frame.size, frame.padded_size)
-        proofs.prove_whole(_MODEL, handed_over, {"frames": image[None]}, whole)
+        case = reference_case(forms.network, frame, image, 0)
+        proofs.prove_whole(_MODEL, whole, {"frames": image[None]}, case.phase, case.window, case.logits)
         self.on_step(f"exporting and proving {_PREPARE}, the normalisation")
         # The prepared planes as one phase: what all trunks of the bundle read.
         planes = PhaseGrid(frame.size, frame.padded_size, (1, 1), frame.border)
@@ -309,22 +318,6 @@ class _Export:
             tools=installed_versions(_TOOLS),
             files={},
         )
-
-
-def _channels_of(graph: fx.GraphModule, size: Size) -> int:
-    """Channels of the logits, from a pass without values."""
-    on_meta = copy.deepcopy(graph).to("meta")
-    try:
-        shape = tuple(on_meta(torch.empty(1, 3, *size, device="meta")).shape)
-    except Exception as error:
-        # The network is the user's code and may raise anything.
-        raise NetworkError(f"the network cannot take an image of {size[0]}x{size[1]}: {error}") from error
-    if len(shape) != 4 or shape[0] != 1 or shape[2:] != size:
-        raise NetworkError(
-            f"a network maps (1, 3, {size[0]}, {size[1]}) to logits (1, classes, {size[0]}, {size[1]}); "
-            f"this one gives {shape}"
-        )
-    return int(shape[1])
 
 
 def _calibration_record(config: CalibrationConfig, ranges: dict[str, float]) -> CalibrationRecord:

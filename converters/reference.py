@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,27 +60,46 @@ def write_reference(
     Raises :class:`NetworkError` for logits that are not finite.
     """
     (stage / "reference").mkdir()
+    records = []
+    for index, image in enumerate(images or (noise_frame(frame.size, seed=0),)):
+        case = reference_case(network, frame, image, index)
+        record = ReferenceRecord(
+            frame=f"reference/frame-{index}.npy",
+            window=case.window,
+            phase=case.phase,
+            logits=f"reference/logits-{index}.npy",
+        )
+        _write_array(stage / record.frame, image)
+        _write_array(stage / record.logits, case.logits)
+        records.append(record)
+    return records
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceCase:
+    """What PyTorch computes for one phase of a frame."""
+
+    window: Window
+    phase: Phase
+    logits: NDArray[np.float32]
+    """``(classes, i, j)``, of the padded frame."""
+
+
+def reference_case(network: TracedNetwork, frame: InputRecord, image: NDArray[np.uint8], index: int) -> ReferenceCase:
+    """A phase of a frame: another one for each index. Raises :class:`NetworkError` for logits that are not finite."""
     levels = reference_levels(frame.padded_size, network.windows, network.most_levels)
     window = total_window(network.windows[:levels])
     grid = PhaseGrid(frame.size, frame.padded_size, window, (0, 0, 0, 0))
-    records = []
-    for case, image in enumerate(images or (noise_frame(frame.size, seed=0),)):
-        phase = reference_phase(window, case)
-        try:
-            logits = phase_logits(network, image, grid, phase, Normalization(frame.mean, frame.std))
-        except RuntimeError as error:
-            if "allocate memory" in str(error):
-                raise MemoryError(f"a frame of {frame.size[0]}x{frame.size[1]} is too large for it") from error
-            raise
-        if not np.isfinite(logits).all():
-            raise NetworkError("the network's logits are not finite on a reference frame; check the checkpoint")
-        record = ReferenceRecord(
-            frame=f"reference/frame-{case}.npy", window=window, phase=phase, logits=f"reference/logits-{case}.npy"
-        )
-        _write_array(stage / record.frame, image)
-        _write_array(stage / record.logits, logits)
-        records.append(record)
-    return records
+    phase = reference_phase(window, index)
+    try:
+        logits = phase_logits(network, image, grid, phase, Normalization(frame.mean, frame.std))
+    except RuntimeError as error:
+        if "allocate memory" in str(error):
+            raise MemoryError(f"a frame of {frame.size[0]}x{frame.size[1]} is too large for it") from error
+        raise
+    if not np.isfinite(logits).all():
+        raise NetworkError("the network's logits are not finite on a reference frame; check the checkpoint")
+    return ReferenceCase(window, phase, logits)
 
 
 def reference_levels(size: Size, windows: Sequence[Window], most: int) -> int:

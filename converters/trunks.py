@@ -24,7 +24,7 @@ from converters.graphs.precision import cast_network
 from converters.graphs.quantization.graphs import quantize_network
 from converters.graphs.stages import Trunk
 from converters.graphs.weights import SharedWeights
-from converters.graphs.written import WrittenGraphs
+from converters.graphs.written import TrunkProof, WrittenGraphs
 from converters.reference import reference_phase
 from converters.rewriting.loops import LoopedNetwork, looped_from_network
 from converters.rewriting.lowerings import lowered
@@ -46,17 +46,16 @@ class TrunkPrecisions:
     ranges: Mapping[str, float]
     """For int8, by module: the magnitude at its input that becomes 127."""
 
-    def converted(self, model: ir.Model, precision: Precision, on_step: Callable[[str], None]) -> ir.Model:
-        """A trunk in one of the precisions, from its fp32 graph, which stays as it is."""
+    def converted(self, model: ir.Model, precision: Precision) -> tuple[ir.Model, list[str]]:
+        """A trunk in one of the precisions, from its fp32 graph, which stays as it is, and what is to be said of it."""
         if precision is Precision.FP32:
-            return model
+            return model, []
         model = model.clone()
+        kept = self.kept.get(precision, ())
         if precision is Precision.INT8:
-            quantize_network(model, self.ranges, self.kept.get(precision, ()))
-        else:
-            for sentence in cast_network(model, precision, self.kept.get(precision, ())):
-                on_step(sentence)
-        return model
+            quantize_network(model, self.ranges, kept)
+            return model, []
+        return model, cast_network(model, precision, kept)
 
 
 def proven_trunks(
@@ -123,7 +122,8 @@ class TrunkWriter:
         inputs = self._inputs(form.looped)
         module = Trunk(form.graph, form.merges, self.outputs).eval()
         model = onnx_from_torch(module, inputs, output_name=self.outputs.value, opset=self.opset, batch="phases")
-        feed, proofs = self._feed(form.looped), WrittenGraphs(self.stage, self.on_step)
+        proofs = WrittenGraphs(self.stage, self.on_step)
+        proof = TrunkProof(module, self._feed(form.looped), self.precisions.ranges)
         graphs: dict[Precision, str] = {}
         convolutions: dict[Precision, dict[Precision, int]] = {}
         live: dict[Precision, int] = {}
@@ -131,9 +131,11 @@ class TrunkWriter:
         arena: dict[Precision, int] = {}
         for precision in dict.fromkeys((Precision.FP32, *self.precisions.precisions)):
             graphs[precision] = f"{stem}.onnx" if precision is Precision.FP32 else f"{stem}.{precision.value}.onnx"
-            converted = self.precisions.converted(model, precision, self.on_step)
+            converted, remarks = self.precisions.converted(model, precision)
+            for remark in remarks:
+                self.on_step(f"{graphs[precision]}: {remark}")
             self.weights.save_graph(converted, self.stage / graphs[precision])
-            proofs.prove_trunk(graphs[precision], precision, module, feed, self.precisions.ranges)
+            proofs.prove_trunk(graphs[precision], precision, proof)
             convolutions[precision], live[precision] = _convolutions(converted), live_bytes(converted)
             arena[precision] = arena_bytes(converted)
             if precision in (Precision.FP32, Precision.INT8):
@@ -167,9 +169,7 @@ class TrunkWriter:
         return grid.feed(self.planes, [reference_phase(grid.window, case=0)])
 
 
-def write_trunks(
-    trunks: Sequence[LoweredNetwork], writer: TrunkWriter
-) -> list[TrunkRecord]:
+def write_trunks(trunks: Sequence[LoweredNetwork], writer: TrunkWriter) -> list[TrunkRecord]:
     """Export every trunk; the first one is ``trunk.onnx``."""
     records = []
     for index, form in enumerate(trunks):

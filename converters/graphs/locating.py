@@ -40,7 +40,7 @@ def layer_that_differs(
     with OnnxRuntimeRunner(ir.to_proto(model).SerializeToString(), weights=path.parent) as runner:
         results = runner.infer(feed)
     for layer, value in values.items():
-        actual, (wanted, kind) = results[str(value.name)], expected[layer]
+        actual, (wanted, kind) = np.asarray(results[str(value.name)], np.float32), expected[layer]
         if actual.shape != wanted.shape:
             continue
         if not np.abs(actual - wanted).max() <= bound * np.abs(wanted).max():
@@ -55,7 +55,7 @@ class _Recorder(fx.Interpreter):
         super().__init__(network)
         self.network = network
         self.calls = Counter(node.target for node in network.graph.nodes if node.op == "call_module")
-        self.values: dict[str, tuple[NDArray[np.generic], str]] = {}
+        self.values: dict[str, tuple[NDArray[np.float32], str]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -63,13 +63,13 @@ class _Recorder(fx.Interpreter):
         if n.op == "call_module" and isinstance(result, Tensor) and self.calls[n.target] == 1:
             layer = original_module(self.network, str(n.target))
             # A copy: activations may work in place.
-            self.values[layer] = result.numpy().copy(), type(self.network.get_submodule(str(n.target))).__name__
+            self.values[layer] = np.array(result, np.float32), type(self.network.get_submodule(str(n.target))).__name__
         return result
 
 
 def _values_in_torch(
     stage: nn.Module, network: fx.GraphModule, feed: Mapping[str, NDArray[np.generic]]
-) -> dict[str, tuple[NDArray[np.generic], str]]:
+) -> dict[str, tuple[NDArray[np.float32], str]]:
     """By layer: its values, and its type's name."""
     recorder = _Recorder(network)
 

@@ -17,9 +17,7 @@ def has_weights(node: ir.Node) -> bool:
     return node.op_type != "Clip" and any(value.is_initializer() for value in _floats(node))
 
 
-def kept_nodes(
-    nodes: Iterable[ir.Node], modules: Collection[str], further: Collection[ir.Node] = ()
-) -> set[ir.Node]:
+def kept_nodes(nodes: Iterable[ir.Node], modules: Collection[str], further: Collection[ir.Node] = ()) -> set[ir.Node]:
     """The nodes of these modules and these further ones, and those without weights that follow them.
 
     A layer without weights (a ReLU, a rearrangement) stays with the result it takes, so that a value too large for

@@ -46,7 +46,6 @@ def simplify(model: ir.Model) -> None:
         fold_constants(model, onnx_shape_inference=True)
         moving(model)
         common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedFunctionsPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)

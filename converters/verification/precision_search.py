@@ -182,7 +182,7 @@ class _Probe:
 
     def _converted(self, kept: frozenset[str]) -> ir.Model:
         plan = TrunkPrecisions((self.precision,), {self.precision: kept}, self._ranges)
-        return plan.converted(self._model, self.precision)
+        return plan.converted(self._model, self.precision)[0]
 
     def _outputs(self, model: ir.Model, precision: Precision) -> list[list[NDArray[np.float32]]]:
         """For each frame the outputs of a graph, in their order."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.bundle.arrays import npy_from_bytes
+from engines.bundle.channels import check_channels
 from engines.bundle.gate import Folder
 from engines.bundle.manifest import (
     LARGEST_MANIFEST,
@@ -97,10 +98,14 @@ class Bundle:
                     raise
 
     def verify(self) -> None:
-        """Verify size and SHA-256 of every listed file that was not verified yet. Raises :class:`BundleError`."""
+        """Verify size and SHA-256 of every listed file that was not verified yet, and the number of classes.
+
+        Raises :class:`BundleError`.
+        """
         for name in self.files:
             if name not in self._copies.verified:
                 self._reading(name, partial(self._check_hash, name))
+        check_channels(self.manifest, self.content)
 
     @classmethod
     def read(cls, folder: Folder) -> Bundle:

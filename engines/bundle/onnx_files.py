@@ -19,14 +19,16 @@ DEEPEST = 4
 """Graphs within graphs, as the bodies of loops are."""
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-# Of ModelProto, GraphProto, NodeProto, AttributeProto and TensorProto.
+# Of ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto and an entry of external data.
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
 _NODE_ATTRIBUTE = 5
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE = (22, 23)
 _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
+# Of ValueInfoProto, TypeProto, its tensor type, TensorShapeProto and its sizes.
+_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_SIZE, _SIZE_VALUE = 1, 2, 1, 2, 1, 1
 _EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
 
 
@@ -44,6 +46,30 @@ def check_graph(content: bytes, name: str, weights: str, weights_size: int) -> N
         _Reader(name, weights, weights_size, place).model(memoryview(content))
     except (_MalformedError, UnicodeDecodeError) as error:
         raise BundleError(f"{name} is no ONNX file: {error}") from error
+
+
+def output_shapes(content: bytes, name: str) -> dict[str, tuple[int | None, ...]]:
+    """By name: the shapes of the outputs of an ONNX file, with ``None`` for a size that is open.
+
+    An output without a shape is left out. Raises :class:`BundleError` for what is no ONNX file.
+    """
+    shapes = {}
+    try:
+        for graph in _messages(memoryview(content), _MODEL_GRAPH):
+            for value in _messages(graph, _GRAPH_OUTPUT):
+                names = [bytes(held).decode() for held in _messages(value, _VALUE_NAME)]
+                tensors = [t for kind in _messages(value, _VALUE_TYPE) for t in _messages(kind, _TYPE_TENSOR)]
+                for shape in (shape for tensor in tensors for shape in _messages(tensor, _TENSOR_SHAPE)):
+                    sizes = [dict(_fields(size)).get(_SIZE_VALUE) for size in _messages(shape, _SHAPE_SIZE)]
+                    shapes["".join(names)] = tuple(size if isinstance(size, int) else None for size in sizes)
+    except (_MalformedError, UnicodeDecodeError) as error:
+        raise BundleError(f"{name} is no ONNX file: {error}") from error
+    return shapes
+
+
+def _messages(content: memoryview, wanted: int) -> Iterator[memoryview]:
+    """The messages of one field."""
+    return (_message(value) for field, value in _fields(content) if field == wanted)
 
 
 class _MalformedError(ValueError):

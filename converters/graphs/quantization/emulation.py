@@ -82,4 +82,4 @@ class _QuantizedConvolution(nn.Module):
         assert isinstance(self.layer, nn.Conv2d)
         # Halves go to the even neighbour, as QuantizeLinear rounds them.
         whole = torch.round(x / self.scale).clamp(-128, 127)
-        return self.layer._conv_forward(whole * self.scale, self.weight, self.bias)
+        return self.layer._conv_forward(whole * self.scale, self.weight, self.bias)  # type: ignore[no-any-return]

@@ -58,8 +58,8 @@ class _Quantizer:
         self._inputs: dict[tuple[ir.Value, float], ir.Value] = {}
         """By value and scale: what layers read that read one tensor with one scale."""
         self._weights: dict[ir.Value, ir.Value] = {}
-        self._biases: dict[tuple[ir.Value, float], ir.Value] = {}
-        """By bias and scale of the input, which says what its unit is."""
+        self._biases: dict[tuple[ir.Value, ir.Value, float], ir.Value] = {}
+        """By bias, weight and scale of the input: the scales of both say what the bias is a multiple of."""
 
     def quantize(self, conv: ir.Node, module: str, constants: QuantizedConvolution) -> None:
         """Make a convolution read int8."""
@@ -72,9 +72,9 @@ class _Quantizer:
         if weight not in self._weights:
             self._weights[weight] = self._dequantized_weight(conv, weight, module, constants)
         if bias is not None and constants.bias is not None:
-            if (bias, scale) not in self._biases:
-                self._biases[bias, scale] = added_constant(self._graph, f"{bias.name}.int8", constants.bias)
-            conv.replace_input_with(2, self._biases[bias, scale])
+            if (bias, weight, scale) not in self._biases:
+                self._biases[bias, weight, scale] = added_constant(self._graph, f"{bias.name}.int8", constants.bias)
+            conv.replace_input_with(2, self._biases[bias, weight, scale])
         conv.replace_input_with(0, self._inputs[source, scale])
         conv.replace_input_with(1, self._weights[weight])
 
