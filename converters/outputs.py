@@ -49,7 +49,7 @@ def check_channels(channels: int, outputs: OutputKind) -> None:
         raise NetworkError(
             f"the network's logits have one channel, so {result}; give it two: behind a last layer "
             "nn.Conv2d(1, 2, 1) with weights 0 and 1 and biases t and 0, class 1 is where the logit is above t "
-            '(docs/networks.md), or choose outputs="logits"'
+            '(docs/own-network.md), or choose outputs="logits"'
         )
 
 

@@ -21,7 +21,7 @@ from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 def layer_that_differs(
     path: Path, stage: nn.Module, network: fx.GraphModule, feed: Mapping[str, NDArray[np.generic]], bound: float
 ) -> str | None:
-    """The first layer, as a user knows it, behind which values differ; ``None`` where none does.
+    """The first layer, as a user knows it, that gives other values, and the one before it; ``None`` where none does.
 
     Args:
         path: of the graph, in fp32, beside its weights.
@@ -39,12 +39,14 @@ def layer_that_differs(
     model.graph.outputs.extend(value for value in values.values() if value not in given)
     with OnnxRuntimeRunner(ir.to_proto(model).SerializeToString(), weights=path.parent) as runner:
         results = runner.infer(feed)
+    before = "the input"
     for layer, value in values.items():
         actual, (wanted, kind) = np.asarray(results[str(value.name)], np.float32), expected[layer]
         if actual.shape != wanted.shape:
             continue
         if not np.abs(actual - wanted).max() <= bound * np.abs(wanted).max():
-            return f"{layer} ({kind})"
+            return f"{layer} ({kind}) or between it and {before}"
+        before = layer
     return None
 
 
@@ -63,7 +65,10 @@ class _Recorder(fx.Interpreter):
         if n.op == "call_module" and isinstance(result, Tensor) and self.calls[n.target] == 1:
             layer = original_module(self.network, str(n.target))
             # A copy: activations may work in place.
-            self.values[layer] = np.array(result, np.float32), type(self.network.get_submodule(str(n.target))).__name__
+            self.values[layer] = (
+                result.numpy().astype(np.float32),
+                type(self.network.get_submodule(str(n.target))).__name__,
+            )
         return result
 
 

@@ -190,7 +190,7 @@ class _Where:
         network = self.stage.get_submodule(Part.NETWORK.value)
         assert isinstance(network, fx.GraphModule)
         layer = layer_that_differs(self.path, self.stage, network, self.feed, _BOUNDS[Precision.FP32].largest)
-        return f", first behind {layer}" if layer else ", behind its last layer"
+        return f", first in {layer}" if layer else ", behind its last layer"
 
 
 def _compare(name: str, actual: Values, expected: Values, precision: Precision, where: _Where | None = None) -> None:
