@@ -203,9 +203,14 @@ def _compare(name: str, actual: Values, expected: Values, precision: Precision, 
         raise NetworkError("the network's logits are not finite on a reference frame; check the checkpoint")
     if not _is_near(actual, expected, precision):
         relative = np.abs(actual - expected).max() / (np.abs(expected).max() or 1)
+        why = (
+            "torch.onnx does not write everything as PyTorch computes it: put it in other words"
+            if precision is Precision.FP32
+            else "The fp32 graph is right, so weights or scales of this one are not the network's"
+        )
         raise NetworkError(
             f"{name}: what ONNX Runtime computes differs from PyTorch by {relative:.1e} of the largest logit"
-            f"{where or ''}. torch.onnx does not write everything as PyTorch computes it: put it in other words"
+            f"{where or ''}. {why}"
         )
 
 
