@@ -406,8 +406,8 @@ def test_a_live_network_needs_nothing_but_a_place_and_a_size(tmp_path: Path) -> 
 
 
 def test_parameters_of_another_type_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match=r"this one has torch.float16: call .float\(\) on it"):
-        export(uneven_network().half(), tmp_path / "bundle", size=(24, 32))
+    with pytest.raises(NetworkError, match=r"this one has torch.float64: call .float\(\) on it"):
+        export(uneven_network().double(), tmp_path / "bundle", size=(24, 32))
 
 
 def test_an_existing_bundle_is_replaced_only_on_request(tmp_path: Path) -> None:
