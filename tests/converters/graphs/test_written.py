@@ -221,3 +221,34 @@ def test_an_option_that_the_exporter_ignores_is_refused_by_the_layers_name(tmp_p
     with pytest.raises(NetworkError, match=r"model\.onnx: what .* first in layer \(AvgPool2d\) or between it and b"):
         export(chain(pool), tmp_path / "bundle", size=SIZE, precisions="fp32")
     assert not (tmp_path / "bundle").exists()
+
+
+class Named(nn.Module):
+    """Parameters of its own, called as inputs and outputs of graphs are."""
+
+    NAMES = ("logits", "labels", "windows", "offsets", "frames", "planes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Conv2d(3, 4, 1)
+        for name in self.NAMES:
+            self.register_parameter(name, nn.Parameter(torch.randn(4, 1, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.branch(x)
+        for name in self.NAMES:
+            x = x + getattr(self, name)
+        return x
+
+
+@pytest.mark.parametrize("outputs", [OutputKind.LOGITS, OutputKind.LABELS])
+def test_parameters_that_are_called_as_inputs_and_outputs_are(outputs: OutputKind, tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    trunk = trunk_of(Named().eval(), outputs)
+    model = model_of(trunk)
+    for precision in (Precision.FP32, Precision.FP16, Precision.INT8):
+        assert prove(tmp_path, trunk, converted(model, precision), precision) == []
+        held = ir.load(tmp_path / "trunk.onnx").graph
+        assert [value.name for value in held.inputs] == ["windows"]
+        assert [value.name for value in held.outputs] == [outputs.value]
+        assert not {"windows", outputs.value} & set(held.initializers)
