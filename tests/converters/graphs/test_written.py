@@ -252,3 +252,29 @@ def test_parameters_that_are_called_as_inputs_and_outputs_are(outputs: OutputKin
         assert [value.name for value in held.inputs] == ["windows"]
         assert [value.name for value in held.outputs] == [outputs.value]
         assert not {"windows", outputs.value} & set(held.initializers)
+
+
+class Heads(nn.Module):
+    """Two convolutions of one input, whose biases are equal and whose weights are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        with torch.no_grad():
+            self.other.weight *= 0.3
+            for conv in (self.one, self.other):
+                conv.bias.fill_(-4.6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) + self.other(x)
+
+
+def test_equal_biases_are_rounded_each_to_its_own_unit() -> None:
+    torch.manual_seed(8)
+    model = model_of(trunk_of(Heads().eval())).clone()
+    quantize_network(model, {"one": 4.0, "other": 4.0})
+    for conv in convolutions(model):
+        source, weight, bias = conv.inputs
+        scales = [value.producer().inputs[1].const_value.numpy() for value in (source, weight)]  # type: ignore[union-attr]
+        units = bias.const_value.numpy() / (scales[0] * scales[1])  # type: ignore[union-attr]
+        assert np.array_equal(units, np.round(units))
