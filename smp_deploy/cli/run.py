@@ -56,6 +56,8 @@ class _Options:
     resize: bool
     side_by_side: bool
     deadline_ms: float | None
+    replace: bool = True
+    """Whether the results of an earlier run are replaced: not beside the images, where other things lie."""
 
 
 def run_command(
@@ -113,13 +115,15 @@ def run_command(
     from engines.session import Session
     from smp_deploy.images import Wanted, check_header, image_files
 
-    files, options = image_files(images), _Options(resize, side_by_side, deadline_ms)
+    files = image_files(images)
+    options = _Options(resize, side_by_side, deadline_ms, replace=not _is_beside(files, output))
     _refuse_equal_names(files)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
     opened = Bundle.open(bundle)
     warn_of_validation(opened)
-    _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
+    if not options.replace:
+        _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
     choice = choose_schedule(
         opened, backend, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device
     )
@@ -220,7 +224,7 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
         shown = labels if fits else resized_labels(labels, (frame.shape[0], frame.shape[1]))
         contents |= _pictures(path, frame, shown, manifest.classes, options)
     for name, content in contents.items():
-        write_file(output / name, content)
+        write_file(output / name, content, replace=options.replace)
     classes = {manifest.classes[index].name: float(shares[index]) for index in np.argsort(-shares) if shares[index]}
     return {
         "image": str(path),
@@ -273,11 +277,12 @@ def _kinds(manifest: Manifest, options: _Options) -> list[str]:
     return [*floats, "labels.png", "overlay.png", *(["side-by-side.png"] if options.side_by_side else [])]
 
 
+def _is_beside(files: list[Path], output: Path) -> bool:
+    """Whether the folder is one of an image: there lies what is no result, other images and labels of a person."""
+    return output.resolve() in {folder for path in files for folder in (path.parent.resolve(), path.resolve().parent)}
+
+
 def _refuse_to_overwrite(files: list[Path], output: Path, kinds: list[str]) -> None:
-    """Beside an image lies what is no result: other images, and labels that a person drew."""
-    beside = {folder for path in files for folder in (path.parent.resolve(), path.resolve().parent)}
-    if output.resolve() not in beside:
-        return
     for path in files:
         for kind in kinds:
             if (target := output / f"{path.stem}-{kind}").exists():
