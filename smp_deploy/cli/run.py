@@ -125,7 +125,8 @@ def run_command(
     if not options.replace:
         _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
     choice = choose_schedule(
-        opened, backend, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device
+        opened, backend, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device,
+        deadline_ms=deadline_ms,
     )
     note(f"schedule: {choice.schedule} ({choice.reason})")
     if predicted := predicted_memory(opened, backend_named(backend), precision, choice.schedule, device):
@@ -162,6 +163,7 @@ def run_command(
                 "backend": backend,
                 "schedule": str(session.schedule),
                 "schedule_reason": choice.reason,
+                "deadline_ms": deadline_ms,
                 "reductions": [
                     {"refused": str(reduction.refused), "tried": str(reduction.tried), "reason": reduction.reason}
                     for reduction in session.reductions
@@ -182,7 +184,7 @@ def _print(document: dict[str, Any], as_json: bool) -> None:
             [
                 (
                     r["image"],
-                    f"{r['seconds']:.2f}",
+                    f"{r['seconds']:.2f}" + (f", {r['late_ms']:.0f} ms late" if r["late_ms"] else ""),
                     f"{r['phases_done']} of {r['phases']}",
                     _shares(r["classes"]),
                     ", ".join(r["written"]),
@@ -205,11 +207,15 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
     fitting = frame if fits else resized(frame, wanted)
     # The first phase of a large frame may take a minute: something is to be seen before it.
     advance(0, len(session.grid.phases))
+    late_ms: float | None = None
     if options.deadline_ms is None:
         predictions, phases_done = session.predict(fitting, on_progress=advance), len(session.grid.phases)
     else:
         refinement = session.predict(fitting, deadline_ms=options.deadline_ms, on_progress=advance)
         predictions, phases_done = refinement.prediction, refinement.phases_done
+        late_ms = round(refinement.late_ms, 3)
+        if late_ms:
+            note(f"{path}: the deadline of {options.deadline_ms:g} ms was missed by {late_ms:.0f} ms")
     seconds = time.perf_counter() - started
     contents = {}
     if manifest.outputs is OutputKind.LABELS:
@@ -231,6 +237,7 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
         "seconds": round(seconds, 3),
         "phases_done": phases_done,
         "phases": len(session.grid.phases),
+        "late_ms": late_ms,
         "classes": classes,
         "written": list(contents),
     }
