@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -18,9 +19,10 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.gate import write_file
 from engines.bundle.manifest import OutputKind
 from engines.errors import InputError, OutputError
-from engines.planning.choice import choose_schedule
+from engines.planning.choice import ChosenSchedule, choose_schedule
 from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import Advance, note, print_json, print_table, progress
+from smp_deploy.cli.opening import used_bundle
 from smp_deploy.cli.options import (
     BackendOption,
     BundleArgument,
@@ -120,35 +122,43 @@ def run_command(
     _refuse_equal_names(files)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
-    opened = Bundle.open(bundle)
-    warn_of_validation(opened)
-    if not options.replace:
-        _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
-    choice = choose_schedule(
-        opened, backend, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device,
-        deadline_ms=deadline_ms,
-    )
-    note(f"schedule: {choice.schedule} ({choice.reason})")
-    if predicted := predicted_memory(opened, backend_named(backend), precision, choice.schedule, device):
-        note(f"memory, as predicted: {predicted}")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {output}: {error.strerror}") from error
-    wanted = None if resize else Wanted.by_bundle(opened.manifest.input.size, _RESIZE_HINT)
-    for path in files:
-        check_header(path, wanted)
+    named: dict[str, Any] = {"levels": levels, "lowering": lowering, "sub_batch": sub_batch, "memory": memory}
+
+    def opened_session(opened: Bundle) -> tuple[Session, ChosenSchedule]:
+        warn_of_validation(opened)
+        if not options.replace:
+            _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
+        choice = choose_schedule(opened, backend, precision, device=device, deadline_ms=deadline_ms, **named)
+        note(f"schedule: {choice.schedule} ({choice.reason})")
+        if predicted := predicted_memory(opened, backend_named(backend), precision, choice.schedule, device):
+            note(f"memory, as predicted: {predicted}")
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write to {output}: {error.strerror}") from error
+        wanted = None if resize else Wanted.by_bundle(opened.manifest.input.size, _RESIZE_HINT)
+        for path in files:
+            check_header(path, wanted)
+        with ExitStack() as stack:
+            session = stack.enter_context(
+                Session.open(
+                    opened,
+                    backend,
+                    precision=precision,
+                    schedule=choice.schedule,
+                    memory=memory,
+                    device=device,
+                    allow_smaller=allow_smaller,
+                )
+            )
+            # Also what the session does not read; what it read is verified.
+            opened.verify()
+            stack.pop_all()
+        return session, choice
+
+    session, choice = used_bundle(opened_session, bundle, trust)
     results: list[dict[str, Any]] = []
-    with Session.open(
-        opened,
-        backend,
-        precision=precision,
-        schedule=choice.schedule,
-        memory=memory,
-        device=device,
-        allow_smaller=allow_smaller,
-        trust=trust,
-    ) as session:
+    with session:
         try:
             with progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance:
                 for index, path in enumerate(files):

@@ -126,15 +126,17 @@ def _bundle_predictor(
 ) -> _Opened:
     from engines.session import Session
 
-    bundle = Bundle.of(source)
     with Session.open(
-        bundle,
+        source,
         backend or DEFAULT_BACKEND,
         precision=precision or Precision.FP32,
         schedule=schedule,
         memory=memory,
         device=device,
     ) as session:
+        bundle = session.bundle
+        # Also what it does not read; what was read is verified.
+        bundle.verify()
         outputs = session.manifest.outputs
         if outputs is not OutputKind.LABELS:
             raise InputError(f"{bundle.path} gives {outputs.value}; a bundle of labels can be evaluated")
