@@ -22,6 +22,7 @@ from converters.graphs.modules import matching_modules
 from converters.graphs.quantization import CalibrationConfig, CalibrationMethod, ranges_from_frames
 from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Prepare, WholeNetwork
 from converters.graphs.weights import SharedWeights
+from converters.networks.sources import ARCHITECTURES, same_directory
 from converters.palettes import default_classes
 from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import write_reference
@@ -108,8 +109,8 @@ def export(
         levels: write only trunks for a loop over these numbers of levels; by default all that the network allows.
         lowerings: write only trunks of these lowerings, ``"reshape"``, ``"strided"``, ``"dilated"``; by default
             reshape, and the others for the level that repeats no work.
-        classes: names, or records with colours, one a channel of the logits; by default Cityscapes' for 19, CamVid's
-            for 11.
+        classes: names, or records with colours, one a channel of the logits; by default numbers, and for a known
+            architecture as ``source`` Cityscapes' names for 19 and CamVid's for 11.
         mean: of R, G and B in [0, 1]: the graphs compute ``(x / 255 - mean) / std``.
         std: likewise, above zero.
         opset: of ONNX, 18 to 23.
@@ -155,7 +156,8 @@ def export(
         checkpoint_sha256=checkpoint_sha256,
     )
     target = Path(path)
-    with staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage:
+    # The network's own code runs, and a relative path means what it meant before.
+    with staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage, same_directory():
         _Export(request, stage, on_step or (lambda message: None)).write(network, origin)
     return Bundle.read(Folder(target))
 
@@ -183,7 +185,7 @@ class _Export:
     def write(self, network: nn.Module, origin: NetworkRecord) -> Manifest:
         """Write every file of the bundle, the manifest last."""
         self.on_step("tracing the network, rewriting it for every schedule and proving each form")
-        forms = self._forms(traced_network(working_copy(network)))
+        forms = self._forms(traced_network(working_copy(network)), origin)
         ranges = self._ranges(forms)
         with SharedWeights(self.stage / _WEIGHTS) as weights:
             self._write_surroundings(forms, weights)
@@ -196,10 +198,10 @@ class _Export:
         (self.stage / MANIFEST_NAME).write_bytes(json_from_manifest(manifest))
         return manifest
 
-    def _forms(self, network: TracedNetwork) -> _Forms:
+    def _forms(self, network: TracedNetwork, origin: NetworkRecord) -> _Forms:
         request = self.request
         padded = padded_size(request.size, network.size_multiple)
-        classes = self._classes(_channels_of(network.graph, padded))
+        classes = self._classes(_channels_of(network.graph, padded), origin)
         kept = {held: matching_modules(patterns, network.modules) for held, patterns in request.keep_fp32.items()}
         trunks = list(proven_trunks(network, request.levels, request.lowerings))
         frame = InputRecord(
@@ -211,10 +213,11 @@ class _Export:
         )
         return _Forms(network, trunks, kept, frame, classes)
 
-    def _classes(self, channels: int) -> tuple[ClassRecord, ...]:
+    def _classes(self, channels: int, origin: NetworkRecord) -> tuple[ClassRecord, ...]:
         classes = self.request.classes
         if classes is None:
-            classes = tuple(default_classes(channels))
+            classes, whose = default_classes(channels, usual=origin.source in ARCHITECTURES)
+            self.on_step(f"no class is named: {whose}")
         if len(classes) != channels:
             raise InputError(f"{len(classes)} classes are named, and the network's logits have {channels} channels")
         if self.request.outputs is OutputKind.LABELS and channels > _MAX_LABELS:

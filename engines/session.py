@@ -17,7 +17,7 @@ from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
-from engines.errors import BackendError, FrameError, InputError, OutOfMemory
+from engines.errors import BackendError, FrameError, OutOfMemory
 from engines.executors.base import Executor
 from engines.executors.reducing import OpenExecutor, ReducingExecutor, Reduction
 from engines.executors.turns import Turns

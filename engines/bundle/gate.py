@@ -226,7 +226,9 @@ def write_file(path: Path, content: bytes, *, replace: bool = True) -> None:
         finally:
             os.close(directory)
     except FileExistsError as error:
-        raise OutputError(f"{path} is there already, and is not replaced; move it away, or choose another place") from error
+        raise OutputError(
+            f"{path} is there already, and is not replaced; move it away, or choose another place"
+        ) from error
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 

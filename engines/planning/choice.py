@@ -63,8 +63,8 @@ def choose_schedule(
         deadline_ms: that :meth:`engines.Session.predict` will be given, in ms.
 
     Raises:
-        InputError: no positive deadline, a budget beside a named schedule, nothing that fits (the message says the smallest budget that
-            would), an unknown backend, or a device of another kind.
+        InputError: no positive deadline, a budget beside a named schedule, nothing that fits (the message says the
+            smallest budget that would), an unknown backend, or a device of another kind.
         BundleError: the bundle is absent or damaged, or has no such trunk.
         BackendError: the backend has no such arithmetic.
         MissingDependency: the bundle has a tuning for the backend, or the runtime must say whether it has the

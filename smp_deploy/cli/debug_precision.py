@@ -64,6 +64,7 @@ def _command(manifest: Manifest, precision: Precision, search: Search) -> str | 
         return None
     from converters.graphs.from_torch import DEFAULT_OPSET
     from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
+    from converters.networks import ARCHITECTURES
     from converters.palettes import default_classes
 
     frame, calibration = manifest.input, manifest.calibration
@@ -87,7 +88,8 @@ def _command(manifest: Manifest, precision: Precision, search: Search) -> str | 
         if calibration.percentile is not None:
             line += f" --calibration-percentile {calibration.percentile!r}"
         line += " --calibration-images FRAMES"
-    if manifest.classes != list(default_classes(len(manifest.classes))):
+    known = manifest.network.source in ARCHITECTURES
+    if tuple(manifest.classes) != default_classes(len(manifest.classes), usual=known)[0]:
         line += " --class-names FILE"
     return f"smp-deploy export {_network_words(manifest.network)} {line} -o NEW_BUNDLE"
 

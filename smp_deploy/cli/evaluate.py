@@ -34,7 +34,12 @@ def evaluate_command(
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="Part of the dataset.")] = "val",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="PATH", help="Directory for JSON, CSV and pictures; replaces those of an earlier evaluation."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="Directory for JSON, CSV and pictures; replaces those of an earlier evaluation.",
+        ),
     ] = None,
     pictures: Annotated[int, typer.Option("--pictures", min=0, metavar="N", help="Best and worst frames.")] = 3,
     limit: Annotated[

@@ -15,7 +15,9 @@ from converters.checkpoints import Checkpoint, checkpoint_from_file, load_checkp
 from converters.networks import network_from_factory
 from engines.bundle.documents import json_of
 from engines.bundle.gate import write_file
+from engines.bundle.manifest import ClassRecord
 from engines.errors import CheckpointError, InputError, OutputError
+from engines.text import check_name
 from smp_deploy.datasets.base import DatasetInfo
 
 _HEADS = ("head.", "head_layer2.", "head_layer3.")
@@ -107,6 +109,20 @@ def network_from_weights(path: Path, model: str | None = None) -> tuple[nn.Modul
     assert info.width is not None
     classes = len(info.dataset.classes)
     return network_from_checkpoint(checkpoint, info.arch, classes=classes, width=info.width).eval(), info
+
+
+def classes_of(checkpoint: Checkpoint) -> list[ClassRecord] | None:
+    """The classes that a checkpoint of :func:`save_weights` was trained for; ``None`` for another one.
+
+    Raises :class:`InputError` for a name that is none.
+    """
+    if "class_names" not in checkpoint.metadata:
+        return None
+    info = _info_of(checkpoint).dataset
+    for index, name in enumerate(info.classes):
+        check_name(name, f"{checkpoint.path}, class {index}")
+    pairs = zip(info.classes, info.colours, strict=True)
+    return [ClassRecord(name=name, color=colour) for name, colour in pairs]
 
 
 def _info_of(checkpoint: Checkpoint) -> WeightsInfo:
