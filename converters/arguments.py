@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from converters.graphs.from_torch import DEFAULT_OPSET, OPSETS
 from converters.graphs.precision import check_opset
 from converters.graphs.quantization import CalibrationConfig, CalibrationMethod
 from converters.graphs.stages import Normalization
+from converters.normalization import normalization_of
 from converters.palettes import classes_from_names
 from engines.bundle.manifest import ClassRecord, OutputKind
 from engines.errors import InputError
@@ -83,7 +83,7 @@ def export_request(
         size=frame_size,
         outputs=named(OutputKind, "outputs", outputs),
         opset=opset,
-        normalization=_normalization(mean, std),
+        normalization=normalization_of(mean, std),
         precisions=wanted,
         keep_fp32=_kept(keep_fp32, wanted),
         calibration=_calibration(
@@ -126,16 +126,6 @@ def _check_opset(opset: int, precisions: tuple[Precision, ...]) -> None:
         raise InputError(f"opset= is a number from {OPSETS.start} to {OPSETS.stop - 1}; received {opset!r}")
     for precision in precisions:
         check_opset(precision, opset)
-
-
-def _normalization(mean: Sequence[float], std: Sequence[float]) -> Normalization:
-    try:
-        (r, g, b), (sr, sg, sb) = ((float(value) for value in values) for values in (mean, std))
-    except (TypeError, ValueError):
-        raise InputError(f"mean= and std= are three numbers each, of R, G and B; received {mean!r}, {std!r}") from None
-    if not all(math.isfinite(value) for value in (r, g, b)) or not all(0 < value < math.inf for value in (sr, sg, sb)):
-        raise InputError(f"mean= is finite and std= above zero for every channel; received {mean!r} and {std!r}")
-    return Normalization((r, g, b), (sr, sg, sb))
 
 
 def _kept(

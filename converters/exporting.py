@@ -23,6 +23,7 @@ from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Prepare, Whole
 from converters.graphs.weights import SharedWeights
 from converters.graphs.written import WrittenGraphs
 from converters.outputs import channels_of, check_channels, check_meaning
+from converters.networks.sources import ARCHITECTURES, same_directory
 from converters.palettes import default_classes
 from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import noise_frame, reference_case, write_reference
@@ -111,8 +112,8 @@ def export(
         levels: write only trunks for a loop over these numbers of levels; by default all that the network allows.
         lowerings: write only trunks of these lowerings, ``"reshape"``, ``"strided"``, ``"dilated"``; by default
             reshape, and the others for the level that repeats no work.
-        classes: names, or records with colours, one a channel of the logits; by default Cityscapes' for 19, CamVid's
-            for 11.
+        classes: names, or records with colours, one a channel of the logits; by default numbers, and for a known
+            architecture as ``source`` Cityscapes' names for 19 and CamVid's for 11.
         mean: of R, G and B in [0, 1]: the graphs compute ``(x / 255 - mean) / std``.
         std: likewise, above zero.
         opset: of ONNX, 18 to 23.
@@ -158,7 +159,8 @@ def export(
         checkpoint_sha256=checkpoint_sha256,
     )
     target = Path(path)
-    with staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage:
+    # The network's own code runs, and a relative path means what it meant before.
+    with staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage, same_directory():
         _Export(request, stage, on_step or (lambda message: None)).write(network, origin)
     return Bundle.read(Folder(target))
 
@@ -190,7 +192,7 @@ class _Export:
             self.on_step(
                 f"the network has weights in {' and '.join(halves)}: all is computed in fp32 with their values"
             )
-        forms = self._forms(traced_network(working_copy(network)))
+        forms = self._forms(traced_network(working_copy(network)), origin)
         ranges = self._ranges(forms)
         with SharedWeights(self.stage / _WEIGHTS) as weights:
             planes = self._write_surroundings(forms, weights)
@@ -203,13 +205,13 @@ class _Export:
         (self.stage / MANIFEST_NAME).write_bytes(json_from_manifest(manifest))
         return manifest
 
-    def _forms(self, network: TracedNetwork) -> _Forms:
+    def _forms(self, network: TracedNetwork, origin: NetworkRecord) -> _Forms:
         request = self.request
         padded = padded_size(request.size, network.size_multiple)
         channels = channels_of(network.graph, padded)
         check_channels(channels, request.outputs)
         check_meaning(noise_case(network).logits, request.outputs)
-        classes = self._classes(channels)
+        classes = self._classes(channels, origin)
         kept = {held: matching_modules(patterns, network.modules) for held, patterns in request.keep_fp32.items()}
         trunks = list(proven_trunks(network, request.levels, request.lowerings))
         frame = InputRecord(
@@ -221,10 +223,11 @@ class _Export:
         )
         return _Forms(network, trunks, kept, frame, classes)
 
-    def _classes(self, channels: int) -> tuple[ClassRecord, ...]:
+    def _classes(self, channels: int, origin: NetworkRecord) -> tuple[ClassRecord, ...]:
         classes = self.request.classes
         if classes is None:
-            classes = tuple(default_classes(channels))
+            classes, whose = default_classes(channels, usual=origin.source in ARCHITECTURES)
+            self.on_step(f"no class is named: {whose}")
         if len(classes) != channels:
             raise InputError(f"{len(classes)} classes are named, and the network's logits have {channels} channels")
         if self.request.outputs is OutputKind.LABELS and channels > _MAX_LABELS:

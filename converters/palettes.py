@@ -52,12 +52,18 @@ bicyclist 0 128 192
 _LINE = re.compile(r"(?P<name>.*?\S)\s+(?P<r>\d{1,3})[\s,]+(?P<g>\d{1,3})[\s,]+(?P<b>\d{1,3})")
 
 
-def default_classes(count: int) -> list[ClassRecord]:
-    """Cityscapes' 19 classes, CamVid's 11, or ``class 0``, ``class 1``, ... in colours far apart."""
-    known = {19: _CITYSCAPES, 11: _CAMVID}
-    if count in known:
-        return _classes_from_lines(known[count].splitlines(), "the built-in classes")
-    return classes_from_names([f"class {index}" for index in range(count)])
+def default_classes(count: int, *, usual: bool) -> tuple[tuple[ClassRecord, ...], str]:
+    """Classes for a network whose classes nobody names, and whose they are, in words.
+
+    Where ``usual``, Cityscapes' 19 classes or CamVid's 11; else, and for other counts, ``class 0``, ``class 1``, ... in
+    colours far apart.
+    """
+    known = {19: ("Cityscapes", _CITYSCAPES), 11: ("CamVid", _CAMVID)}
+    if usual and count in known:
+        dataset, lines = known[count]
+        classes = _classes_from_lines(lines.splitlines(), "the built-in classes")
+        return tuple(classes), f"the {count} channels are taken for those of {dataset}"
+    return tuple(classes_from_names([f"class {index}" for index in range(count)])), "they are numbered"
 
 
 def classes_from_file(path: Path) -> list[ClassRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -16,12 +17,13 @@ from engines.backends import DEFAULT_BACKEND, backend_named
 from engines.backends.base import Backend
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
-from engines.errors import BackendError, FrameError, InputError, OutOfMemory
+from engines.errors import BackendError, FrameError, OutOfMemory
 from engines.executors.base import Executor
 from engines.executors.reducing import OpenExecutor, ReducingExecutor, Reduction
 from engines.executors.turns import Turns
 from engines.executors.walking import Frame, Step, Walker
 from engines.planning.choice import session_schedule
+from engines.planning.deadlines import checked_deadline
 from engines.planning.sizes import bytes_of_memory
 from engines.planning.smaller import hint_of_smaller, smaller_schedules
 from engines.schedules.anytime import NearestFill, Refinement
@@ -41,10 +43,8 @@ class _Deadline:
     """When a prediction is to be there, in milliseconds from now."""
 
     def __init__(self, deadline_ms: float) -> None:
-        if not deadline_ms > 0:
-            raise InputError(f"a deadline is a positive number of milliseconds; received {deadline_ms}")
         self._begun = time.monotonic()
-        self._at = self._begun + deadline_ms / 1000
+        self._at = self._begun + checked_deadline(deadline_ms) / 1000
         self._slowest = 0.0
 
     def begin(self) -> None:
@@ -59,6 +59,11 @@ class _Deadline:
     def ends_before_another(self, filling_s: float) -> bool:
         """Whether one more sub-batch, as slow as the slowest so far, and filling in would end too late."""
         return time.monotonic() + self._slowest + filling_s > self._at
+
+    @property
+    def late_ms(self) -> float:
+        """By how much it is missed now, 0 before it."""
+        return max(0.0, 1000 * (time.monotonic() - self._at))
 
 
 class Session:
@@ -197,13 +202,14 @@ class Session:
         Args:
             image: ``(H, W, 3)`` uint8 RGB in [0, 255], of the bundle's size.
             deadline_ms: give what is there by then, in milliseconds from the call. At least one sub-batch is
-                computed; no further one is begun that, as slow as the slowest so far, would end too late.
+                computed; no further one is begun that, as slow as the slowest so far, would end too late. So the
+                schedule decides how early there is a result: :func:`engines.choose_schedule` takes a deadline, too.
             on_progress: called with ``(phases done, phases in all)`` after every sub-batch.
 
         Returns:
             Labels ``(H, W)`` uint8, or ``(classes, H, W)`` float32 for a bundle of logits or probabilities;
             the caller's own array. With a deadline a :class:`~engines.schedules.anytime.Refinement`, which also says
-            which pixels were computed.
+            which pixels were computed, and by how much the deadline was missed.
 
         Raises:
             FrameError: another dtype, shape or size.
@@ -231,7 +237,8 @@ class Session:
                     if deadline is not None:
                         deadline.step()
                         if step.last or deadline.ends_before_another(self._filling(step, computed)):
-                            return self._filled(step, computed)
+                            filled = self._filled(step, computed)
+                            return replace(filled, late_ms=deadline.late_ms)
                     elif step.last:
                         return step.result()
             raise AssertionError("a walk ends with its last step")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from torch import nn
 
@@ -71,20 +75,30 @@ def network_from_source(source: str, *, classes: int, width: int) -> Segmentatio
 def network_from_factory(path: str) -> nn.Module:
     """A user's network, from ``package.module:factory`` called without arguments.
 
-    This runs code, so ``path`` is what the user says, never what a file says. The working directory is searched too,
-    and first: a user's own module lies there, and with it whatever else takes the place of installed ones. Raises
-    :class:`NetworkError` when the path does not name a callable that returns an ``nn.Module``.
+    This runs code, so ``path`` is what the user says, never what a file says. The working directory, where a user's own
+    module lies, is searched too, and last: nothing in it takes the place of a module that is installed, and one that
+    such a module hides is refused. The working directory is the same afterwards. Raises :class:`NetworkError` when the
+    path does not name a callable that returns an ``nn.Module``.
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
         raise NetworkError(f"a model is named as package.module:factory; received {path!r}")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    here = Path.cwd()
+    if str(here) not in sys.path:
+        sys.path.append(str(here))
+    with same_directory():
+        return _made(path, module_name, attribute, here)
+
+
+def _made(path: str, module_name: str, attribute: str, here: Path) -> nn.Module:
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
+        _check_not_hidden(module, here)
+        factory = getattr(module, attribute)
     except AttributeError as error:
         raise NetworkError(f"the module {module_name!r} has no {attribute!r}") from error
+    except NetworkError:
+        raise
     except (Exception, SystemExit) as error:
         # Importing a module runs it, so anything may be raised; a script without a guard even ends the process.
         raise NetworkError(f"cannot import {module_name!r} for the model {path!r}: {_said(error)}") from error
@@ -95,6 +109,30 @@ def network_from_factory(path: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{path!r} must be a callable that returns a torch.nn.Module; it gave {network!r}")
     return network
+
+
+def _check_not_hidden(module: ModuleType, here: Path) -> None:
+    """Raise :class:`NetworkError` for a module from elsewhere where the working directory has one of its name."""
+    top = module.__name__.partition(".")[0]
+    own = importlib.machinery.PathFinder.find_spec(top, [str(here)])
+    found = getattr(sys.modules[top], "__spec__", None)
+    # A folder without an __init__.py counts where there is nothing else.
+    if own is None or own.origin is None or found is None or found.origin is None:
+        return
+    if not (Path(found.origin).exists() and Path(found.origin).samefile(own.origin)):
+        place = "Python itself" if found.origin in ("built-in", "frozen") else found.origin
+        raise NetworkError(f"{own.origin} is hidden by the module {top!r} of {place}; give your file another name")
+
+
+@contextmanager
+def same_directory() -> Iterator[None]:
+    """Inside, code of a user's may change the working directory; afterwards it is what it was."""
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 def _said(error: BaseException) -> str:

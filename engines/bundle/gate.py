@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from engines.bundle.interruptions import half_written
+from engines.bundle.renames import UNABLE, Rename, rename
 from engines.errors import BundleError, InputError, OutputError
 
 # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
@@ -44,7 +45,7 @@ def read_file(path: str | Path, most: int) -> bytes:
 @contextmanager
 def opened_file(path: str | Path, most: int) -> Iterator[BinaryIO]:
     """The same file as a stream, for what is too large to be read as bytes. Raises as :func:`read_file` does."""
-    with _stream(os.open(path, _READING), lambda reason: InputError(f"{path} {reason}")) as (stream, size):
+    with _stream(_opened(path, _READING), lambda reason: InputError(f"{path} {reason}")) as (stream, size):
         if size > most:
             raise InputError(f"{path} {_too_large(most)}")
         yield stream
@@ -61,7 +62,7 @@ class Folder:
         self.path = Path(path)
         # Whatever the working directory comes to be.
         self._place = self.path.absolute()
-        self._descriptor = os.open(self.path, _FOLDER)
+        self._descriptor = _opened(self.path, _FOLDER)
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
@@ -140,20 +141,23 @@ class Folder:
             os.unlink(last, dir_fd=directory)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
         """Inside, no other process or thread that locks this directory is at work on it: they wait for one another.
 
         The lock ends with the process, however that ends, and leaves no file behind. Raises :class:`OutputError` where
-        it cannot be locked, :class:`BundleError` where the path has come to lead to another directory.
+        it cannot be locked, and where another has locked it and ``wait`` is false; :class:`BundleError` where the path
+        has come to lead to another directory.
         """
         # A descriptor of its own: a lock belongs to one, and threads share that of the folder.
         try:
             descriptor = os.open(".", _FOLDER, dir_fd=self._descriptor)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 os.close(descriptor)
                 raise
+        except BlockingIOError as error:
+            raise OutputError(f"another process is at work in {self.path}; wait for its end") from error
         except OSError as error:
             raise OutputError(f"cannot lock {self.path}: {error.strerror}") from error
         try:
@@ -208,22 +212,40 @@ def parts_of(name: str) -> tuple[str, ...]:
     return path.parts
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Replace the file at ``path``, which the user names, in one step. Raises :class:`OutputError`.
+def write_file(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write the file at ``path``, which the user names, in one step. Raises :class:`OutputError`.
 
-    It is written under a name that nobody can foresee and that must be new, flushed, and renamed.
+    It is written under a name that nobody can foresee and that must be new, flushed, and renamed. Where ``replace`` is
+    false nothing is replaced, also nothing that came there meanwhile.
     """
     try:
-        directory = os.open(path.parent, _FOLDER)
+        _check_name(path)
+        directory = _opened(path.parent, _FOLDER)
         try:
-            _write(directory, path.name, content)
+            _write(directory, path.name, content, replace=replace)
         finally:
             os.close(directory)
+    except FileExistsError as error:
+        raise OutputError(
+            f"{path} is there already, and is not replaced; move it away, or choose another place"
+        ) from error
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _write(directory: int, name: str, content: bytes, mode: int | None = None) -> None:
+def _opened(path: str | Path, flags: int) -> int:
+    """A descriptor of what a user names. Raises ``OSError``."""
+    _check_name(path)
+    return os.open(path, flags)
+
+
+def _check_name(path: str | Path) -> None:
+    """Raise ``OSError`` for a name that no file has: ``os.open`` answers a NUL with a ``ValueError``."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "a name holds no NUL", str(path))
+
+
+def _write(directory: int, name: str, content: bytes, mode: int | None = None, *, replace: bool = True) -> None:
     partial = _partial_name(name)
     # As readable as the file that it replaces, else as ``mode`` says, or as any other of its owner.
     with contextlib.suppress(OSError):
@@ -238,13 +260,27 @@ def _write(directory: int, name: str, content: bytes, mode: int | None = None) -
                 if mode is not None:
                     os.fchmod(descriptor, mode)
                 os.fsync(descriptor)
-            os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
+            if replace:
+                os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
+            else:
+                _rename_to_nothing(partial, name, directory)
         except BaseException:
             # Where it could not be written, it often cannot be removed either, and the first error says why.
             with contextlib.suppress(OSError):
                 os.unlink(partial, dir_fd=directory)
             raise
         os.fsync(directory)
+
+
+def _rename_to_nothing(old: str, new: str, directory: int) -> None:
+    try:
+        rename(old, new, Rename.NOREPLACE, directory)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
+        # A link is never made over something either; it only leaves the old name behind.
+        os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory)
+        os.unlink(old, dir_fd=directory)
 
 
 def _partial_name(name: str) -> str:

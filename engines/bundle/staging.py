@@ -5,8 +5,6 @@ They are filled under a temporary name beside their place, flushed to the disk, 
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from pathlib import Path
 
 from engines.bundle.gate import Folder
 from engines.bundle.interruptions import half_written
+from engines.bundle.renames import UNABLE, Rename, rename
 from engines.bundle.temporary import locked_directory
 from engines.errors import OutputError
 
@@ -25,12 +24,28 @@ def check_target(target: Path, replaces: str | None) -> None:
     What stands there is given up only if it is a directory that is empty or holds a file named ``replaces``: it is
     then one of ours, and no folder of the user's that happens to lie there.
     """
+    if "\0" in str(target):
+        raise OutputError(f"cannot write to {target}: a name holds no NUL")
     if not target.exists() and not target.is_symlink():
         return
     if replaces is None:
-        raise OutputError(f"{target} exists already; choose another place, or replace it with replace=True")
-    if not target.is_dir() or (any(target.iterdir()) and not (target / replaces).is_file()):
+        raise _there_already(target)
+    # What a link points to is replaced, not the link.
+    if not _may_be_replaced(target.resolve(), replaces):
         raise OutputError(f"{target} is there and has no {replaces}, so it is not replaced; choose another place")
+
+
+def _there_already(target: Path) -> OutputError:
+    return OutputError(f"{target} exists already; choose another place, or replace it with replace=True")
+
+
+def _may_be_replaced(path: Path, replaces: str) -> bool:
+    """Whether a directory is empty or one of ours. No link is."""
+    try:
+        return path.is_dir() and not path.is_symlink() and (not any(path.iterdir()) or (path / replaces).is_file())
+    except OSError:
+        # What cannot be looked at is not known to be one of ours.
+        return False
 
 
 @contextmanager
@@ -71,32 +86,51 @@ def staged_directory(target: Path, *, replaces: str | None = None) -> Iterator[P
 def _put(stage: Path, target: Path, replaces: str | None) -> None:
     """Rename ``stage`` to ``target``, or exchange the two. Raises ``OSError``, :class:`OutputError`."""
     try:
-        # Of what stands there a directory takes the place of an empty one alone.
-        stage.rename(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
+        _rename_to_nothing(stage, target)
+    except FileExistsError:
+        if replaces is None:
+            raise _there_already(target) from None
         # Once more: what stands there now may have come while the directory was filled.
         check_target(target, replaces)
         # Whoever stores something in the old one has finished then, or finds it replaced.
         with Folder(target).locked():
-            _exchange(stage, target)
+            _exchange(stage, target, replaces)
 
 
-def _exchange(one: Path, other: Path) -> None:
-    """Let two directories change places in one step. Raises ``OSError``."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        raise OSError(errno.ENOSYS, _NO_EXCHANGE)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
-        number = ctypes.get_errno()
-        unable = number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
-        raise OSError(number, _NO_EXCHANGE if unable else os.strerror(number))
+def _exchange(stage: Path, target: Path, replaces: str) -> None:
+    """Let two directories change places, and back again where what came out is not to be replaced."""
+    own = stage.stat()
+    try:
+        rename(stage, target, Rename.EXCHANGE)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
+        reason = "this file system cannot replace a directory in one step; remove the old one first"
+        raise OSError(error.errno, reason) from error
+    # Between the check of a name and the exchange something else may have taken the name. What lies at the other one
+    # now is what would be removed.
+    exchanged = True
+    while not (_may_be_replaced(stage, replaces) or os.path.samestat(own, stage.lstat())):
+        exchanged = False
+        try:
+            rename(stage, target, Rename.EXCHANGE)
+        except FileNotFoundError:
+            _rename_to_nothing(stage, target)
+            break
+    if not exchanged:
+        raise OutputError(f"{target} was replaced by something else meanwhile, which stays; choose another place")
 
 
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-"""Of Linux's ``fcntl.h`` and ``stdio.h``."""
-_NO_EXCHANGE = "this file system cannot replace a directory in one step; remove the old one first"
+def _rename_to_nothing(stage: Path, target: Path) -> None:
+    """Rename a directory to a name that nothing has. Raises ``OSError``, ``FileExistsError`` where something has it."""
+    try:
+        rename(stage, target, Rename.NOREPLACE)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
+        # A plain rename replaces an empty directory: one that is made here, for else it would be another's.
+        target.mkdir()
+        stage.rename(target)
 
 
 def _shown(path: Path) -> str:

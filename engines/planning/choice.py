@@ -10,9 +10,10 @@ from engines.backends.base import Backend, Kind
 from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import Manifest
 from engines.errors import InputError
+from engines.planning.deadlines import best_by, checked_deadline
 from engines.planning.planner import FILLING_OPERATIONS, LOWERINGS_ON_GPUS, plan
 from engines.planning.sizes import bytes_of_memory, shown_bytes
-from engines.planning.tunings import here, tunings_of
+from engines.planning.tunings import here, measured_frames, tunings_of
 from engines.schedules.schedule import Lowering, Precision, Schedule, named
 
 
@@ -36,12 +37,16 @@ def choose_schedule(
     sub_batch: int | None = None,
     memory: int | str | None = None,
     device: str | None = None,
+    deadline_ms: float | None = None,
 ) -> ChosenSchedule:
     """The schedule of a bundle to take on a backend, in a precision.
 
     - What is named in part, by ``levels``, ``lowering`` or ``sub_batch``, is completed from the bundle.
     - A budget, ``memory``, takes what :func:`engines.planning.planner.plan` chooses.
-    - With neither it is the fastest where the bundle was tuned for this device, backend, precision and runtime.
+    - A deadline takes what gives the most by then, as measured on this device, within the budget where there is one:
+      its first prediction comes in time, if any schedule's does. Where the bundle was not tuned it is the usual trunk,
+      or the budget's, with the fewest phases at a time.
+    - With none of them it is the fastest where the bundle was tuned for this device, backend, precision and runtime.
       Elsewhere that of the bundle's engine where the backend needs one and there is only one. Else it is the levels of
       the bundle's first trunk: on a CPU that trunk, one phase at a time, and on a GPU the lowering that rearranges
       least, with the smallest sub-batch that fills it. A tuning of another machine is no better than a guess.
@@ -55,10 +60,11 @@ def choose_schedule(
         sub_batch: phases at a time; more than can go together is all of them.
         memory: ``"1GiB"`` or bytes: what a process that does nothing else may hold on a CPU, device memory on a GPU.
         device: ``"cpu"``, ``"cuda:1"``; the backend's first by default.
+        deadline_ms: that :meth:`engines.Session.predict` will be given, in ms.
 
     Raises:
-        InputError: a budget beside a named schedule, nothing that fits (the message says the smallest budget that
-            would), an unknown backend, or a device of another kind.
+        InputError: no positive deadline, a budget beside a named schedule, nothing that fits (the message says the
+            smallest budget that would), an unknown backend, or a device of another kind.
         BundleError: the bundle is absent or damaged, or has no such trunk.
         BackendError: the backend has no such arithmetic.
         MissingDependency: the bundle has a tuning for the backend, or the runtime must say whether it has the
@@ -68,13 +74,17 @@ def choose_schedule(
     found, precision = backend_named(backend), named(Precision, "precision", precision)
     found.device(device)
     found.check_precision(precision)
+    deadline = None if deadline_ms is None else checked_deadline(deadline_ms)
     if (levels, lowering, sub_batch) != (None, None, None):
         if memory is not None:
             raise InputError("memory= chooses the schedule; leave out levels=, lowering= and sub_batch=")
         form = None if lowering is None else named(Lowering, "lowering", lowering)
         return ChosenSchedule(named_schedule(bundle.manifest, levels, sub_batch, form), "asked for", tuned=False)
-    if memory is not None:
-        return _within(bundle, found, precision, bytes_of_memory(memory), device)
+    budget = None if memory is None else bytes_of_memory(memory)
+    if deadline is not None:
+        return _by_deadline(bundle, found, precision, deadline, budget, device)
+    if budget is not None:
+        return _within(bundle, found, precision, budget, device)
     return _usual(bundle, found, precision, device)
 
 
@@ -127,6 +137,38 @@ def filling_schedule(manifest: Manifest, backend: Backend, precision: Precision)
     sizes = sorted(schedule.sub_batch for schedule in manifest.schedules_of(trunk))
     filling = (size for size in sizes if size * trunk.operations >= FILLING_OPERATIONS)
     return Schedule(trunk.levels, next(filling, sizes[-1]), trunk.lowering)
+
+
+def _by_deadline(
+    bundle: Bundle,
+    backend: Backend,
+    precision: Precision,
+    deadline_ms: float,
+    memory_bytes: int | None,
+    device: str | None,
+) -> ChosenSchedule:
+    manifest, measured = bundle.manifest, measured_frames(bundle, backend, precision, device)
+    held = set(backend.schedules(bundle, precision))
+    if memory_bytes is not None:
+        planned = plan(bundle, backend, precision, memory=memory_bytes, device=device)
+        held &= {candidate.schedule for candidate in planned.candidates if planned.fits(candidate)}
+    expected = best_by(deadline_ms, {one: times for one, times in measured.items() if one in held}, manifest)
+    if expected is not None:
+        when = f"the first prediction after {expected.first_ms:.3g} ms of {deadline_ms:g}, all after"
+        reason = f"for the deadline, as measured on this device: {when} {expected.frame_ms:.3g} ms"
+        if expected.first_ms > deadline_ms:
+            reason += "; no schedule that was measured is in time"
+        return ChosenSchedule(expected.schedule, reason, tuned=True)
+    usual = (
+        _usual(bundle, backend, precision, device)
+        if memory_bytes is None
+        else _within(bundle, backend, precision, memory_bytes, device)
+    ).schedule
+    # Fewer phases at a time take less memory, too.
+    alike = [one for one in held if (one.levels, one.lowering) == (usual.levels, usual.lowering)]
+    first = min(alike or [usual], key=lambda one: one.sub_batch)
+    reason = "the fewest phases at a time, for the deadline; how long they take was not measured here: tune does"
+    return ChosenSchedule(first, reason, tuned=False)
 
 
 def _within(

@@ -22,16 +22,23 @@ def here(backend: Backend, device: str | None) -> tuple[str, str]:
     return backend.device_title(backend.device(device)), backend.runtime()
 
 
-def measured_seconds(
+def measured_frames(
     bundle: Bundle, backend: Backend, precision: Precision, device: str | None = None
-) -> Callable[[Schedule], float | None]:
-    """How long a frame took in a schedule, in seconds, where the bundle was tuned on this device; else ``None``."""
+) -> dict[Schedule, list[float]]:
+    """How long frames took in ms, by schedule, where the bundle was tuned on this device; else nothing."""
     near = tunings_of(bundle, backend, precision)
     on = here(backend, device) if near else None
-    known = {
-        entry.schedule: float(np.median(entry.frame_ms)) / 1000
+    return {
+        entry.schedule: entry.frame_ms
         for held in near
         if (held.device, held.runtime) == on
         for entry in held.measurements
     }
-    return known.get
+
+
+def measured_seconds(
+    bundle: Bundle, backend: Backend, precision: Precision, device: str | None = None
+) -> Callable[[Schedule], float | None]:
+    """How long a frame took in a schedule, in seconds, where the bundle was tuned on this device; else ``None``."""
+    measured = measured_frames(bundle, backend, precision, device)
+    return {schedule: float(np.median(frame_ms)) / 1000 for schedule, frame_ms in measured.items()}.get

@@ -26,6 +26,8 @@ class Refinement:
     """``(H, W)``: true where the pixel's own phase was computed, false where it was filled from its neighbour."""
     phases_done: int
     phases: int
+    late_ms: float = 0.0
+    """By how much the deadline was missed; 0 where it was kept, and where there was none."""
 
     @property
     def complete(self) -> bool:

@@ -94,6 +94,8 @@ def bench(
     with Session.open(
         opened, on, precision=arithmetic, schedule=chosen.schedule, memory=memory, device=device
     ) as session:
+        # Also what this schedule does not read; what was read is verified.
+        opened.verify()
         latencies_ms = frame_latencies(session, frames, length, on_progress or (lambda done, total: None))
         # On a GPU windows are cut and predictions merged on the device, within the frame's work.
         moved_ms = None if on.kind is Kind.GPU else rearrangement_ms(session)

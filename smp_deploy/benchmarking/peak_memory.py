@@ -69,7 +69,9 @@ def peak_of(work: str, *arguments: object, backend: str = DEFAULT_BACKEND, timeo
     # Isolated, Python looks for modules neither in the working directory nor where the environment says.
     command = [sys.executable, "-I", "-c", _START, json.dumps(_module_folders()), str(os.getpid())]
     try:
-        result = subprocess.run(command, input=msgspec.json.encode(task), capture_output=True, timeout=timeout_s)
+        # Names of files need not be text: what no encoding has is escaped.
+        content = json.dumps(msgspec.to_builtins(task)).encode()
+        result = subprocess.run(command, input=content, capture_output=True, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise BackendError(f"{work} took more than {timeout_s:.0f} s; its memory was not measured") from error
     if result.returncode:

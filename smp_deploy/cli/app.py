@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
 PROGRAM = "smp-deploy"
@@ -52,7 +53,26 @@ COMMANDS = {
 
 
 class Command(TyperCommand):
-    """A command whose usage names arguments as its text does."""
+    """A command whose usage names arguments as its text does, and which takes nothing silently.
+
+    An option that has one value is given once: of two values the last one would count, without a word.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments that are left. Raises ``typer.BadParameter`` for an option with two values."""
+        given = Counter(param.name for param in self.make_parser(ctx).parse_args(args=list(args))[2])
+        for param in self.get_params(ctx):
+            single = isinstance(param, TyperOption) and not (param.multiple or param.is_flag or param.count)
+            if single and given[param.name] > 1:
+                raise typer.BadParameter("it is given more than once, and has one value.", ctx, param)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        from smp_deploy.cli.console import results_alone
+
+        with results_alone():
+            return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The words after the command's name: ``[OPTIONS] BUNDLE``."""

@@ -14,6 +14,7 @@ from engines.planning.choice import choose_schedule
 from engines.planning.sizes import shown_bytes
 from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
+from smp_deploy.cli.opening import used_bundle
 from smp_deploy.cli.options import (
     BackendOption,
     BundleArgument,
@@ -25,6 +26,7 @@ from smp_deploy.cli.options import (
     MemoryOption,
     PrecisionOption,
     SubBatchOption,
+    TrustOption,
     finite,
     frames_of,
 )
@@ -89,6 +91,7 @@ def bench_command(
             help="Of the latency.  [default: 90,95,99]",
         ),
     ] = _USUAL,
+    trust: TrustOption = None,
     as_json: JsonOption = False,
 ) -> dict[str, Any]:
     """Measure BUNDLE on this machine: latency, throughput and memory of one schedule.
@@ -103,27 +106,30 @@ def bench_command(
     from smp_deploy.benchmarking.bench import bench
     from smp_deploy.reports.benches import keep
 
-    opened = Bundle.open(bundle)
-    chosen = choose_schedule(
-        opened, backend, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device
-    )
-    frames = frames_of(opened, images)
-    with progress("frames") as advance:
-        record = bench(
-            opened,
-            backend,
-            precision,
-            schedule=chosen,
-            memory=memory,
-            device=device,
-            frames=frames,
-            warm_up_ms=warm_up_ms,
-            duration_s=duration_s,
-            iterations=iterations,
-            percentiles=percentiles,
-            keep=False,
-            on_progress=advance,
-        )
+    named: dict[str, Any] = {"levels": levels, "lowering": lowering, "sub_batch": sub_batch, "memory": memory}
+
+    def measured(opened: Bundle) -> tuple[Bundle, BenchRecord]:
+        chosen = choose_schedule(opened, backend, precision, device=device, **named)
+        frames = frames_of(opened, images)
+        with progress("frames") as advance:
+            record = bench(
+                opened,
+                backend,
+                precision,
+                schedule=chosen,
+                memory=memory,
+                device=device,
+                frames=frames,
+                warm_up_ms=warm_up_ms,
+                duration_s=duration_s,
+                iterations=iterations,
+                percentiles=percentiles,
+                keep=False,
+                on_progress=advance,
+            )
+        return opened, record
+
+    opened, record = used_bundle(measured, bundle, trust)
     try:
         keep(opened, record)
     except OutputError as error:

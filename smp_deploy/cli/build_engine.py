@@ -14,11 +14,11 @@ from engines.backends.tensorrt.builder import BuildListener
 from engines.backends.tensorrt.settings import BuildOptions, HardwareCompatibility, MemoryPool
 from engines.backends.tensorrt.targets import Target
 from engines.building import build_engine
-from engines.bundle.bundle import Bundle
 from engines.bundle.records import builtins_from_record
 from engines.errors import InputError
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
+from smp_deploy.cli.opening import opened_bundle
 from smp_deploy.cli.options import (
     BundleArgument,
     JsonOption,
@@ -135,7 +135,7 @@ def build_engine_command(
     )
     with ExitStack() as bars:
         built = build_engine(
-            Bundle.open(bundle),
+            opened_bundle(bundle, trust),
             flavour,
             precision,
             levels=levels,
@@ -148,7 +148,6 @@ def build_engine_command(
             record_tactics=record_tactics,
             reproduce=reproduce,
             force=force,
-            trust=trust,
             listener=_verbosely if verbose else partial(_with_progress, bars),
         )
     if built.cached:

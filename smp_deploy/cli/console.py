@@ -1,8 +1,8 @@
 """What the commands say and how: tables and progress bars on a terminal, plain lines elsewhere.
 
-Results go to stdout, everything else to stderr, so that ``--json`` gives one clean document on stdout. Nothing is
-printed but here: whatever text comes from data is shown and not acted upon, neither by a terminal nor by rich, and what
-the encoding of a stream lacks is written as an escape.
+Results go to stdout, everything else to stderr, so that ``--json`` gives one clean document on stdout, whatever the
+code of a user's network prints. Nothing of ours is printed but here: whatever text comes from data is shown and not
+acted upon, neither by a terminal nor by rich, and what the encoding of a stream lacks is written as an escape.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TextIO
 
 from engines.text import escaped, shown
@@ -25,15 +25,38 @@ Advance = Callable[[int, int], None]
 """Called with ``(done, total)`` whenever a piece of work is finished."""
 
 
+_results: TextIO | None = None
+"""Where results go while a command is at work; ``None`` before and after."""
+
+
+@contextmanager
+def results_alone() -> Iterator[None]:
+    """Inside, stdout has results alone: what anybody else prints there goes to stderr. It may be nested."""
+    global _results
+    if _results is not None:
+        yield
+        return
+    _results = sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results = None
+
+
+def _stdout() -> TextIO:
+    return sys.stdout if _results is None else _results
+
+
 def print_json(document: object) -> None:
     """The one JSON document of a command with ``--json``; what is not to be seen is escaped, as JSON does."""
     text = _json(document, ensure_ascii=False)
-    _print(text if _fitting(text, sys.stdout) == text else _json(document, ensure_ascii=True), sys.stdout)
+    _print(text if _fitting(text, _stdout()) == text else _json(document, ensure_ascii=True), _stdout())
 
 
 def print_line(text: str) -> None:
     """A line of results, on stdout."""
-    _print(shown(text), sys.stdout)
+    _print(shown(text), _stdout())
 
 
 def print_lines(text: str) -> None:
@@ -61,7 +84,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
     from rich.table import Table
 
     def cell(value: object) -> str:
-        return _fitting(shown(str(value)), sys.stdout)
+        return _fitting(shown(str(value)), _stdout())
 
     table = Table(title=None if title is None else cell(title), title_justify="left", box=SIMPLE, pad_edge=False)
     for column in columns:
@@ -69,7 +92,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
     for row in rows:
         table.add_row(*map(cell, row))
     # Files and pipes have no width; a fixed one keeps long cells whole.
-    _console(sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)
+    _console(_stdout(), width=None if _stdout().isatty() else 160).print(table)
 
 
 @contextmanager

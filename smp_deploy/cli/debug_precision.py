@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import OutputKind
 from engines.errors import CheckFailed, MissingDependency
 from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import note, print_json, print_line, print_table, progress
-from smp_deploy.cli.options import BundleArgument, ImagesOption, JsonOption, frames_of
+from smp_deploy.cli.opening import opened_bundle
+from smp_deploy.cli.options import BundleArgument, ImagesOption, JsonOption, TrustOption, frames_of
 from smp_deploy.cli.summaries import shown
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def debug_precision_command(
         Literal["fp16", "int8"], typer.Option("--precision", help="What is compared with fp32.")
     ] = "fp16",
     images: ImagesOption = None,
+    trust: TrustOption = None,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Modules to show; --json has all.")] = 10,
     as_json: JsonOption = False,
 ) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def debug_precision_command(
     keeps these modules in fp32 was made and run. Frames are those of --images, else the bundle's reference frames.
     Exit code 1 where no list of modules suffices.
     """
-    opened, wanted = Bundle.open(bundle), Precision(precision)
+    opened, wanted = opened_bundle(bundle, trust), Precision(precision)
     try:
         from converters.verification.precision_search import searched_precision
     except ImportError as error:
@@ -63,6 +64,7 @@ def _command(manifest: Manifest, precision: Precision, search: Search) -> str | 
         return None
     from converters.graphs.from_torch import DEFAULT_OPSET
     from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
+    from converters.networks import ARCHITECTURES
     from converters.palettes import default_classes
 
     frame, calibration = manifest.input, manifest.calibration
@@ -86,7 +88,8 @@ def _command(manifest: Manifest, precision: Precision, search: Search) -> str | 
         if calibration.percentile is not None:
             line += f" --calibration-percentile {calibration.percentile!r}"
         line += " --calibration-images FRAMES"
-    if manifest.classes != list(default_classes(len(manifest.classes))):
+    known = manifest.network.source in ARCHITECTURES
+    if tuple(manifest.classes) != default_classes(len(manifest.classes), usual=known)[0]:
         line += " --class-names FILE"
     return f"smp-deploy export {_network_words(manifest.network)} {line} -o NEW_BUNDLE"
 

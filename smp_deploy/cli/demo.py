@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from engines.errors import MachineError
+from engines.bundle.bundle import Bundle, record_of_file
+from engines.bundle.gate import Folder, opened_file, write_file
+from engines.errors import InputError, MachineError, OutputError
 from engines.text import shown
 from smp_deploy.cli.app import invoke
 from smp_deploy.cli.console import note, print_line, print_table
@@ -34,14 +37,15 @@ def demo_command(
 
     Every step is a command of smp-deploy; it is printed before it runs.
     """
-    bundle, pictures = output / "bundle", output / "pictures"
+    bundle, pictures, written = output / "bundle", output / "pictures", output / "summary.md"
     with (
         as_file(files("smp_deploy") / "data" / "camvid-smp18.safetensors") as checkpoint,
         as_file(files("smp_deploy") / "data" / "camvid-frame.png") as frame,
     ):
+        earlier = _is_earlier_demo(bundle, written, checkpoint)
         steps = [
             _step("export", checkpoint, "--arch", _ARCH, "--size", _SIZE, "--reference-images", frame,
-                  "--levels", 2, "-o", bundle, "--force"),
+                  "--levels", 2, "-o", bundle, *(["--force"] if earlier else [])),
             _step("validate", bundle),
             _step("build-engine", bundle, "--fp16", "--sub-batch", 4),
             _step("run", bundle, frame, "-o", pictures, "--side-by-side"),
@@ -52,12 +56,47 @@ def demo_command(
         ("build-engine", _engine_result(steps[2]), _seconds(steps[2])),
         ("run", _run_result(steps[3]), _seconds(steps[3])),
     ]
-    columns = ("step", "result", "seconds")
-    print_table(columns, summary, title="summary")
-    lines = [shown(f"| {' | '.join(row)} |") for row in (columns, ("---",) * len(columns), *summary)]
-    (output / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print_line(f"Look at {output / 'summary.md'} and the pictures in {pictures}.")
-    return {"summary": [dict(zip(columns, row, strict=True)) for row in summary]}
+    print_table(_COLUMNS, summary, title="summary")
+    lines = [_HEAD, *(shown(_line(row)) for row in (("---",) * len(_COLUMNS), *summary))]
+    write_file(written, ("\n".join(lines) + "\n").encode(), replace=earlier)
+    print_line(f"Look at {written} and the pictures in {pictures}.")
+    return {"summary": [dict(zip(_COLUMNS, row, strict=True)) for row in summary]}
+
+
+_COLUMNS = ("step", "result", "seconds")
+
+
+def _line(row: Sequence[str]) -> str:
+    return f"| {' | '.join(row)} |"
+
+
+_HEAD = _line(_COLUMNS)
+
+
+def _is_earlier_demo(bundle: Path, summary: Path, checkpoint: Path) -> bool:
+    """Whether an earlier demo lies there, which is replaced. One that was broken off has a bundle alone.
+
+    Raises :class:`OutputError` where something of these names is of no demo.
+    """
+    try:
+        with opened_file(summary, _LARGEST_SUMMARY) as stream:
+            of_demo = stream.readline().decode(errors="replace").rstrip() == _HEAD
+    except FileNotFoundError:
+        if not bundle.exists():
+            return False
+        try:
+            network = Bundle.read(Folder(bundle)).manifest.network
+        except (InputError, OSError):
+            of_demo = False
+        else:
+            of_demo = network.checkpoint_sha256 == record_of_file(checkpoint).sha256
+    if not of_demo:
+        found = summary if summary.exists() else bundle
+        raise OutputError(f"{found} is there and is of no demo, so it is not replaced; choose another -o")
+    return True
+
+
+_LARGEST_SUMMARY = 1 << 20
 
 
 def _step(command: str, *arguments: object) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from engines.errors import InputError
 from smp_deploy.cli.console import print_json, print_table
 from smp_deploy.cli.options import JsonOption
 
@@ -21,6 +22,8 @@ def doctor_command(
     ] = False,
 ) -> None:
     """Say what this machine can do: runtimes, GPUs, versions, what is missing and how to install it."""
+    if sbom and as_json:
+        raise InputError("--sbom and --json each print a document of their own; give one")
     if sbom:
         from smp_deploy.materials.cyclonedx import builtins_from_bom
         from smp_deploy.materials.installed import bom_of_installation

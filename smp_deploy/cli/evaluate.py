@@ -10,13 +10,15 @@ import typer
 from engines.backends import DEFAULT_BACKEND
 from engines.bundle.bundle import Bundle
 from engines.errors import InputError
-from engines.schedules.schedule import Lowering, Precision
+from engines.schedules.schedule import Lowering, Precision, Schedule
 from smp_deploy.cli.console import note, print_json, print_table, progress
+from smp_deploy.cli.opening import used_bundle
 from smp_deploy.cli.options import (
     DatasetOption,
     JsonOption,
     MemoryOption,
     RootOption,
+    TrustOption,
     backend_option,
     device_option,
 )
@@ -32,7 +34,12 @@ def evaluate_command(
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="Part of the dataset.")] = "val",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="PATH", help="Directory for JSON, CSV and pictures."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="Directory for JSON, CSV and pictures; replaces those of an earlier evaluation.",
+        ),
     ] = None,
     pictures: Annotated[int, typer.Option("--pictures", min=0, metavar="N", help="Best and worst frames.")] = 3,
     limit: Annotated[
@@ -79,6 +86,7 @@ def evaluate_command(
         int | None,
         typer.Option("--threads", min=1, max=1024, metavar="N", help="Checkpoint: CPU threads; default: all cores."),
     ] = None,
+    trust: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge SOURCE, a checkpoint of `train` or a bundle, by labelled frames at full size.
@@ -89,33 +97,43 @@ def evaluate_command(
     from smp_deploy.evaluation import evaluate
 
     named: dict[str, Any] = {"levels": levels, "lowering": lowering, "sub_batch": sub_batch, "memory": memory}
-    opened, schedule = None, None
-    if any(value is not None for value in named.values()):
-        if not source.is_dir():
-            raise InputError(f"--levels, --lowering, --sub-batch and --memory are for a bundle; {source} is none")
-        opened = Bundle.open(source)
-        on, arithmetic = backend or DEFAULT_BACKEND, precision or Precision.FP32
-        schedule = choose_schedule(opened, on, arithmetic, device=device, **named).schedule
-    with progress("evaluate") as advance:
-        evaluate(
-            opened or source,
-            dataset,
-            root=root,
-            split=split,
-            limit=limit,
-            extremes=pictures,
-            phases=phases,
-            backend=backend,
-            precision=precision,
-            schedule=schedule,
-            memory=memory,
-            device=device,
-            threads=threads,
-            model=model,
-            output=output,
-            on_progress=advance,
-            on_result=lambda found: _print(source, split, found, as_json=as_json),
-        )
+
+    def judge(judged: Path | Bundle, schedule: Schedule | None) -> None:
+        with progress("evaluate") as advance:
+            evaluate(
+                judged,
+                dataset,
+                root=root,
+                split=split,
+                limit=limit,
+                extremes=pictures,
+                phases=phases,
+                backend=backend,
+                precision=precision,
+                schedule=schedule,
+                memory=memory,
+                device=device,
+                threads=threads,
+                model=model,
+                output=output,
+                on_progress=advance,
+                on_result=lambda found: _print(source, split, found, as_json=as_json),
+            )
+
+    def judge_bundle(opened: Bundle) -> None:
+        schedule = None
+        if any(value is not None for value in named.values()):
+            on, arithmetic = backend or DEFAULT_BACKEND, precision or Precision.FP32
+            schedule = choose_schedule(opened, on, arithmetic, device=device, **named).schedule
+        judge(opened, schedule)
+
+    if source.is_dir():
+        used_bundle(judge_bundle, source, trust)
+    else:
+        for name, value in {**named, "trust": trust}.items():
+            if value is not None:
+                raise InputError(f"--{name.replace('_', '-')} is for a bundle; {source} is none")
+        judge(source, None)
     if output is not None:
         note(f"wrote {output}")
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from converters.checkpoints import Checkpoint
     from converters.networks import SegmentationNetwork
+    from engines.bundle.manifest import ClassRecord
 
 
 def _share(value: float | None) -> float | None:
@@ -125,7 +126,8 @@ def export_command(
         typer.Option(
             "--class-names",
             metavar="PATH",
-            help="A file with a class a line, 'name R G B'.  [default: Cityscapes for 19 classes, CamVid for 11]",
+            help="A file with a class a line, 'name R G B'. Without it: what `train` wrote into CHECKPOINT; else, with "
+            "--arch, Cityscapes for 19 classes and CamVid for 11.  [default: numbers]",
         ),
     ] = None,
     mean: Annotated[
@@ -168,6 +170,8 @@ def export_command(
         raise InputError("name the network, either with --arch or with --model")
     if model is not None and (classes or width):
         raise InputError("--classes and --width are for --arch; the factory of --model decides them itself")
+    if checkpoint is None and backbone_only:
+        raise InputError("--backbone-only says what of a CHECKPOINT is taken; name one")
     if checkpoint is None and model is None:
         raise InputError("a known network needs a CHECKPOINT")
     wanted = tuple(precisions or (Precision.FP16,))
@@ -193,6 +197,11 @@ def export_command(
         network = network_from_factory(str(model))
         if loaded is not None:
             load_checkpoint(network, loaded, backbone_only=backbone_only)
+    named = None
+    if class_names is not None:
+        named = classes_from_file(class_names)
+    elif not backbone_only:
+        named = _trained_classes(loaded, classes)
     bundle = export(
         network,
         output,
@@ -205,7 +214,7 @@ def export_command(
         calibration_percentile=calibration_percentile,
         levels=levels or None,
         lowerings=lowerings or None,
-        classes=classes_from_file(class_names) if class_names else None,
+        classes=named,
         mean=mean or IMAGENET_MEAN,
         std=std or IMAGENET_STD,
         opset=opset,
@@ -227,6 +236,14 @@ def export_command(
     else:
         print_table(("bundle", str(bundle.path)), bundle_rows(bundle))
     return document
+
+
+def _trained_classes(checkpoint: Checkpoint | None, classes: int | None) -> list[ClassRecord] | None:
+    """Those of a checkpoint of `train`, unless another number of classes is asked for."""
+    from smp_deploy.training.weights import classes_of
+
+    found = None if checkpoint is None else classes_of(checkpoint)
+    return found if found is None or classes in (None, len(found)) else None
 
 
 def _kept(

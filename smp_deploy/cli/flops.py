@@ -21,17 +21,20 @@ def flops_command(
         typer.Option("--arch", metavar="NAME", help="A known network; may be given several times."),
     ] = None,
     size: Annotated[
-        FrameSize,
+        FrameSize | None,
         typer.Option(
             "--size",
             parser=frame_size,
             metavar="HxW",
-            show_default=False,
             help="Frame, height x width.  [default: 1024x2048]",
         ),
-    ] = _FRAME,
-    classes: Annotated[int, typer.Option("--classes", min=1, metavar="N", help="Channels of the logits.")] = 19,
-    width: Annotated[int, typer.Option("--width", min=1, metavar="N", help="Channels of the stem.")] = 64,
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, metavar="N", help="Channels of the logits.  [default: 19]")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", min=1, metavar="N", help="Channels of the stem.  [default: 64]")
+    ] = None,
     table5: Annotated[
         bool, typer.Option("--table5", help="The paper's Table 5: the networks of Figure 7 at 256x256.")
     ] = False,
@@ -44,6 +47,10 @@ def flops_command(
     """
     if bool(archs) == table5:
         raise InputError("name networks with --arch, or ask for --table5")
+    for name, value in {"size": size, "classes": classes, "width": width}.items():
+        if table5 and value is not None:
+            raise InputError(f"--{name} is for --arch; the networks of --table5 are as the paper has them")
+    size = size or _FRAME
     try:
         import torch
 
@@ -57,7 +64,7 @@ def flops_command(
         counts = {}
         for arch in archs or ():
             with torch.device("meta"):
-                network = network_from_arch(arch, classes=classes, width=width)
+                network = network_from_arch(arch, classes=classes or 19, width=width or 64)
             # As an export pads a frame.
             padded = padded_size(size, network.size_multiple)
             if padded != size:

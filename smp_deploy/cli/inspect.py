@@ -63,6 +63,8 @@ def inspect_command(
     ] = None,
 ) -> None:
     """Show what BUNDLE holds, after verifying every file: network, sizes, phases, graphs, engines, files."""
+    if compare is not None and with_classes:
+        raise InputError("--compare shows the differences of engines and no classes; leave --classes out")
     if engine is not None and compare is None:
         raise InputError("--engine names what --compare compares; give both")
     if sbom + attestations + (as_json or with_classes or compare is not None) > 1:

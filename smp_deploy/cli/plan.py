@@ -11,7 +11,6 @@ import typer
 from engines.backends import DEFAULT_BACKEND
 from engines.backends.memory import DeviceMemoryModel
 from engines.bundle.bundle import Bundle
-from engines.bundle.gate import write_file
 from engines.errors import MissingDependency
 from engines.planning.planner import Candidate, Plan, plan
 from engines.planning.sizes import shown_bytes
@@ -28,7 +27,7 @@ from smp_deploy.cli.options import (
 )
 from smp_deploy.figures import own_settings
 from smp_deploy.reports.benches import context_bytes
-from smp_deploy.reports.targets import check_file_target
+from smp_deploy.reports.targets import check_file_target, write_to_target
 
 
 def plan_command(
@@ -78,7 +77,7 @@ def plan_command(
         document["context_bytes"] = taken = model.context_bytes if here is None else here
         beyond = _beyond(taken, "on this device" if here is not None else "on an H100")
     if plot is not None:
-        write_file(plot, _picture(planned))
+        write_to_target(plot, _picture(planned), ".png")
         note(f"wrote {plot}")
     if as_json:
         print_json(document)

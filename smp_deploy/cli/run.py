@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -18,9 +19,10 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.gate import write_file
 from engines.bundle.manifest import OutputKind
 from engines.errors import InputError, OutputError
-from engines.planning.choice import choose_schedule
+from engines.planning.choice import ChosenSchedule, choose_schedule
 from engines.schedules.schedule import Precision
 from smp_deploy.cli.console import Advance, note, print_json, print_table, progress
+from smp_deploy.cli.opening import used_bundle
 from smp_deploy.cli.options import (
     BackendOption,
     BundleArgument,
@@ -56,6 +58,8 @@ class _Options:
     resize: bool
     side_by_side: bool
     deadline_ms: float | None
+    replace: bool = True
+    """Whether the results of an earlier run are replaced: not beside the images, where other things lie."""
 
 
 def run_command(
@@ -113,37 +117,48 @@ def run_command(
     from engines.session import Session
     from smp_deploy.images import Wanted, check_header, image_files
 
-    files, options = image_files(images), _Options(resize, side_by_side, deadline_ms)
+    files = image_files(images)
+    options = _Options(resize, side_by_side, deadline_ms, replace=not _is_beside(files, output))
     _refuse_equal_names(files)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; -o names the folder for the results")
-    opened = Bundle.open(bundle)
-    warn_of_validation(opened)
-    _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
-    choice = choose_schedule(
-        opened, backend, precision, levels=levels, lowering=lowering, sub_batch=sub_batch, memory=memory, device=device
-    )
-    note(f"schedule: {choice.schedule} ({choice.reason})")
-    if predicted := predicted_memory(opened, backend_named(backend), precision, choice.schedule, device):
-        note(f"memory, as predicted: {predicted}")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {output}: {error.strerror}") from error
-    wanted = None if resize else Wanted.by_bundle(opened.manifest.input.size, _RESIZE_HINT)
-    for path in files:
-        check_header(path, wanted)
+    named: dict[str, Any] = {"levels": levels, "lowering": lowering, "sub_batch": sub_batch, "memory": memory}
+
+    def opened_session(opened: Bundle) -> tuple[Session, ChosenSchedule]:
+        warn_of_validation(opened)
+        if not options.replace:
+            _refuse_to_overwrite(files, output, _kinds(opened.manifest, options))
+        choice = choose_schedule(opened, backend, precision, device=device, deadline_ms=deadline_ms, **named)
+        note(f"schedule: {choice.schedule} ({choice.reason})")
+        if predicted := predicted_memory(opened, backend_named(backend), precision, choice.schedule, device):
+            note(f"memory, as predicted: {predicted}")
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write to {output}: {error.strerror}") from error
+        wanted = None if resize else Wanted.by_bundle(opened.manifest.input.size, _RESIZE_HINT)
+        for path in files:
+            check_header(path, wanted)
+        with ExitStack() as stack:
+            session = stack.enter_context(
+                Session.open(
+                    opened,
+                    backend,
+                    precision=precision,
+                    schedule=choice.schedule,
+                    memory=memory,
+                    device=device,
+                    allow_smaller=allow_smaller,
+                )
+            )
+            # Also what the session does not read; what it read is verified.
+            opened.verify()
+            stack.pop_all()
+        return session, choice
+
+    session, choice = used_bundle(opened_session, bundle, trust)
     results: list[dict[str, Any]] = []
-    with Session.open(
-        opened,
-        backend,
-        precision=precision,
-        schedule=choice.schedule,
-        memory=memory,
-        device=device,
-        allow_smaller=allow_smaller,
-        trust=trust,
-    ) as session:
+    with session:
         try:
             with progress(f"{len(files)} image{'s' if len(files) > 1 else ''}, phases") as advance:
                 for index, path in enumerate(files):
@@ -158,6 +173,7 @@ def run_command(
                 "backend": backend,
                 "schedule": str(session.schedule),
                 "schedule_reason": choice.reason,
+                "deadline_ms": deadline_ms,
                 "reductions": [
                     {"refused": str(reduction.refused), "tried": str(reduction.tried), "reason": reduction.reason}
                     for reduction in session.reductions
@@ -178,7 +194,7 @@ def _print(document: dict[str, Any], as_json: bool) -> None:
             [
                 (
                     r["image"],
-                    f"{r['seconds']:.2f}",
+                    f"{r['seconds']:.2f}" + (f", {r['late_ms']:.0f} ms late" if r["late_ms"] else ""),
                     f"{r['phases_done']} of {r['phases']}",
                     _shares(r["classes"]),
                     ", ".join(r["written"]),
@@ -201,11 +217,15 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
     fitting = frame if fits else resized(frame, wanted)
     # The first phase of a large frame may take a minute: something is to be seen before it.
     advance(0, len(session.grid.phases))
+    late_ms: float | None = None
     if options.deadline_ms is None:
         predictions, phases_done = session.predict(fitting, on_progress=advance), len(session.grid.phases)
     else:
         refinement = session.predict(fitting, deadline_ms=options.deadline_ms, on_progress=advance)
         predictions, phases_done = refinement.prediction, refinement.phases_done
+        late_ms = round(refinement.late_ms, 3)
+        if late_ms:
+            note(f"{path}: the deadline of {options.deadline_ms:g} ms was missed by {late_ms:.0f} ms")
     seconds = time.perf_counter() - started
     contents = {}
     if manifest.outputs is OutputKind.LABELS:
@@ -220,13 +240,14 @@ def _label(session: Session, path: Path, output: Path, options: _Options, advanc
         shown = labels if fits else resized_labels(labels, (frame.shape[0], frame.shape[1]))
         contents |= _pictures(path, frame, shown, manifest.classes, options)
     for name, content in contents.items():
-        write_file(output / name, content)
+        write_file(output / name, content, replace=options.replace)
     classes = {manifest.classes[index].name: float(shares[index]) for index in np.argsort(-shares) if shares[index]}
     return {
         "image": str(path),
         "seconds": round(seconds, 3),
         "phases_done": phases_done,
         "phases": len(session.grid.phases),
+        "late_ms": late_ms,
         "classes": classes,
         "written": list(contents),
     }
@@ -273,11 +294,12 @@ def _kinds(manifest: Manifest, options: _Options) -> list[str]:
     return [*floats, "labels.png", "overlay.png", *(["side-by-side.png"] if options.side_by_side else [])]
 
 
+def _is_beside(files: list[Path], output: Path) -> bool:
+    """Whether the folder is one of an image: there lies what is no result, other images and labels of a person."""
+    return output.resolve() in {folder for path in files for folder in (path.parent.resolve(), path.resolve().parent)}
+
+
 def _refuse_to_overwrite(files: list[Path], output: Path, kinds: list[str]) -> None:
-    """Beside an image lies what is no result: other images, and labels that a person drew."""
-    beside = {folder for path in files for folder in (path.parent.resolve(), path.resolve().parent)}
-    if output.resolve() not in beside:
-        return
     for path in files:
         for kind in kinds:
             if (target := output / f"{path.stem}-{kind}").exists():

@@ -35,14 +35,20 @@ class Outlet(io.FileIO):
 
 
 def open_streams() -> None:
-    """Put outlets in place of ``sys.stdout`` and ``sys.stderr``; characters that an encoding lacks become escapes."""
+    """Put outlets in place of ``sys.stdout`` and ``sys.stderr``; characters that an encoding lacks become escapes.
+
+    The descriptor 1 leads to stderr from then on, and stdout has one that nobody else knows: what a library or another
+    program prints is no result.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
             # Else the next file that is opened would get this number, and what a library prints.
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
+    results = os.dup(1)
+    sys.stdout, sys.stderr = _stream(results, sys.stdout), _stream(2, sys.stderr)
+    os.dup2(2, 1)
 
 
 def failure_of_output() -> OSError | None:

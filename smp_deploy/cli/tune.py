@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engines.backends import DEFAULT_BACKEND, backend_named
-from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import TuningRecord
 from engines.bundle.records import builtins_from_record
 from engines.planning.choice import named_schedule
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table, progress
+from smp_deploy.cli.opening import opened_bundle
 from smp_deploy.cli.options import (
     BackendOption,
     BundleArgument,
@@ -21,6 +21,7 @@ from smp_deploy.cli.options import (
     ImagesOption,
     JsonOption,
     PrecisionOption,
+    TrustOption,
     above_zero,
     frames_of,
     memory_option,
@@ -68,6 +69,7 @@ def tune_command(
     ] = None,
     device: DeviceOption = None,
     images: ImagesOption = None,
+    trust: TrustOption = None,
     as_json: JsonOption = False,
 ) -> dict[str, Any]:
     """Measure the schedules of BUNDLE on this machine and record the fastest in it.
@@ -80,7 +82,7 @@ def tune_command(
     from smp_deploy.benchmarking.tuner import tune
     from smp_deploy.machine import measured_with
 
-    opened = Bundle.open(bundle)
+    opened = opened_bundle(bundle, trust)
     frames = frames_of(opened, images)
     with progress("measurements") as advance:
         result = tune(

@@ -17,10 +17,12 @@ from engines.planning.sizes import memory_text
 from engines.schedules.phases import Size
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_line, print_table
+from smp_deploy.cli.opening import opened_bundle
 from smp_deploy.cli.options import (
     BundleArgument,
     ImagesOption,
     JsonOption,
+    TrustOption,
     backend_option,
     device_option,
     finite,
@@ -134,6 +136,7 @@ def validate_command(
         str | None,
         device_option("With --backend: cpu, cuda, cuda:1."),
     ] = None,
+    trust: TrustOption = None,
     as_json: JsonOption = False,
 ) -> dict[str, Any]:
     """Prove numeric parity of BUNDLE: PyTorch against its graphs in ONNX Runtime, hop by hop, and its engines.
@@ -163,8 +166,9 @@ def validate_command(
         "sub_batch": sub_batch,
         "memory": memory,
         "device": device,
+        "trust": trust,
     }
-    opened = Bundle.open(bundle)
+    opened = opened_bundle(bundle, trust)
     command, keep = _command(bundle, options), _can_keep(opened)
     making = _prove if options["backend"] else _validate
     if options["backend"]:

@@ -22,6 +22,8 @@ def open_dataset(name: str, root: Path | None, split: str) -> Dataset:
     Raises :class:`DatasetError` for an unknown name or split, and for a directory that is not in the layout.
     """
     if name == "scenes":
+        if root is not None:
+            raise DatasetError("scenes are generated and read from no directory; leave root= out")
         return Scenes(split)
     if name not in DATASETS:
         raise DatasetError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}")

@@ -21,7 +21,7 @@ from smp_deploy.datasets.base import Dataset, DatasetInfo, check_same_classes
 from smp_deploy.evaluation.evaluate import Advance, Evaluation, evaluation_of
 from smp_deploy.evaluation.pictures import write_extremes
 from smp_deploy.evaluation.predictors import BundlePredictor, NetworkPredictor, Predictor
-from smp_deploy.evaluation.reports import write_reports
+from smp_deploy.evaluation.reports import replaces_evaluation, write_reports
 
 
 def evaluate(
@@ -63,8 +63,8 @@ def evaluate(
             for a bundle.
         threads: of a checkpoint: CPU threads of PyTorch.
         model: of a checkpoint of a network of one's own: its factory, ``"package.module:factory"``.
-        output: directory for JSON, CSV and pictures of the extremes; that it can be written to is seen to before the
-            first frame.
+        output: directory for JSON, CSV and pictures of the extremes, where those of an earlier evaluation are replaced
+            and nothing else; that it can be written to is seen to before the first frame.
         on_progress: called with ``(frames done, in all)``.
         on_result: called with the evaluation before ``output`` is written: hours of prediction outlive a full disk.
 
@@ -92,15 +92,14 @@ def evaluate(
         )
         opening = _as_it_is(source)
     with opening as (predictor, ran):
-        if output is not None:
-            _make(output)
+        replace_output = output is not None and _made(output)
         found = evaluation_of(predictor, frames, extremes=extremes, limit=limit, on_progress=on_progress)
         found = replace(found, schedule=ran)
         if on_result is not None:
             on_result(found)
         if output is not None:
-            write_reports(found, output)
-            write_extremes(found, predictor, frames, output)
+            write_reports(found, output, replace=replace_output)
+            write_extremes(found, predictor, frames, output, replace=replace_output)
     return found
 
 
@@ -127,15 +126,17 @@ def _bundle_predictor(
 ) -> _Opened:
     from engines.session import Session
 
-    bundle = Bundle.of(source)
     with Session.open(
-        bundle,
+        source,
         backend or DEFAULT_BACKEND,
         precision=precision or Precision.FP32,
         schedule=schedule,
         memory=memory,
         device=device,
     ) as session:
+        bundle = session.bundle
+        # Also what it does not read; what was read is verified.
+        bundle.verify()
         outputs = session.manifest.outputs
         if outputs is not OutputKind.LABELS:
             raise InputError(f"{bundle.path} gives {outputs.value}; a bundle of labels can be evaluated")
@@ -176,13 +177,14 @@ def _refuse(arguments: dict[str, Any], kind: str, source: object) -> None:
             raise InputError(f"{name}= is for {kind}; {source} is none")
 
 
-def _make(output: Path) -> None:
-    """The directory for the results, before hours are spent on them."""
+def _made(output: Path) -> bool:
+    """The directory for the results, before hours are spent on them; whether it holds earlier ones to be replaced."""
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file; results go into a folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
             pass  # it can be written to
+        return replaces_evaluation(output)
     except OSError as error:
         raise OutputError(f"cannot write to {output}: {error.strerror}") from error

@@ -19,10 +19,13 @@ _IGNORED = (0, 0, 0)
 _WRONG = (255, 40, 40)
 
 
-def write_extremes(evaluation: Evaluation, predictor: Predictor, dataset: Dataset, directory: Path) -> list[Path]:
+def write_extremes(
+    evaluation: Evaluation, predictor: Predictor, dataset: Dataset, directory: Path, *, replace: bool = False
+) -> list[Path]:
     """``best-1-<name>.png`` and ``worst-1-<name>.png`` and so on; the frames are predicted once more.
 
-    Each is whole or absent. Raises :class:`OutputError` when one cannot be written.
+    Each is whole or absent. Raises :class:`OutputError` when one cannot be written, or is there already and
+    ``replace`` is false.
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -31,7 +34,7 @@ def write_extremes(evaluation: Evaluation, predictor: Predictor, dataset: Datase
             path = directory / f"{kind}-{place}-{score.name}.png"
             encoded = io.BytesIO()
             _picture(score, predictor, dataset).save(encoded, format="png")
-            write_file(path, encoded.getvalue())
+            write_file(path, encoded.getvalue(), replace=replace)
             paths.append(path)
     return paths
 

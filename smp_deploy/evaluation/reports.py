@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from engines.bundle.gate import write_file
+from engines.errors import OutputError
 from smp_deploy.evaluation.evaluate import Evaluation, FrameScore
 from smp_deploy.tables import csv_of
 
@@ -49,20 +50,41 @@ def document_from_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def write_reports(evaluation: Evaluation, directory: Path) -> None:
+EVALUATION_NAME = "evaluation.json"
+_CLASSES_NAME, _CONFUSION_NAME = "classes.csv", "confusion.csv"
+
+
+def replaces_evaluation(directory: Path) -> bool:
+    """Whether a directory holds an evaluation, which the next one replaces.
+
+    Raises :class:`OutputError` where files of the same names lie in it that are of none.
+    """
+    if (directory / EVALUATION_NAME).exists():
+        return True
+    for name in (_CLASSES_NAME, _CONFUSION_NAME):
+        if (directory / name).exists():
+            raise OutputError(
+                f"{directory / name} is there without an {EVALUATION_NAME}, so it is of no evaluation and is not "
+                "replaced; choose another folder"
+            )
+    return False
+
+
+def write_reports(evaluation: Evaluation, directory: Path, *, replace: bool = False) -> None:
     """``evaluation.json``, ``classes.csv`` and ``confusion.csv`` (rows: truth, columns: prediction).
 
-    Each is whole or absent. Raises :class:`OutputError` when one cannot be written.
+    Each is whole or absent. Raises :class:`OutputError` when one cannot be written, or is there already and
+    ``replace`` is false.
     """
     directory.mkdir(parents=True, exist_ok=True)
     document = document_from_evaluation(evaluation)
-    write_file(directory / "evaluation.json", (json.dumps(document, indent=2) + "\n").encode())
+    write_file(directory / EVALUATION_NAME, (json.dumps(document, indent=2) + "\n").encode(), replace=replace)
     columns = ["name", "iou", "boundary_iou", "thin", "pixels"]
     rows = [[record[column] for column in columns] for record in document["classes"]]
-    write_file(directory / "classes.csv", csv_of([columns, *rows]))
+    write_file(directory / _CLASSES_NAME, csv_of([columns, *rows]), replace=replace)
     names = list(evaluation.info.classes)
     matrix = [[name, *counts] for name, counts in zip(names, document["confusion"], strict=True)]
-    write_file(directory / "confusion.csv", csv_of([["truth", *names], *matrix]))
+    write_file(directory / _CONFUSION_NAME, csv_of([["truth", *names], *matrix]), replace=replace)
 
 
 def table_from_evaluation(evaluation: Evaluation) -> list[tuple[str, str, str]]:

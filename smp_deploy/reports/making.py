@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from engines.bundle.bundle import REPORTS, Bundle
-from engines.bundle.gate import write_file
 from engines.bundle.records import Validation
 from smp_deploy.reports.benches import rows_of
 from smp_deploy.reports.documents import stored, stored_proofs
 from smp_deploy.reports.pages import bench_text, page_of, text_of
-from smp_deploy.reports.targets import check_file_target
+from smp_deploy.reports.targets import check_file_target, write_to_target
 from smp_deploy.reports.verdicts import Judgement, judged
 
 _PAGE = "report.html"
@@ -71,5 +70,5 @@ def report(bundle: Bundle | str | Path, output: str | Path | None = None) -> Rep
     if output is None:
         opened.write_report(_PAGE, page)
     else:
-        write_file(target, page)
+        write_to_target(target, page, ".html")
     return replace(found, path=target)

@@ -1,10 +1,11 @@
-"""Where a page or a picture may be written."""
+"""Where a page or a picture may be written, and its writing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from engines.bundle.bundle import Bundle
+from engines.bundle.gate import write_file
 from engines.errors import OutputError
 
 
@@ -18,3 +19,11 @@ def check_file_target(bundle: Bundle, target: Path, suffix: str) -> None:
         raise OutputError(f"{target} is a file of the bundle {bundle.path}; choose another place")
     if target.exists() and target.suffix.lower() != suffix:
         raise OutputError(f"{target} is there and is no {suffix} file, so it is not replaced; choose another place")
+
+
+def write_to_target(target: Path, content: bytes, suffix: str) -> None:
+    """Write a file that :func:`check_file_target` allowed. What came there since is replaced by the same rule.
+
+    Raises :class:`OutputError`.
+    """
+    write_file(target, content, replace=target.suffix.lower() == suffix)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from converters.checkpoints import checkpoint_from_file
+from engines.bundle.gate import Folder
 from engines.errors import BackendError, CheckFailed, InputError, OutputError
 from smp_deploy.datasets.base import Dataset
 from smp_deploy.training.batches import DataOrder, training_batches
@@ -100,10 +101,15 @@ class Trainer:
     def fit(self, observer: Observer, *, resume: bool) -> Measurement:
         """Train to the end, write the weights, and give the measurement of the weights that are written.
 
-        Raises :class:`OutputError` when there is a run already and ``resume`` is not asked for, or when the output
-        exists and was not written by the run that is resumed, :class:`CheckFailed` when the loss or the weights are
-        no longer numbers, and :class:`MemoryError` when a step needs more than there is.
+        Raises :class:`OutputError` when there is a run already and ``resume`` is not asked for, when another process
+        is at work on it, or when the output exists and was not written by the run that is resumed,
+        :class:`CheckFailed` when the loss or the weights are no longer numbers, and :class:`MemoryError` when a step
+        needs more than there is.
         """
+        with self._directory().locked(wait=False):
+            return self._fit(observer, resume=resume)
+
+    def _fit(self, observer: Observer, *, resume: bool) -> Measurement:
         state = self._start(observer, resume=resume)
         weights = self._class_weights(observer)
         self.network.to(self._device)
@@ -131,17 +137,26 @@ class Trainer:
         save_weights(self.run.output, self._best or self._kept(), info)
         return self._history[-1] if self._best is None else max(self._history, key=lambda found: found.mean_iou)
 
-    def _start(self, observer: Observer, *, resume: bool) -> RunState | None:
+    def _directory(self) -> Folder:
+        """The directory of the run, which is made."""
         if self.run.output.is_dir():
             raise OutputError(f"{self.run.output} is a directory; the weights are written to a file of that name")
+        if self.run.output.exists() and not self.run.state.exists():
+            raise self._of_another()
+        try:
+            self.run.directory.mkdir(parents=True, exist_ok=True)
+            return Folder(self.run.directory)
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.run.directory}: {error.strerror}") from error
+
+    def _of_another(self) -> OutputError:
+        return OutputError(f"{self.run.output} exists already, and is not of this run; choose another output")
+
+    def _start(self, observer: Observer, *, resume: bool) -> RunState | None:
         state = self._resumed(resume=resume) if self.run.state.exists() else None
         # Weights are written after the last state: a run that is not finished has written none.
         if self.run.output.exists() and not self._finished():
-            raise OutputError(f"{self.run.output} exists already, and is not of this run; choose another output")
-        try:
-            self.run.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot write to {self.run.directory}: {error.strerror}") from error
+            raise self._of_another()
         for torn in self.run.directory.glob(".*.partial"):
             torn.unlink()  # a state that was being written when the run was killed
         if state is not None:

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from converters.checkpoints import Checkpoint, checkpoint_from_file, load_checkpoint, network_from_checkpoint
 from converters.networks import network_from_factory
 from engines.bundle.documents import json_of
 from engines.bundle.gate import write_file
-from engines.errors import CheckpointError, InputError
+from engines.bundle.manifest import ClassRecord
+from engines.errors import CheckpointError, InputError, OutputError
+from engines.text import check_name
 from smp_deploy.datasets.base import DatasetInfo
 
 _HEADS = ("head.", "head_layer2.", "head_layer3.")
@@ -38,7 +41,10 @@ class WeightsInfo:
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> None:
-    """Write a state dict as safetensors, whole or not at all."""
+    """Write a state dict as safetensors, whole or not at all.
+
+    A file that is there stays; where it holds anything else that is an :class:`OutputError`.
+    """
     from safetensors.torch import save
 
     named = {"arch": info.arch, "width": info.width, "model": info.model}
@@ -52,7 +58,26 @@ def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> 
         "thin": json.dumps(info.dataset.thin),
         "training": info.training,
     }
-    write_file(path, save({key: value.contiguous() for key, value in state.items()}, metadata))
+    tensors = {key: value.contiguous() for key, value in state.items()}
+    try:
+        write_file(path, save(tensors, metadata), replace=False)
+    except OutputError:
+        # A run that is resumed at its end finds the weights that it wrote.
+        if not _holds(path, tensors, metadata):
+            raise
+
+
+def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
+    """Whether a file holds just these tensors and metadata."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it has no other iterator
+            same = file.metadata() == metadata
+    except (OSError, SafetensorError):
+        return False
+    return same and held.keys() == tensors.keys() and all(torch.equal(held[key], tensors[key]) for key in held)
 
 
 def network_from_weights(path: Path, model: str | None = None) -> tuple[nn.Module, WeightsInfo]:
@@ -84,6 +109,20 @@ def network_from_weights(path: Path, model: str | None = None) -> tuple[nn.Modul
     assert info.width is not None
     classes = len(info.dataset.classes)
     return network_from_checkpoint(checkpoint, info.arch, classes=classes, width=info.width).eval(), info
+
+
+def classes_of(checkpoint: Checkpoint) -> list[ClassRecord] | None:
+    """The classes that a checkpoint of :func:`save_weights` was trained for; ``None`` for another one.
+
+    Raises :class:`InputError` for a name that is none.
+    """
+    if "class_names" not in checkpoint.metadata:
+        return None
+    info = _info_of(checkpoint).dataset
+    for index, name in enumerate(info.classes):
+        check_name(name, f"{checkpoint.path}, class {index}")
+    pairs = zip(info.classes, info.colours, strict=True)
+    return [ClassRecord(name=name, color=colour) for name, colour in pairs]
 
 
 def _info_of(checkpoint: Checkpoint) -> WeightsInfo:

@@ -18,7 +18,7 @@ from converters import reference
 from converters.exporting import export
 from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
 from converters.networks import network_from_arch
-from converters.palettes import default_classes
+from converters.palettes import classes_from_names
 from converters.pooling import MergePool2d, SplitPool2d, merge, split
 from engines import Bundle, OutputKind, Precision, Session
 from engines.errors import InputError, NetworkError, OutputError
@@ -353,7 +353,10 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     [
         ({"precisions": ("tf32",)}, "tf32 is computed from the fp32 graph, which every bundle has"),
         ({"opset": 7}, "opset= is a number from 18 to 23; received 7"),
-        ({"classes": default_classes(3)}, "3 classes are named, and the network's logits have 2 channels"),
+        (
+            {"classes": classes_from_names(["a", "b", "c"])},
+            "3 classes are named, and the network's logits have 2 channels",
+        ),
         ({"classes": "road"}, "classes= are names, or records"),
         ({"size": (32,)}, r"size= is \(height, width\) of a frame in pixels.* received \(32,\)"),
         ({"size": (32, 0)}, "size= is"),

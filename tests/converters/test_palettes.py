@@ -10,14 +10,22 @@ from engines.errors import InputError
 
 
 def test_the_usual_datasets() -> None:
-    cityscapes, camvid = default_classes(19), default_classes(11)
+    (cityscapes, whose), (camvid, _) = default_classes(19, usual=True), default_classes(11, usual=True)
+    assert whose == "the 19 channels are taken for those of Cityscapes"
     assert [record.name for record in cityscapes[:3]] == ["road", "sidewalk", "building"]
     assert cityscapes[6] == type(cityscapes[6])(name="traffic light", color=(250, 170, 30))
     assert (camvid[2].name, camvid[10].name) == ("pole", "bicyclist")
 
 
+@pytest.mark.parametrize(("count", "usual"), [(11, False), (19, False), (2, True)])
+def test_else_classes_are_numbered(count: int, usual: bool) -> None:
+    classes, whose = default_classes(count, usual=usual)
+    assert [record.name for record in classes] == [f"class {index}" for index in range(count)]
+    assert whose == "they are numbered"
+
+
 def test_made_up_colours_differ() -> None:
-    colors = [record.color for record in default_classes(40)]
+    colors = [record.color for record in default_classes(40, usual=True)[0]]
     assert len(set(colors)) == 40
 
 

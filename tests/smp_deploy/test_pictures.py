@@ -9,7 +9,7 @@ from converters.palettes import default_classes
 from engines.bundle.manifest import ClassRecord
 from smp_deploy.pictures import colored, indexed_labels, overlay, side_by_side
 
-CLASSES = default_classes(11)
+CLASSES = list(default_classes(11, usual=True)[0])
 LABELS = np.array([[0, 3, 8], [10, 3, 3]], np.uint8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from engines import Bundle
 from engines.bundle.manifest import OutputKind
 from smp_deploy.cli.run import _kinds, _Options
 from tests.conftest import Cli, document
+from tests.engines.planning.test_deadlines import tuned
 
 
 def saved(path: Path, size: tuple[int, int] = (96, 64), **options: Any) -> Path:
@@ -147,3 +149,26 @@ def test_the_names_of_results(
     records = [exported.manifest.classes[0]] * classes
     manifest = msgspec.structs.replace(exported.manifest, outputs=outputs, classes=records)
     assert _kinds(manifest, _Options(resize=False, side_by_side=side_by_side, deadline_ms=None)) == kinds
+
+
+def test_a_deadline_after_a_tuning(cli: Cli, bundle: Path, image: Path, tmp_path: Path) -> None:
+    """The fastest schedule takes all phases at once: nothing of it would be there in time."""
+    tuned(bundle)
+    for as_json in (False, True):
+        result = cli(
+            "run", bundle, image, "-o", tmp_path / "out", "--deadline-ms", "0.001", *(["--json"] if as_json else [])
+        )
+        assert result.returncode == 0
+        assert "schedule: levels 2, sub-batch 1, reshape (for the deadline, as measured on this device" in result.stderr
+        assert re.search(rf"^{image}: the deadline of 0\.001 ms was missed by \d+ ms$", result.stderr, re.MULTILINE)
+    found = json.loads(result.stdout)
+    assert found["deadline_ms"] == 0.001
+    (labelled,) = found["images"]
+    assert labelled["phases_done"] == 1
+    assert 0 < labelled["late_ms"] <= 1000 * labelled["seconds"] + 1
+    result = cli("run", bundle, image, "-o", tmp_path / "out", "--deadline-ms", "1e6", "--json")
+    assert "the deadline" not in result.stderr.replace("for the deadline", "")
+    (labelled,) = document(result)["images"]
+    assert (labelled["phases_done"], labelled["late_ms"]) == (16, 0)
+    result = cli("run", bundle, image, "-o", tmp_path / "out", "--json")
+    assert (document(result)["deadline_ms"], document(result)["images"][0]["late_ms"]) == (None, None)

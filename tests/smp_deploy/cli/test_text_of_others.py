@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -166,4 +167,13 @@ def test_a_bundle_whose_graphs_give_more_classes(cli: Cli, bundle: Path, image: 
         assert said.stderr.splitlines()[-1] == (
             "smp-deploy: manifest.json names 1 classes, and model.onnx gives logits of 19; export again"
         )
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_bundle_whose_name_is_no_text_is_measured_and_proven(cli: Cli, exported: Bundle, tmp_path: Path) -> None:
+    """A fresh process opens it, and records name it."""
+    name = os.fsdecode(b"b\xff\xe9")
+    shutil.copytree(exported.path, tmp_path / name)
+    assert cli("bench", name, "--duration", "0", "--iterations", "1", cwd=tmp_path).returncode == 0
+    result = cli("validate", name, "--backend", "onnxruntime", "--json", cwd=tmp_path)
+    assert document(result)["commands"] == [r"smp-deploy validate 'b\udcff\udce9' --backend onnxruntime"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.errors import InputError, LayoutError
+from engines.errors import InputError, LayoutError, OutputError
 from smp_deploy.datasets import Scenes
 from smp_deploy.evaluation import (
     ConfusionMatrix,
@@ -134,3 +134,32 @@ def test_nothing_to_evaluate():
         evaluate(_Corrupted(), Scenes("val", size=(48, 64), count=0))
     with pytest.raises(InputError, match="received a limit of 0"):
         evaluate(_Corrupted(), DATASET, limit=0)
+
+
+class _Perfect:
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        return np.zeros(image.shape[:2], np.uint8)
+
+
+@pytest.mark.parametrize("name", ["classes.csv", "confusion.csv"])
+def test_files_that_are_of_no_evaluation_are_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=rf"{name} is there without an evaluation\.json, so it is of no evaluation"):
+        evaluate(_Perfect(), DATASET, limit=1, output=tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "classes.csv", "best-1-val-00000.png"])
+def test_files_that_come_during_an_evaluation_are_not_replaced(tmp_path, name):
+    def come(done, total):
+        (tmp_path / name).write_text("mine")
+
+    with pytest.raises(OutputError, match=rf"{name} is there already, and is not replaced"):
+        evaluate(_Perfect(), DATASET, limit=1, extremes=1, output=tmp_path, on_progress=come)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_an_earlier_evaluation_is_replaced(tmp_path):
+    for limit in (1, 2):
+        evaluate(_Perfect(), DATASET, limit=limit, extremes=1, output=tmp_path)
+        assert json.loads((tmp_path / "evaluation.json").read_text())["frames"] == limit

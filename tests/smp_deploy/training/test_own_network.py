@@ -12,14 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
+from converters.checkpoints import checkpoint_from_file
 from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
 from engines.errors import CheckpointError, InputError, NetworkError
 from smp_deploy.cli.app import app
+from smp_deploy.cli.export import _trained_classes
 from smp_deploy.datasets import Scenes
+from smp_deploy.datasets.base import DatasetInfo
 from smp_deploy.evaluation import NetworkPredictor
 from smp_deploy.training import Augmentation, Observer, Run, Trainer, TrainingConfig, Validation, network_from_weights
 from smp_deploy.training.sources import network_from_config
 from smp_deploy.training.steps import validate
+from smp_deploy.training.weights import WeightsInfo, classes_of, save_weights
 from tests.networks import UnevenNetwork
 
 MODEL = "tests.networks:uneven_for_scenes"
@@ -211,3 +215,21 @@ def test_a_known_architecture_needs_no_model(tmp_path):
 def test_a_checkpoint_of_another_network_is_refused(checkpoint):
     with pytest.raises(CheckpointError, match=r"does not fit the network: 2 of another shape: head\.weight"):
         network_from_weights(checkpoint, "tests.networks:uneven_network")
+
+
+def test_the_classes_of_a_checkpoint_are_those_that_it_was_trained_for(tmp_path):
+    tensors = {"head.weight": torch.zeros(2, 1, 1, 1)}
+    dataset = DatasetInfo("folder", ("road", "Straße"), ((1, 2, 3), (4, 5, 6)), 255, ())
+    path = tmp_path / "a.safetensors"
+    save_weights(path, tensors, WeightsInfo(dataset, None, None, "a.b:c"))
+    loaded = checkpoint_from_file(path)
+    assert [(held.name, held.color) for held in classes_of(loaded)] == [("road", (1, 2, 3)), ("Straße", (4, 5, 6))]
+    assert [held.name for held in _trained_classes(loaded, None)] == ["road", "Straße"]
+    assert _trained_classes(loaded, 3) is None
+    assert _trained_classes(None, None) is None
+    save_file(tensors, tmp_path / "b.safetensors")
+    assert _trained_classes(checkpoint_from_file(tmp_path / "b.safetensors"), None) is None
+    hidden = DatasetInfo("folder", ("road", "a\x1b[2J"), dataset.colours, 255, ())
+    save_weights(tmp_path / "c.safetensors", tensors, WeightsInfo(hidden, None, None, "a.b:c"))
+    with pytest.raises(InputError, match=r"c\.safetensors, class 1"):
+        classes_of(checkpoint_from_file(tmp_path / "c.safetensors"))

@@ -9,6 +9,8 @@ import os
 import random
 import runpy
 import shutil
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -187,3 +189,47 @@ def test_a_state_is_a_regular_file_that_is_not_packed(tmp_path):
         archive.writestr("archive/data.pkl", bytes(10 << 20))
     with pytest.raises(CheckpointError, match=r"packed\.pt unpacks to 10485760 bytes, more than the file has"):
         load_state(tmp_path / "packed.pt", "{}")
+
+
+def test_weights_that_come_during_a_run_are_not_overwritten(tmp_path):
+    output = tmp_path / "a.safetensors"
+
+    def _come(done: int, total: int) -> None:
+        output.write_bytes(b"mine")
+
+    with pytest.raises(OutputError, match=r"a\.safetensors is there already, and is not replaced; move it away"):
+        _tiny().trainer(output).fit(Observer(_come), resume=False)
+    # The run is at its end: the file is of it only if it holds its weights.
+    with pytest.raises(OutputError, match="is there already, and is not replaced"):
+        _tiny().trainer(output).fit(Observer(), resume=True)
+    assert output.read_bytes() == b"mine"
+    output.unlink()
+    _tiny().trainer(output).fit(Observer(), resume=True)
+    assert output.stat().st_size > 1000
+
+
+def test_two_processes_do_not_share_a_run(tmp_path):
+    output = tmp_path / "a.safetensors"
+    said = []
+
+    def _another(done: int, total: int) -> None:
+        if done != 3:
+            return
+        script = (
+            "import runpy, sys\n"
+            "from pathlib import Path\n"
+            "from engines.errors import OutputError\n"
+            "from smp_deploy.training import Observer\n"
+            "tiny = runpy.run_path(sys.argv[1], run_name='tiny_run')\n"
+            "try:\n"
+            "    tiny['trainer'](Path(sys.argv[2])).fit(Observer(), resume=True)\n"
+            "except OutputError as error:\n"
+            "    print(error)\n"
+        )
+        command = [sys.executable, "-c", script, str(TINY), str(output)]
+        said.append(subprocess.run(command, capture_output=True, text=True).stdout)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _tiny().trainer(output).fit(Observer(_another), resume=False)
+    assert said == [f"another process is at work in {tmp_path / 'a.run'}; wait for its end\n"]
