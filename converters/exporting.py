@@ -22,8 +22,8 @@ from converters.graphs.quantization import CalibrationConfig, CalibrationMethod,
 from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Prepare, WholeNetwork
 from converters.graphs.weights import SharedWeights
 from converters.graphs.written import WrittenGraphs
-from converters.outputs import channels_of, check_channels, check_meaning
 from converters.networks.sources import ARCHITECTURES, same_directory
+from converters.outputs import channels_of, check_channels, check_meaning
 from converters.palettes import default_classes
 from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import noise_frame, reference_case, write_reference

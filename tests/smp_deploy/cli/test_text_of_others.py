@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from engines import Bundle
 from smp_deploy.cli import console
 from tests.conftest import ROOT, Cli, document
 
@@ -167,7 +168,7 @@ def test_a_bundle_whose_graphs_give_more_classes(cli: Cli, bundle: Path, image: 
         assert said.stderr.splitlines()[-1] == (
             "smp-deploy: manifest.json names 1 classes, and model.onnx gives logits of 19; export again"
         )
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_a_bundle_whose_name_is_no_text_is_measured_and_proven(cli: Cli, exported: Bundle, tmp_path: Path) -> None:
