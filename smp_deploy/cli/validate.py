@@ -21,6 +21,8 @@ from smp_deploy.cli.options import (
     BundleArgument,
     ImagesOption,
     JsonOption,
+    StripPrefixOption,
+    WeightsOption,
     backend_option,
     device_option,
     finite,
@@ -60,6 +62,8 @@ def validate_command(
             help="The network of your own that the bundle was exported from; a bundle's word for it is not taken.",
         ),
     ] = None,
+    weights: WeightsOption = None,
+    strip_prefix: StripPrefixOption = None,
     images: ImagesOption = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", metavar="PATH", help="Folder of label PNGs, named like --images.")
@@ -147,6 +151,8 @@ def validate_command(
         "checkpoint": checkpoint,
         "arch": arch,
         "model": model,
+        "weights": weights,
+        "strip_prefix": strip_prefix,
         "images": images or (),
         "labels": labels,
         "dataset": dataset,
@@ -208,9 +214,13 @@ def _prove(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Vali
     from engines.planning.choice import choose_schedule
     from engines.proof import prove
 
-    for name in ("checkpoint", "arch", "model", "labels", "dataset", "root", "split", "limit"):
+    for name in (
+        "checkpoint", "arch", "model", "weights", "strip_prefix", "labels", "dataset", "root", "split", "limit"
+    ):  # fmt: skip
         if options[name] is not None:
-            raise InputError(f"--{name} is not for --backend, which compares with the stored outputs alone")
+            raise InputError(
+                f"--{name.replace('_', '-')} is not for --backend, which compares with the stored outputs alone"
+            )
     if options["images"]:
         raise InputError("--images is not for --backend, which compares with the stored outputs alone")
     backend, precision, device = options["backend"], options["precision"] or Precision.FP32, options["device"]
@@ -307,6 +317,9 @@ def _network(bundle: Bundle, options: Mapping[str, Any]) -> nn.Module | None:
         raise InputError("name the network either with --arch or with --model")
     if arch is not None and checkpoint is None:
         raise InputError("--arch goes with --checkpoint: a known network has no weights of its own")
+    for name in ("weights", "strip_prefix"):
+        if options[name] is not None and checkpoint is None:
+            raise InputError(f"--{name.replace('_', '-')} is for --checkpoint")
     if checkpoint is None and model is None:
         return None
     from converters.checkpoints import checkpoint_from_file, load_checkpoint, network_from_checkpoint
@@ -315,16 +328,20 @@ def _network(bundle: Bundle, options: Mapping[str, Any]) -> nn.Module | None:
     record = bundle.manifest.network
     if model is None:
         _check_known(bundle, arch)
-    loaded = checkpoint_from_file(checkpoint) if checkpoint is not None else None
+    loaded = None
+    if checkpoint is not None:
+        chosen = {name: options[name] for name in ("weights", "strip_prefix")}
+        loaded = checkpoint_from_file(checkpoint, **chosen)
     if loaded is not None and loaded.sha256 != record.checkpoint_sha256:
         note(f"{checkpoint} is not the checkpoint that the bundle was exported from (SHA-256 differs)")
     if model is None:
         assert loaded is not None
-        classes, width = len(bundle.manifest.classes), record.width or loaded.width or 64
-        return network_from_checkpoint(loaded, arch or record.source, classes=classes, width=width).eval()
+        classes = len(bundle.manifest.classes)
+        made = network_from_checkpoint(loaded, arch or record.source, classes=classes, width=record.width, on_note=note)
+        return made.eval()
     network = network_from_factory(model)
     if loaded is not None:
-        load_checkpoint(network, loaded)
+        load_checkpoint(network, loaded, on_note=note)
     return network.eval()
 
 
