@@ -22,6 +22,7 @@ from converters.graphs.modules import matching_modules
 from converters.graphs.quantization import CalibrationConfig, CalibrationMethod, ranges_from_frames
 from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Prepare, WholeNetwork
 from converters.graphs.weights import SharedWeights
+from converters.networks import check_shapes_known
 from converters.palettes import default_classes
 from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import write_reference
@@ -148,6 +149,7 @@ def export(
         product=product,
         version=version,
     )
+    check_shapes_known(network)
     origin = NetworkRecord(
         source=source or f"{type(network).__module__}.{type(network).__qualname__}",
         parameters=sum(parameter.numel() for parameter in network.parameters()),

@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: read without running any code, matched to a network, loaded or refused in one message.
+"""Checkpoints as people have them: read without running any code, and matched to the network that takes them.
 
 ``files`` tells the kinds of files apart by their content, ``pickles`` opens those of PyTorch, ``contents`` names the
 tensors of whatever they hold, ``matching`` finds those of a network among them, and ``loading`` takes them over.

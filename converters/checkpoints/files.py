@@ -116,7 +116,7 @@ def _from_safetensors(path: Path, stream: BinaryIO) -> tuple[Contents, Mapping[s
             for name in file.keys():  # noqa: SIM118
                 try:
                     found.tensors[name] = file.get_tensor(name)
-                except Exception:
+                except Exception:  # noqa: BLE001
                     # PyTorch has no such type, and says so in other ways for each.
                     found.others[name] = f"a tensor of {file.get_slice(name).get_dtype()}"
             metadata = file.metadata() or {}

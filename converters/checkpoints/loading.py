@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from converters.checkpoints.files import Checkpoint
 from converters.checkpoints.matching import Weights, nearest_name, weights_of
-from converters.networks import SegmentationNetwork, network_from_arch
+from converters.networks import SegmentationNetwork, check_shapes_known, network_from_arch
 from engines.errors import CheckpointError, NetworkError
 
 _CLASSIFIERS = ("head.", "head_layer2.", "head_layer3.", "fc.")
@@ -81,8 +81,7 @@ def load_checkpoint(
             network's type holds, one message lists them all; or several sets of weights fit, and differ.
         NetworkError: a layer of the network is lazy and was never run, or keeps something that is no tensor.
     """
-    expected = network.state_dict()
-    _check_tensors(expected)
+    expected = _state_of(network)
     weights = weights_of(checkpoint, expected, optional=_optional(backbone_only=backbone_only))
     taken = _taken(weights, expected, left_out=_left_out(backbone_only=backbone_only))
     _load(network, weights, taken, on_note)
@@ -95,8 +94,7 @@ def initialise_network(network: nn.Module, checkpoint: Checkpoint, *, on_note: N
     so heads, whatever is called ``head``, may be absent or of another number of classes. Everything else must be there
     and fit. Raises as :func:`load_checkpoint`.
     """
-    expected = network.state_dict()
-    _check_tensors(expected)
+    expected = _state_of(network)
     weights = weights_of(
         checkpoint, expected, optional=lambda key: key.endswith(_COUNT) or key.startswith(_CLASSIFIERS)
     )
@@ -115,20 +113,17 @@ def _channels(weights: Weights, key: str) -> int | None:
     return tensor.shape[0] if tensor is not None and tensor.ndim else None
 
 
-def _check_tensors(expected: Mapping[str, object]) -> None:
-    """Raise :class:`NetworkError` for a network whose state no checkpoint can be held against."""
+def _state_of(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers. Raises :class:`NetworkError` for a network that no checkpoint can be held against."""
+    check_shapes_known(network)
+    expected = network.state_dict()
     for key, value in expected.items():
-        if isinstance(value, nn.parameter.UninitializedTensorMixin):
-            layer = key.rpartition(".")[0] or "the network"
-            raise NetworkError(
-                f"the layer {layer!r} is lazy and has no shape yet ({key}); give its channels, or run the network once "
-                "in the factory"
-            )
         if not isinstance(value, Tensor):
             raise NetworkError(
                 f"the network keeps {key!r} in its state, which is no tensor: such a state is not taken over; "
                 "override get_extra_state no more, or load it in the factory"
             )
+    return expected
 
 
 def _load(network: nn.Module, weights: Weights, taken: Mapping[str, Tensor], on_note: Note) -> None:

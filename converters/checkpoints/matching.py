@@ -96,7 +96,7 @@ def nearest_name(key: str, like: Tensor, candidates: Mapping[str, Tensor]) -> st
 def _spellings(
     expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """Keys of the network and names of the file, by how they are compared: as they are, then without wrappers inside."""
+    """The network's keys and the file's names, by how they are compared: as they are, then without wrappers inside."""
     for inside in ((), _INSIDE, (*_INSIDE, "module")):
         own = {_without(key, inside): key for key in expected}
         names = {_without(name, inside): name for name in tensors}

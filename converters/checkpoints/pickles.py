@@ -23,6 +23,7 @@ class Beside:
     """Stands for a value beside the weights: takes whatever a pickle says of it, and does and keeps nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> Beside:
+        """The same, whatever it is called with."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:

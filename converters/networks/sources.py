@@ -73,7 +73,7 @@ def network_from_factory(path: str) -> nn.Module:
 
     This runs code, so ``path`` is what the user says, never what a file says. The working directory is searched too,
     and first: a user's own module lies there, and with it whatever else takes the place of installed ones. Raises
-    :class:`NetworkError` when the path does not name a callable that returns an ``nn.Module``.
+    :class:`NetworkError` when the path does not name a callable that returns an ``nn.Module`` of known shapes.
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
@@ -94,7 +94,19 @@ def network_from_factory(path: str) -> nn.Module:
         raise NetworkError(f"the factory {path!r} failed: {_said(error)}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{path!r} must be a callable that returns a torch.nn.Module; it gave {network!r}")
+    check_shapes_known(network)
     return network
+
+
+def check_shapes_known(network: nn.Module) -> None:
+    """Raise :class:`NetworkError` for a lazy layer, whose shape nobody knows until it has seen an input."""
+    for key, value in (*network.named_parameters(), *network.named_buffers()):
+        if isinstance(value, nn.parameter.UninitializedTensorMixin):
+            layer = key.rpartition(".")[0] or "network"
+            raise NetworkError(
+                f"the layer {layer!r} is lazy and has no shape yet ({key}); name its channels, or run the network once "
+                "in its factory"
+            )
 
 
 def _said(error: BaseException) -> str:

@@ -151,7 +151,7 @@ def test_a_buffer_may_be_infinite_where_the_networks_own_is(tmp_path: Path) -> N
     state = values(Small())
     assert state["mask"].tolist() == [0, -torch.inf]
     state["mask"] = torch.tensor([-torch.inf, 0])
-    with pytest.raises(CheckpointError, match="1 with values that are not finite: mask$"):
+    with pytest.raises(CheckpointError, match=r"1 with values that are not finite: mask$"):
         loaded(saved(state, tmp_path / "c.pt"), Small)
 
 
@@ -161,7 +161,7 @@ def test_a_lazy_layer_that_was_never_run(tmp_path: Path) -> None:
 
     path = saved(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)).state_dict(), tmp_path / "c.pt")
     said = (
-        r"^the layer '0' is lazy and has no shape yet \(0\.weight\); give its channels, or run the network once in the"
+        r"^the layer '0' is lazy and has no shape yet \(0\.weight\); name its channels, or run the network once in its"
     )
     with pytest.raises(NetworkError, match=said):
         loaded(path, lazy)
