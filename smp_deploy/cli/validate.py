@@ -14,7 +14,6 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.records import Check, Status, Validation, builtins_from_record
 from engines.errors import CheckFailed, InputError, MachineError, MissingDependency, NetworkError, OutputError
 from engines.planning.sizes import memory_text
-from engines.schedules.phases import Size
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_line, print_table
 from smp_deploy.cli.options import (
@@ -267,21 +266,23 @@ def _images(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
 
 def _truth(bundle: Bundle, folder: Path, image: Path) -> NDArray[np.uint8]:
     """The labels of an image: class numbers, or 255 where a person gave none."""
+    from converters.palettes import PALETTES
     from converters.verification import IGNORED
-    from smp_deploy.datasets.base import DatasetInfo, check_known_ids, read_class_numbers
+    from smp_deploy.datasets.base import DatasetInfo, check_known_ids
+    from smp_deploy.datasets.label_images import LabelColours, labels_from_file
+    from smp_deploy.images import Wanted
 
     file = folder / f"{image.stem}.png"
     if not file.is_file():
         raise InputError(f"{folder} has no {file.name} for {image}")
     size = bundle.manifest.input.size
 
-    def check_size(received: Size) -> None:
-        if received != size:
-            raise InputError(f"{file} is {shown(received)} (height x width); the bundle's frames are {shown(size)}")
-
-    labels = read_class_numbers(file, check_size)
+    wanted = Wanted((size[0], size[1]), f"; the bundle's frames are {shown(size)}")
     classes = bundle.manifest.classes
     names, colours = tuple(record.name for record in classes), tuple(record.color for record in classes)
+    # Of a published palette, the colours of pixels without a class are known, too.
+    void = next((held.void for held in PALETTES.values() if held.colours == colours), ())
+    labels = labels_from_file(file, LabelColours.of_classes(colours, void, IGNORED), wanted)
     check_known_ids(file, labels, DatasetInfo("the bundle", names, colours, IGNORED, ()))
     return labels
 

@@ -37,10 +37,21 @@ def test_colours_are_made_where_none_are_given():
     ("document", "message"),
     [
         ({"names": ["road"]}, r'expected {"classes": \[names\]}'),
-        ({"classes": ["road"], "color": []}, "unknown key 'color'; known are classes, colours, ignore, thin"),
+        (
+            {"classes": ["road"], "color": []},
+            "unknown key 'color'; known are classes, colours, ignore, ignore_colours, thin",
+        ),
         ({"classes": ["road"], "colours": [[1, 2]]}, r"'colours' lists \[red, green, blue\]"),
         ({"classes": ["road"], "colours": [[1, 2, 256]]}, r"'colours' lie in \[0, 255\]"),
         ({"classes": ["road", "pole"], "colours": [[1, 2, 3]]}, "2 classes need 2 colours; received 1"),
+        (
+            {"classes": ["road"], "colours": "kitti"},
+            r"'colours' is a list, or the name of a palette of as many classes: \"cityscapes\" with 19, \"camvid\" with "
+            r"11, \"voc\" with 21; received \"kitti\" for 1$",
+        ),
+        ({"classes": ["road"], "colours": "voc"}, 'received "voc" for 1$'),
+        ({"classes": ["road"], "colours": [[1, 2, 3]], "ignore_colours": [1]}, r"'ignore_colours' lists \[red, green"),
+        ({"classes": ["road"], "ignore_colours": [[1, 2, 3]]}, "'ignore_colours' go with 'colours'"),
         ({"classes": ["road", "road"]}, "class names differ"),
         ({"classes": ["road"], "ignore": 0}, "lies outside the class numbers"),
         ({"classes": ["road"], "ignore": "none"}, "'ignore' is a label"),
@@ -75,6 +86,22 @@ def test_a_class_file_that_is_missing_or_no_json(tmp_path):
     (root / "classes.json").unlink()
     with pytest.raises(DatasetError, match=r"classes\.json is missing"):
         open_dataset("folder", root, "val")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_class_file_with_a_mark_of_byte_order(tmp_path, encoding):
+    root = _folder(tmp_path)
+    (root / "classes.json").write_bytes('{"classes": ["route", "pôle"]}'.encode(encoding))
+    assert open_dataset("folder", root, "val").info.classes == ("route", "pôle")
+
+
+def test_every_kind_of_picture_is_a_frame(tmp_path):
+    root = _folder(tmp_path)
+    for name in ("c.webp", "d.tif", "e.bmp", "f.ppm", "g.jpeg"):
+        trees.write_image(root / "val" / "images" / name)
+        trees.write_labels(root / "val" / "labels" / f"{name[0]}.png", [0, 1, 255])
+    dataset = open_dataset("folder", root, "val")
+    assert [dataset.load(index).name for index in range(len(dataset))] == list("abcdefg")
 
 
 def test_two_images_cannot_share_a_label_file(tmp_path):
