@@ -101,7 +101,7 @@ def network_from_factory(path: str) -> nn.Module:
 def check_shapes_known(network: nn.Module) -> None:
     """Raise :class:`NetworkError` for a lazy layer, whose shape nobody knows until it has seen an input."""
     for key, value in (*network.named_parameters(), *network.named_buffers()):
-        if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(value):
             layer = key.rpartition(".")[0] or "network"
             raise NetworkError(
                 f"the layer {layer!r} is lazy and has no shape yet ({key}); name its channels, or run the network once "

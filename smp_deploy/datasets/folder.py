@@ -28,7 +28,6 @@ from engines.bundle.documents import json_of
 from engines.errors import DatasetError, InputError
 from engines.text import check_name
 from smp_deploy.datasets.base import (
-    Colour,
     DatasetInfo,
     Example,
     FilePair,
@@ -36,7 +35,7 @@ from smp_deploy.datasets.base import (
     require_directory,
     require_frames,
 )
-from smp_deploy.datasets.label_images import LabelColours
+from smp_deploy.datasets.label_images import Colour, LabelColours
 from smp_deploy.decoding import SUFFIXES
 
 CLASS_FILE = "classes.json"
