@@ -274,7 +274,7 @@ def test_a_result_outlives_a_full_disk(checkpoint, tmp_path, as_json, bytes_, na
 
 def test_what_is_no_checkpoint(cli, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no")
-    _refused(cli("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes"), 2, "truncated or no safetensors file")
+    _refused(cli("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes"), 2, "is truncated or no checkpoint")
 
 
 @pytest.mark.parametrize(
