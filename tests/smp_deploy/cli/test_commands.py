@@ -103,8 +103,7 @@ def test_validate_passes_on_a_good_bundle(
     raw = {key: torch.ones_like(value) for key, value in mean.items()}
     torch.save({"state_dict": raw, "model_ema": mean}, tmp_path / "last.ckpt")
     # Labels in the colours of the classes, and two rows that nobody labelled.
-    with Session.open(bundle) as session:
-        shown = np.array(CITYSCAPES.colours, np.uint8)[session.predict(np.asarray(Image.open(image)))]
+    shown = np.array(CITYSCAPES.colours, np.uint8)[np.random.default_rng(1).integers(0, 19, (64, 96))]
     shown[:2] = CITYSCAPES.void[1]
     (tmp_path / "labels").mkdir()
     Image.fromarray(shown).save(tmp_path / "labels" / image.name)
