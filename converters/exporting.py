@@ -22,6 +22,7 @@ from converters.graphs.quantization import CalibrationConfig, CalibrationMethod,
 from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Prepare, WholeNetwork
 from converters.graphs.weights import SharedWeights
 from converters.graphs.written import WrittenGraphs
+from converters.networks import check_shapes_known
 from converters.networks.sources import ARCHITECTURES, same_directory
 from converters.outputs import channels_of, check_channels, check_meaning
 from converters.palettes import default_classes
@@ -152,6 +153,7 @@ def export(
         product=product,
         version=version,
     )
+    check_shapes_known(network)
     origin = NetworkRecord(
         source=source or f"{type(network).__module__}.{type(network).__qualname__}",
         parameters=sum(parameter.numel() for parameter in network.parameters()),

@@ -7,14 +7,17 @@ stand for gigabytes, in its pixels or beside them; what there would be is read o
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from engines.bundle.gate import read_file
 from engines.bundle.limits import PICTURE_BYTES, PICTURE_PIXELS
@@ -37,8 +40,37 @@ _MOST_NUMBERS = 1 << 20
 """In a tag of a TIFF: Python's numbers take 40 bytes each. A strip for each row of an image is 8192."""
 _MOST_TILE = 1 << 24
 """Pixels of a tile of a TIFF, which is unpacked whatever the size of its image. Editors write 256x256."""
+_PPM_HEADER = 4096
+"""Bytes of a PPM that its header is looked for in; comments are part of it."""
 _MOST_COUNTED = 1000
 """Images in a TIFF that are counted."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """How a file stores its pixels, whatever its decoder makes of them: one that has fewer bits cuts or stretches."""
+
+    largest: int
+    """The largest value of a channel: 255 of 8 bits, 1023 of 10."""
+    signed: bool = False
+    """Numbers below 0 have a form, too."""
+    inverted: bool = False
+    """White is 0."""
+
+    @property
+    def bits(self) -> int:
+        """Of a channel."""
+        return self.largest.bit_length()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that is open, its pixels perhaps not decoded yet, and how its file stores them."""
+
+    image: Image.Image
+    samples: Samples
+    lossy: bool
+    """Whether pixels are kept only nearly as they were."""
 
 
 class PictureError(InputError):
@@ -50,7 +82,7 @@ class DamagedPicture(PictureError):
 
 
 @contextmanager
-def opened_picture(path: Path, check_size: Callable[[Size], None] | None = None) -> Iterator[Image.Image]:
+def opened_picture(path: Path, check_size: Callable[[Size], None] | None = None) -> Iterator[Picture]:
     """An image whose header is read, its pixels not yet: they are decoded inside the block.
 
     Args:
@@ -73,7 +105,7 @@ def opened_picture(path: Path, check_size: Callable[[Size], None] | None = None)
                 shown = f"more than {_MOST_COUNTED}" if count > _MOST_COUNTED else str(count)
                 raise PictureError(f"holds {shown} images; save the one that is meant")
             (check_size or _check_pixels)((image.height, image.width))
-            yield image
+            yield Picture(image, _samples(content, image), _is_lossy(content, image))
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -96,6 +128,44 @@ def _check_pixels(size: Size) -> None:
         raise PictureError(
             f"is {size[0]}x{size[1]} (height x width); at most {PICTURE_PIXELS >> 20} Mi pixels are decoded"
         )
+
+
+_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
+_PPM = re.compile(rb"P([2356])" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)")
+_BITS, _PHOTOMETRIC, _COMPRESSION, _FORMAT = 258, 262, 259, 339
+"""Tags of a TIFF."""
+_OLD_JPEG, _JPEG, _SIGNED = 6, 7, 2
+"""Values of the last two of them."""
+
+
+def _samples(content: bytes, image: Image.Image) -> Samples:
+    """How a file stores its pixels, by its own header: what is decoded has 8 bits a channel in most modes."""
+    if image.format == "PNG":
+        # The header is the first piece: a length, a name, width and height of four bytes each, the depth.
+        return Samples((1 << content[24]) - 1)
+    if image.format == "PPM":
+        if content[:2] in (b"P1", b"P4"):
+            return Samples(1, inverted=True)
+        found = _PPM.match(content[:_PPM_HEADER])
+        if found is None:
+            raise PictureError("is a PPM whose header is not one of grey or RGB with a largest value")
+        return Samples(int(found[2]))
+    if isinstance(image, TiffImageFile):
+        tags = image.tag_v2
+        bits, formats = (tags.get(tag, usual) for tag, usual in ((_BITS, (1,)), (_FORMAT, (1,))))
+        # Deeper than any format is; what a tag says may be anything.
+        depth = min(max(bits), 64)
+        return Samples((1 << depth) - 1, signed=_SIGNED in formats, inverted=tags.get(_PHOTOMETRIC) == 0)
+    # Of BMP with 5 and 6 bits a channel, colours are stretched as they should be; other formats have 8.
+    return Samples(255)
+
+
+def _is_lossy(content: bytes, image: Image.Image) -> bool:
+    if isinstance(image, TiffImageFile):
+        return image.tag_v2.get(_COMPRESSION) in (_OLD_JPEG, _JPEG)
+    return image.format == "JPEG" or (
+        image.format == "WEBP" and any(kind == b"VP8 " for kind, _ in _riff_chunks(content))
+    )
 
 
 def _images_beside(content: bytes) -> int:

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from engines.errors import FrameError, InputError
 from engines.schedules.phases import Size
-from smp_deploy.decoding import SUFFIXES, DamagedPicture, PictureError, opened_picture
+from smp_deploy.decoding import SUFFIXES, DamagedPicture, Picture, PictureError, opened_picture
 
 _MEANING = {"RGB", "L", "P", "1"}
 """Pillow's modes that mean one thing as RGB; with an alpha channel only where it is opaque throughout."""
@@ -31,6 +31,8 @@ _TURNS = {
 """What the orientations of EXIF ask for."""
 _ON_ITS_SIDE = {5, 6, 7, 8}
 """Those that exchange height and width."""
+_LARGEST = 255
+"""Of 8 bits a channel."""
 
 
 @dataclass(frozen=True)
@@ -58,26 +60,17 @@ class Wanted:
 
 
 def frame_from_file(path: Path, wanted: Wanted | None = None) -> NDArray[np.uint8]:
-    """Read a frame ``(H, W, 3)`` uint8 RGB.
+    """Read a frame ``(H, W, 3)`` uint8 RGB: the one reader of every command, for frames of users and of datasets.
 
     Grey, palette and bilevel images become RGB, an opaque alpha channel is dropped, and the orientation of a
     camera is applied. Raises :class:`FrameError` for another size than the wanted one, before its pixels are decoded;
     without one, for more pixels than :data:`engines.bundle.limits.PICTURE_PIXELS`; and for anything whose meaning is
-    not clear: 16 bits or floats a channel, transparency, CMYK and other colour spaces, several frames, and what is no
-    image at all.
+    not clear: more than 8 bits a channel or floats, transparency, CMYK and other colour spaces, several frames, and
+    what is no image at all.
     """
-    with _opened(path, wanted) as image:
-        image.load()
-        # Only now: what a PNG says behind its pixels is read with them.
-        turn = _TURNS.get(_orientation(image))
-        if turn is not None and wanted is not None:
-            exchanged = turn in [_TURNS[side] for side in _ON_ITS_SIDE]
-            wanted.check(path, (image.width, image.height) if exchanged else (image.height, image.width))
-        elif wanted is not None:
-            wanted.check(path, (image.height, image.width))
-        turned = image if turn is None else image.transpose(turn)
+    with _opened_frame(path, wanted) as image:
         # A copy: Pillow's own buffer is read-only.
-        return np.array(_rgb(turned, path), np.uint8)
+        return np.array(_rgb(turned(image, path, wanted), path), np.uint8)
 
 
 def check_header(path: Path, wanted: Wanted | None) -> None:
@@ -86,12 +79,31 @@ def check_header(path: Path, wanted: Wanted | None) -> None:
     Cheap: pixels are decoded only of an image of the wanted size that lies on its side. Without a size any will do that
     :func:`frame_from_file` takes.
     """
-    with _opened(path, wanted) as image:
+    with _opened_frame(path, wanted) as image:
         size = (image.height, image.width)
         # A square is of its size however it is turned; a PNG may say behind its pixels how it is.
         upright = wanted is None or (size == wanted.size and _orientation(image) not in _ON_ITS_SIDE)
     if not upright and size[0] != size[1]:
         frame_from_file(path, wanted)
+
+
+@contextmanager
+def opened(path: Path, wanted: Wanted | None) -> Iterator[Picture]:
+    """A picture that is of the wanted size, or of that on its side. Raises as :func:`decoding.opened_picture`."""
+    check = None if wanted is None else lambda size: wanted.check_header(path, size)
+    with opened_picture(path, check) as picture:
+        yield picture
+
+
+def turned(image: Image.Image, path: Path, wanted: Wanted | None) -> Image.Image:
+    """An open image, decoded and turned as its EXIF says. Raises :class:`FrameError` for another size than wanted."""
+    image.load()
+    # Only now: what a PNG says behind its pixels is read with them.
+    orientation = _orientation(image)
+    exchanged = orientation in _ON_ITS_SIDE
+    if wanted is not None:
+        wanted.check(path, (image.width, image.height) if exchanged else (image.height, image.width))
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def check_size(name: object, frame: NDArray[np.uint8], size: Size) -> None:
@@ -132,13 +144,16 @@ def image_files(arguments: Sequence[str]) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: Path, wanted: Wanted | None) -> Iterator[Image.Image]:
+def _opened_frame(path: Path, wanted: Wanted | None) -> Iterator[Image.Image]:
     """An image whose header is a frame's, its pixels not yet read; damage found in the block is a ``FrameError``."""
-    check = None if wanted is None else lambda size: wanted.check_header(path, size)
     try:
-        with opened_picture(path, check) as image:
-            if _is_deep(image):
-                raise FrameError(f"{path} has 16 bits a channel; a frame has 8: convert it first")
+        with opened(path, wanted) as picture:
+            image, samples = picture.image, picture.samples
+            # Pillow cuts 16-bit colour down without a word.
+            if samples.largest > _LARGEST and image.mode != "F":
+                raise FrameError(f"{path} has {samples.bits} bits a channel; a frame has 8: convert it first")
+            if samples.signed:
+                raise FrameError(f"{path} has signed numbers for pixels; a frame has 0 to 255: convert it first")
             if image.mode not in _ALPHA:
                 _check_meaning(image, path)
             yield image
@@ -159,11 +174,6 @@ def _orientation(image: Image.Image) -> int:
     # A PNG's own getexif would decode the pixels.
     found = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     return found if isinstance(found, int) else 1
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether the file has more than 8 bits a channel: Pillow cuts 16-bit colour down without a word."""
-    return any(";16" in str(tile) for tile in getattr(image, "tile", ()))
 
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:

@@ -78,7 +78,7 @@ def network_from_factory(path: str) -> nn.Module:
     This runs code, so ``path`` is what the user says, never what a file says. The working directory, where a user's own
     module lies, is searched too, and last: nothing in it takes the place of a module that is installed, and one that
     such a module hides is refused. The working directory is the same afterwards. Raises :class:`NetworkError` when the
-    path does not name a callable that returns an ``nn.Module``.
+    path does not name a callable that returns an ``nn.Module`` of known shapes.
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
@@ -108,6 +108,7 @@ def _made(path: str, module_name: str, attribute: str, here: Path) -> nn.Module:
         raise NetworkError(f"the factory {path!r} failed: {_said(error)}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{path!r} must be a callable that returns a torch.nn.Module; it gave {network!r}")
+    check_shapes_known(network)
     return network
 
 
@@ -133,6 +134,17 @@ def same_directory() -> Iterator[None]:
     finally:
         os.fchdir(here)
         os.close(here)
+
+
+def check_shapes_known(network: nn.Module) -> None:
+    """Raise :class:`NetworkError` for a lazy layer, whose shape nobody knows until it has seen an input."""
+    for key, value in (*network.named_parameters(), *network.named_buffers()):
+        if nn.parameter.is_lazy(value):
+            layer = key.rpartition(".")[0] or "network"
+            raise NetworkError(
+                f"the layer {layer!r} is lazy and has no shape yet ({key}); name its channels, or run the network once "
+                "in its factory"
+            )
 
 
 def _said(error: BaseException) -> str:

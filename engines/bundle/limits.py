@@ -5,6 +5,9 @@ from __future__ import annotations
 CHECKPOINT_BYTES = 16 << 30
 """Parameters of 4 G floats; it is mapped or read once. The largest network here, of ResNet-101, has 0.2 GiB."""
 
+CHECKPOINT_INDEX_BYTES = 16 << 20
+"""The names of 100,000 tensors, and where each is."""
+
 TRAINING_STATE_BYTES = 64 << 30
 """A checkpoint four times over: parameters, two moments of the optimizer, an average."""
 

@@ -125,6 +125,7 @@ _OPTIONS = {
             "engine",
             "epochs",
             "flip",
+            "init_from",
             "jitter",
             "keep_fp32",
             "key",
@@ -151,6 +152,7 @@ _OPTIONS = {
             "seed",
             "size",
             "std",
+            "strip_prefix",
             "sub_batch",
             "target",
             "threads",
@@ -158,6 +160,7 @@ _OPTIONS = {
             "trust",
             "version_compatible",
             "weight_decay",
+            "weights",
             "width",
             "workers",
         )

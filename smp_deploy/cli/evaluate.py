@@ -18,7 +18,9 @@ from smp_deploy.cli.options import (
     JsonOption,
     MemoryOption,
     RootOption,
+    StripPrefixOption,
     TrustOption,
+    WeightsOption,
     backend_option,
     device_option,
 )
@@ -82,6 +84,8 @@ def evaluate_command(
             "--model", metavar="NAME", help="Checkpoint of a network of your own: its package.module:factory."
         ),
     ] = None,
+    weights: WeightsOption = None,
+    strip_prefix: StripPrefixOption = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", min=1, max=1024, metavar="N", help="Checkpoint: CPU threads; default: all cores."),
@@ -115,6 +119,8 @@ def evaluate_command(
                 device=device,
                 threads=threads,
                 model=model,
+                weights=weights,
+                strip_prefix=strip_prefix,
                 output=output,
                 on_progress=advance,
                 on_result=lambda found: _print(source, split, found, as_json=as_json),

@@ -14,7 +14,7 @@ from engines.errors import FrameError, InputError, MissingDependency
 from engines.schedules.phases import Size
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import FrameSize, JsonOption, above_zero, frame_size
+from smp_deploy.cli.options import FrameSize, JsonOption, StripPrefixOption, WeightsOption, above_zero, frame_size
 from smp_deploy.cli.summaries import bundle_rows
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def export_command(
         int | None,
         typer.Option("--width", min=1, metavar="N", help="Channels of the stem.  [default: the checkpoint's]"),
     ] = None,
+    weights: WeightsOption = None,
+    strip_prefix: StripPrefixOption = None,
     backbone_only: Annotated[
         bool,
         typer.Option("--backbone-only", help="Accept a checkpoint without classifiers; they start at random."),
@@ -163,8 +165,8 @@ def export_command(
 ) -> dict[str, Any]:
     """Write the bundle of a network: its ONNX graphs, weights, manifest and reference outputs.
 
-    CHECKPOINT is a .safetensors file, or a .pt, .pth or .ckpt with weights only. It may be left out with --model
-    when the factory loads its own weights.
+    CHECKPOINT is a file of safetensors, the index of its shards, or what torch.save wrote; no code in it is run. It may
+    be left out with --model when the factory loads its own weights.
     """
     if (arch is None) == (model is None):
         raise InputError("name the network, either with --arch or with --model")
@@ -174,6 +176,8 @@ def export_command(
         raise InputError("--backbone-only says what of a CHECKPOINT is taken; name one")
     if checkpoint is None and model is None:
         raise InputError("a known network needs a CHECKPOINT")
+    if checkpoint is None and (weights is not None or strip_prefix is not None):
+        raise InputError("--weights and --strip-prefix are for a CHECKPOINT")
     wanted = tuple(precisions or (Precision.FP16,))
     # Said before the minutes of work, not after them.
     check_target(output, MANIFEST_NAME if force else None)
@@ -188,15 +192,17 @@ def export_command(
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
 
-    loaded = checkpoint_from_file(checkpoint) if checkpoint is not None else None
-    width = width or (loaded.width if loaded else None)
+    loaded = None
+    if checkpoint is not None:
+        loaded = checkpoint_from_file(checkpoint, weights=weights, strip_prefix=strip_prefix)
     if arch is not None:
         assert loaded is not None
         network: nn.Module = _known(arch, loaded, classes, width, backbone_only=backbone_only)
+        width = network.get_parameter("conv1.weight").shape[0]
     else:
         network = network_from_factory(str(model))
         if loaded is not None:
-            load_checkpoint(network, loaded, backbone_only=backbone_only)
+            load_checkpoint(network, loaded, backbone_only=backbone_only, on_note=note)
     named = None
     if class_names is not None:
         named = classes_from_file(class_names)
@@ -288,8 +294,9 @@ def _known(
 
     from converters.checkpoints import network_from_checkpoint
 
-    classes, width = classes or checkpoint.classes or 19, width or 64
     with torch.random.fork_rng():
         # A head that no checkpoint gives is random, but the same in every export.
         torch.manual_seed(0)
-        return network_from_checkpoint(checkpoint, arch, classes=classes, width=width, backbone_only=backbone_only)
+        return network_from_checkpoint(
+            checkpoint, arch, classes=classes, width=width, backbone_only=backbone_only, on_note=note
+        )

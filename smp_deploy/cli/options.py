@@ -183,6 +183,25 @@ RootOption: TypeAlias = Annotated[
 ]
 
 
+WeightsOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="KEY",
+        help="The part of the checkpoint that counts, where it has several: ema_state_dict, for example.",
+    ),
+]
+
+StripPrefixOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--strip-prefix",
+        metavar="PREFIX",
+        help="What to take off the keys of the checkpoint.  [default: found by matching them with the network's]",
+    ),
+]
+
+
 def frames_of(bundle: Bundle, images: Sequence[str] | None) -> list[NDArray[np.uint8]]:
     """The frames of ``--images``, ``(H, W, 3)`` uint8 RGB; none without it.
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from smp_deploy.cli.console import note, print_json, progress
-from smp_deploy.cli.options import DatasetOption, FrameSize, JsonOption, RootOption, finite, frame_size
+from smp_deploy.cli.options import (
+    DatasetOption,
+    FrameSize,
+    JsonOption,
+    RootOption,
+    StripPrefixOption,
+    WeightsOption,
+    finite,
+    frame_size,
+)
 
 if TYPE_CHECKING:
     from smp_deploy.training import Measurement, TrainingConfig
@@ -26,6 +35,8 @@ def train_command(
     init_from: Annotated[
         Path | None, typer.Option("--init-from", metavar="PATH", help="Checkpoint to start from; heads may differ.")
     ] = None,
+    weights: WeightsOption = None,
+    strip_prefix: StripPrefixOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run of this output, if there is one.")] = False,
     arch: Annotated[
         str | None,
@@ -134,6 +145,8 @@ def train_command(
             workers=workers,
             save_every=save_every,
             init_from=init_from,
+            weights=weights,
+            strip_prefix=strip_prefix,
             threads=threads,
             resume=resume,
             observer=Observer(advance, _say, note),

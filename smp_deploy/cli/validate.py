@@ -14,7 +14,6 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.records import Check, Status, Validation, builtins_from_record
 from engines.errors import CheckFailed, InputError, MachineError, MissingDependency, NetworkError, OutputError
 from engines.planning.sizes import memory_text
-from engines.schedules.phases import Size
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_line, print_table
 from smp_deploy.cli.opening import opened_bundle
@@ -22,7 +21,9 @@ from smp_deploy.cli.options import (
     BundleArgument,
     ImagesOption,
     JsonOption,
+    StripPrefixOption,
     TrustOption,
+    WeightsOption,
     backend_option,
     device_option,
     finite,
@@ -62,6 +63,8 @@ def validate_command(
             help="The network of your own that the bundle was exported from; a bundle's word for it is not taken.",
         ),
     ] = None,
+    weights: WeightsOption = None,
+    strip_prefix: StripPrefixOption = None,
     images: ImagesOption = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", metavar="PATH", help="Folder of label PNGs, named like --images.")
@@ -150,6 +153,8 @@ def validate_command(
         "checkpoint": checkpoint,
         "arch": arch,
         "model": model,
+        "weights": weights,
+        "strip_prefix": strip_prefix,
         "images": images or (),
         "labels": labels,
         "dataset": dataset,
@@ -212,9 +217,13 @@ def _prove(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Vali
     from engines.planning.choice import choose_schedule
     from engines.proof import prove
 
-    for name in ("checkpoint", "arch", "model", "labels", "dataset", "root", "split", "limit"):
+    for name in (
+        "checkpoint", "arch", "model", "weights", "strip_prefix", "labels", "dataset", "root", "split", "limit"
+    ):  # fmt: skip
         if options[name] is not None:
-            raise InputError(f"--{name} is not for --backend, which compares with the stored outputs alone")
+            raise InputError(
+                f"--{name.replace('_', '-')} is not for --backend, which compares with the stored outputs alone"
+            )
     if options["images"]:
         raise InputError("--images is not for --backend, which compares with the stored outputs alone")
     backend, precision, device = options["backend"], options["precision"] or Precision.FP32, options["device"]
@@ -261,21 +270,23 @@ def _images(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
 
 def _truth(bundle: Bundle, folder: Path, image: Path) -> NDArray[np.uint8]:
     """The labels of an image: class numbers, or 255 where a person gave none."""
+    from converters.palettes import PALETTES
     from converters.verification import IGNORED
-    from smp_deploy.datasets.base import DatasetInfo, check_known_ids, read_class_numbers
+    from smp_deploy.datasets.base import DatasetInfo, check_known_ids
+    from smp_deploy.datasets.label_images import LabelColours, labels_from_file
+    from smp_deploy.images import Wanted
 
     file = folder / f"{image.stem}.png"
     if not file.is_file():
         raise InputError(f"{folder} has no {file.name} for {image}")
     size = bundle.manifest.input.size
 
-    def check_size(received: Size) -> None:
-        if received != size:
-            raise InputError(f"{file} is {shown(received)} (height x width); the bundle's frames are {shown(size)}")
-
-    labels = read_class_numbers(file, check_size)
+    wanted = Wanted((size[0], size[1]), f"; the bundle's frames are {shown(size)}")
     classes = bundle.manifest.classes
     names, colours = tuple(record.name for record in classes), tuple(record.color for record in classes)
+    # Of a published palette, the colours of pixels without a class are known, too.
+    void = next((held.void for held in PALETTES.values() if held.colours == colours), ())
+    labels = labels_from_file(file, LabelColours.of_classes(colours, void, IGNORED), wanted)
     check_known_ids(file, labels, DatasetInfo("the bundle", names, colours, IGNORED, ()))
     return labels
 
@@ -311,6 +322,9 @@ def _network(bundle: Bundle, options: Mapping[str, Any]) -> nn.Module | None:
         raise InputError("name the network either with --arch or with --model")
     if arch is not None and checkpoint is None:
         raise InputError("--arch goes with --checkpoint: a known network has no weights of its own")
+    for name in ("weights", "strip_prefix"):
+        if options[name] is not None and checkpoint is None:
+            raise InputError(f"--{name.replace('_', '-')} is for --checkpoint")
     if checkpoint is None and model is None:
         return None
     from converters.checkpoints import checkpoint_from_file, load_checkpoint, network_from_checkpoint
@@ -319,16 +333,20 @@ def _network(bundle: Bundle, options: Mapping[str, Any]) -> nn.Module | None:
     record = bundle.manifest.network
     if model is None:
         _check_known(bundle, arch)
-    loaded = checkpoint_from_file(checkpoint) if checkpoint is not None else None
+    loaded = None
+    if checkpoint is not None:
+        chosen = {name: options[name] for name in ("weights", "strip_prefix")}
+        loaded = checkpoint_from_file(checkpoint, **chosen)
     if loaded is not None and loaded.sha256 != record.checkpoint_sha256:
         note(f"{checkpoint} is not the checkpoint that the bundle was exported from (SHA-256 differs)")
     if model is None:
         assert loaded is not None
-        classes, width = len(bundle.manifest.classes), record.width or loaded.width or 64
-        return network_from_checkpoint(loaded, arch or record.source, classes=classes, width=width).eval()
+        classes = len(bundle.manifest.classes)
+        made = network_from_checkpoint(loaded, arch or record.source, classes=classes, width=record.width, on_note=note)
+        return made.eval()
     network = network_from_factory(model)
     if loaded is not None:
-        load_checkpoint(network, loaded)
+        load_checkpoint(network, loaded, on_note=note)
     return network.eval()
 
 

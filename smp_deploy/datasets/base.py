@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from engines.errors import DatasetError, InputError
-from engines.schedules.phases import Size
-from smp_deploy.decoding import DamagedPicture, PictureError, opened_picture
-
-Labels: TypeAlias = NDArray[np.uint8]
-"""``(H, W)`` uint8 class numbers; :attr:`DatasetInfo.ignore_id` where a pixel counts for nothing."""
-Colour: TypeAlias = tuple[int, int, int]
+from smp_deploy.datasets.label_images import Colour, LabelColours, Labels, labels_from_file
+from smp_deploy.images import frame_from_file
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Example:
-        """The frame at ``index``. Raises :class:`DatasetError` for files that cannot be used."""
+        """The frame at ``index``. Raises :class:`FrameError` and :class:`DatasetError` for what cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -85,39 +80,24 @@ class FilePair:
     labels: Path
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """An image file as ``(H, W, 3)`` uint8 RGB."""
-    return np.asarray(_decoded(path).convert("RGB"))
-
-
-def read_class_numbers(path: Path, check_size: Callable[[Size], None] | None = None) -> Labels:
-    """A one-channel 8-bit label image as ``(H, W)`` uint8; of a palette image, the palette's indices.
-
-    ``check_size`` raises for a size ``(height, width)`` that is not to be decoded.
-    """
-    image = _decoded(path, check_size)
-    if image.mode not in ("L", "P"):
-        raise DatasetError(
-            f"{path}: a label image holds one 8-bit class number for each pixel (mode L or P); "
-            f"this one has mode {image.mode}"
-        )
-    return np.asarray(image)
-
-
-def load_pair(pair: FilePair, info: DatasetInfo) -> Example:
-    """A frame whose label image already holds the class numbers of ``info``."""
-    image, labels = read_image(pair.image), read_class_numbers(pair.labels)
+def load_pair(pair: FilePair, info: DatasetInfo, colours: LabelColours | None) -> Example:
+    """A frame and its label image, of class numbers of ``info`` or of the colours that stand for them."""
+    image, labels = frame_from_file(pair.image), labels_from_file(pair.labels, colours)
     check_same_size(pair, image, labels)
     check_known_ids(pair.labels, labels, info)
     return Example(pair.name, image, labels)
 
 
 def check_same_size(pair: FilePair, image: NDArray[np.uint8], labels: Labels) -> None:
-    """A frame and its labels have one size."""
-    if image.shape[:2] != labels.shape:
+    """A frame and its labels have one size, each turned as its own EXIF says."""
+    height, width = image.shape[:2]
+    if (height, width) != labels.shape:
+        hint = ""
+        if (width, height) == labels.shape:
+            hint = "; both are turned as their own EXIF says, and labels are drawn for the frame as it is then"
         raise DatasetError(
             f"{pair.labels} is {labels.shape[0]}x{labels.shape[1]} (height x width), but its frame {pair.image} "
-            f"is {image.shape[0]}x{image.shape[1]}"
+            f"is {height}x{width}{hint}"
         )
 
 
@@ -162,22 +142,6 @@ def require_frames(pairs: Sequence[FilePair], *, dataset: str, where: Path, patt
             f"{missing[0].image.name}, whose labels should be {missing[0].labels}"
         )
     return tuple(pairs)
-
-
-def _decoded(path: Path, check_size: Callable[[Size], None] | None = None) -> Image.Image:
-    """The image, its pixels in memory."""
-    try:
-        with opened_picture(path, check_size) as image:
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such file") from error
-    except DamagedPicture as error:
-        raise DatasetError(f"{path}: not a readable image: {error}") from error
-    except PictureError as error:
-        raise DatasetError(f"{path}: not a readable image: it {error}") from error
-    except OSError as error:
-        raise DatasetError(f"{path}: not a readable image: {error}") from error
 
 
 def _few(numbers: list[int]) -> str:

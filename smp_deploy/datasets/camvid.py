@@ -1,49 +1,22 @@
 """CamVid road scenes (Brostow, Fauqueur and Cipolla 2008) as packaged with the SegNet tutorial.
 
-Frames of 360x480 (height x width) in ``train``, ``val`` and ``test``; labels, 8-bit class numbers, under the
-same file names in ``trainannot``, ``valannot`` and ``testannot``. For research use.
+Frames of 360x480 (height x width) in ``train``, ``val`` and ``test``; labels, class numbers or the colours
+of the classes, under the same file names in ``trainannot``, ``valannot`` and ``testannot``. For research use.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from converters.palettes import CAMVID as PALETTE
 from engines.errors import DatasetError
 from smp_deploy.datasets.base import DatasetInfo, Example, FilePair, load_pair, require_directory, require_frames
+from smp_deploy.datasets.label_images import LabelColours
 
 SPLITS = ("train", "val", "test")
 
-CAMVID = DatasetInfo(
-    name="camvid",
-    classes=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
-    colours=(
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (60, 40, 222),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
-    ),
-    ignore_id=11,
-    thin=(2, 6, 9, 10),
-)
+CAMVID = DatasetInfo("camvid", PALETTE.names, PALETTE.colours, ignore_id=11, thin=(2, 6, 9, 10))
+COLOURS = LabelColours.of_classes(PALETTE.colours, PALETTE.void, CAMVID.ignore_id)
 
 _LAYOUT = "train/, trainannot/, val/ and valannot/, labels under the names of their frames"
 
@@ -66,4 +39,4 @@ class CamVid:
 
     def load(self, index: int) -> Example:
         """The frame at ``index``."""
-        return load_pair(self.pairs[index], self.info)
+        return load_pair(self.pairs[index], self.info, COLOURS)

@@ -15,13 +15,10 @@ from smp_deploy.datasets.base import (
     DatasetInfo,
     Example,
     FilePair,
-    check_same_size,
-    read_class_numbers,
-    read_image,
     require_directory,
     require_frames,
 )
-from smp_deploy.datasets.cityscapes import CITYSCAPES, train_ids_from_label_ids
+from smp_deploy.datasets.cityscapes import CITYSCAPES, load_label_ids
 
 SPLITS = ("train", "val")
 VALIDATION_FRAMES = 500
@@ -62,11 +59,7 @@ class GTA5:
 
     def load(self, index: int) -> Example:
         """The frame at ``index``, its labels as training ids."""
-        pair = self.pairs[index]
-        image = read_image(pair.image)
-        labels = train_ids_from_label_ids(read_class_numbers(pair.labels), pair.labels)
-        check_same_size(pair, image, labels)
-        return Example(pair.name, image, labels)
+        return load_label_ids(self.pairs[index])
 
 
 def _lot(pair: FilePair) -> bytes:

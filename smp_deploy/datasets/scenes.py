@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from engines.errors import DatasetError
-from smp_deploy.datasets.base import Colour, DatasetInfo, Example
+from smp_deploy.datasets.base import DatasetInfo, Example
+from smp_deploy.datasets.label_images import Colour
 
 SKY, BUILDING, TREE, ROAD, PAVEMENT, POLE, SIGN, CAR, PEDESTRIAN = range(9)
 

@@ -40,6 +40,8 @@ def evaluate(
     device: str | None = None,
     threads: int | None = None,
     model: str | None = None,
+    weights: str | None = None,
+    strip_prefix: str | None = None,
     output: str | Path | None = None,
     on_progress: Advance | None = None,
     on_result: Callable[[Evaluation], None] | None = None,
@@ -63,6 +65,8 @@ def evaluate(
             for a bundle.
         threads: of a checkpoint: CPU threads of PyTorch.
         model: of a checkpoint of a network of one's own: its factory, ``"package.module:factory"``.
+        weights: of a checkpoint: the part that counts, where there are several.
+        strip_prefix: of a checkpoint: what to take off its keys; by default found by matching.
         output: directory for JSON, CSV and pictures of the extremes, where those of an earlier evaluation are replaced
             and nothing else; that it can be written to is seen to before the first frame.
         on_progress: called with ``(frames done, in all)``.
@@ -77,7 +81,12 @@ def evaluate(
     root, output = (None if path is None else Path(path) for path in (root, output))
     frames = open_dataset(dataset, root, split) if isinstance(dataset, str) else dataset
     of_bundle: dict[str, Any] = {"backend": backend, "precision": precision, "schedule": schedule, "memory": memory}
-    of_checkpoint: dict[str, Any] = {"threads": threads, "model": model}
+    of_checkpoint: dict[str, Any] = {
+        "threads": threads,
+        "model": model,
+        "weights": weights,
+        "strip_prefix": strip_prefix,
+    }
     if isinstance(source, Bundle) or (isinstance(source, (str, Path)) and Path(source).is_dir()):
         _refuse(of_checkpoint, "a checkpoint", source)
         opening: Any = _bundle_predictor(source, frames.info, phases, device=device, **of_bundle)
@@ -153,6 +162,8 @@ def _checkpoint_predictor(
     device: str | None,
     threads: int | None,
     model: str | None,
+    weights: str | None,
+    strip_prefix: str | None,
 ) -> _Opened:
     try:
         import torch
@@ -165,8 +176,8 @@ def _checkpoint_predictor(
     name = DeviceName.parse(device or "cpu")
     if name.kind == "cuda" and torch.cuda.device_count() <= name.index:
         raise BackendError(f'evaluation on {name} was asked for, and PyTorch sees no such device; use device="cpu"')
-    network, weights = network_from_weights(source, model)
-    check_same_classes(source, weights.dataset.classes, info)
+    network, held = network_from_weights(source, model, weights=weights, strip_prefix=strip_prefix)
+    check_same_classes(source, held.dataset.classes, info)
     yield NetworkPredictor(network, phases=phases, device=str(name)), None
 
 

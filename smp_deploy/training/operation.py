@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from engines.errors import OutputError
+from engines.errors import InputError, OutputError
 from smp_deploy.datasets import open_dataset
 from smp_deploy.datasets.base import Dataset
 from smp_deploy.training.config import TrainingConfig
@@ -24,6 +24,8 @@ def train(
     workers: int = 0,
     save_every: int | None = None,
     init_from: str | Path | None = None,
+    weights: str | None = None,
+    strip_prefix: str | None = None,
     threads: int | None = None,
     resume: bool = False,
     observer: Observer | None = None,
@@ -43,6 +45,8 @@ def train(
         workers: processes that prepare batches ahead.
         save_every: steps between saved states; by default an epoch.
         init_from: a checkpoint to start from, another network's of the same backbone perhaps.
+        weights: of ``init_from``: the part that counts, where there are several.
+        strip_prefix: of ``init_from``: what to take off its keys; by default found by matching.
         threads: CPU threads of PyTorch; by default as it stands.
         resume: go on with the run of this output, if there is one.
         observer: who is told how the run goes.
@@ -58,7 +62,9 @@ def train(
         BackendError: the device is missing.
     """
     root, init_from = (None if path is None else Path(path) for path in (root, init_from))
-    run = Run(Path(output), device, workers, save_every, init_from)
+    if init_from is None and (weights is not None or strip_prefix is not None):
+        raise InputError("weights= and strip_prefix= are for init_from=, the checkpoint to start from")
+    run = Run(Path(output), device, workers, save_every, init_from, weights, strip_prefix)
     if run.output.suffix != ".safetensors":
         raise OutputError(f"weights are written as .safetensors; received {run.output}")
     if threads:

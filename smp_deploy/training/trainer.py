@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from converters.checkpoints import checkpoint_from_file
+from converters.checkpoints import checkpoint_from_file, initialise_network
 from engines.bundle.gate import Folder
 from engines.errors import BackendError, CheckFailed, InputError, OutputError
 from smp_deploy.datasets.base import Dataset
@@ -25,7 +25,7 @@ from smp_deploy.training.sampling import training_form
 from smp_deploy.training.sources import network_from_config
 from smp_deploy.training.state import RunState, load_state, save_state
 from smp_deploy.training.steps import label_counts, learning_rate_at, logits_and_labels, validate
-from smp_deploy.training.weights import WeightsInfo, initialise_from, save_weights
+from smp_deploy.training.weights import WeightsInfo, save_weights
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Run:
     """Steps between saved states; by default an epoch."""
     init_from: Path | None = None
     """A checkpoint to start from, another network's of the same backbone perhaps."""
+    weights: str | None = None
+    """The part of it that counts, where there are several."""
+    strip_prefix: str | None = None
+    """What to take off its keys; by default found by matching."""
 
     @property
     def directory(self) -> Path:
@@ -163,7 +167,9 @@ class Trainer:
             observer.note(f"resumed at step {state.step} of {self.steps}")
         elif self.run.init_from is not None:
             source = self.run.init_from
-            fresh = initialise_from(self.network, checkpoint_from_file(source).tensors, source=str(source))
+            chosen = {"weights": self.run.weights, "strip_prefix": self.run.strip_prefix}
+            checkpoint = checkpoint_from_file(source, **chosen)
+            fresh = initialise_network(self.network, checkpoint, on_note=observer.note)
             observer.note(f"started from {source}" + (f"; fresh: {', '.join(fresh)}" if fresh else ""))
         return state
 

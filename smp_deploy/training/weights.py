@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors with the facts that rebuild the network, and starting from another network's."""
+"""Weights on disk: safetensors with the facts that rebuild the network."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ from engines.bundle.manifest import ClassRecord
 from engines.errors import CheckpointError, InputError, OutputError
 from engines.text import check_name
 from smp_deploy.datasets.base import DatasetInfo
-
-_HEADS = ("head.", "head_layer2.", "head_layer3.")
-_UNUSED = ("fc.",)
-"""ImageNet's classifier, which a segmentation network replaces."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +76,16 @@ def _holds(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     return same and held.keys() == tensors.keys() and all(torch.equal(held[key], tensors[key]) for key in held)
 
 
-def network_from_weights(path: Path, model: str | None = None) -> tuple[nn.Module, WeightsInfo]:
+def network_from_weights(
+    path: Path, model: str | None = None, *, weights: str | None = None, strip_prefix: str | None = None
+) -> tuple[nn.Module, WeightsInfo]:
     """The network of a file that :func:`save_weights` wrote, in evaluation mode, float32, and its facts.
 
     Args:
         path: the checkpoint. It alone makes no code run.
         model: the factory of a network of one's own, ``"package.module:factory"``, for a checkpoint of such a one.
+        weights: the part of it that counts, where there are several.
+        strip_prefix: what to take off its keys; by default found by matching.
 
     Raises:
         CheckpointError: the file is absent, damaged, not of :func:`save_weights` or of another network; or it holds a
@@ -93,7 +93,7 @@ def network_from_weights(path: Path, model: str | None = None) -> tuple[nn.Modul
         InputError: ``model`` is given for a known architecture.
         NetworkError: the factory gives no network.
     """
-    checkpoint = checkpoint_from_file(path)
+    checkpoint = checkpoint_from_file(path, weights=weights, strip_prefix=strip_prefix)
     info = _info_of(checkpoint)
     if info.arch is None:
         if model is None:
@@ -152,35 +152,3 @@ def _info_of(checkpoint: Checkpoint) -> WeightsInfo:
             f"{path}: its metadata do not say which network and classes it holds ({error}); "
             "checkpoints of `smp-deploy train` do"
         ) from error
-
-
-def initialise_from(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> list[str]:
-    """Load what ``state`` has into ``network``; the names of what stays fresh are returned.
-
-    SMP-X and FCN32s share all parameters, FCN8s has two heads more, and an ImageNet checkpoint has the backbone
-    alone: so heads may be absent, or of another number of classes; of a network of one's own, what is called
-    ``head``. Everything else must be there and fit.
-    """
-    wanted = network.state_dict()
-    usable = {key: value for key, value in state.items() if not key.startswith(_UNUSED)}
-    if unknown := sorted(set(usable) - set(wanted)):
-        extra_heads = [key for key in unknown if key.startswith(_HEADS)]
-        if len(extra_heads) < len(unknown):
-            other = next(key for key in unknown if key not in extra_heads)
-            raise CheckpointError(f"{source}: {other!r} belongs to no layer of the network; is it another one's?")
-    loaded, fresh = {}, []
-    for key, target in wanted.items():
-        value = usable.get(key)
-        if value is not None and value.shape == target.shape:
-            loaded[key] = value.to(target.dtype)
-        elif key.startswith(_HEADS) or (value is None and key.endswith("num_batches_tracked")):
-            fresh.append(key)
-        elif value is None:
-            raise CheckpointError(f"{source}: lacks {key!r}, which the network needs")
-        else:
-            raise CheckpointError(
-                f"{source}: {key!r} has shape {tuple(value.shape)}, and the network needs {tuple(target.shape)}; "
-                "is the width another one's?"
-            )
-    network.load_state_dict(loaded, strict=False)
-    return [key for key in fresh if not key.endswith("num_batches_tracked")]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.palettes import classes_from_file, classes_from_names, default_classes
+from converters.palettes import VOC, classes_from_file, classes_from_names, default_classes
 from engines.errors import InputError
 
 
@@ -45,7 +45,8 @@ def test_a_file(tmp_path: Path) -> None:
     [
         (b"road 1 2 300", "line 1: a colour"),
         (b"\n", "names no class"),
-        (b"\xff\xfe", "cannot"),
+        (b"\xff", "cannot"),
+        (b"\xff\xfea", "cannot"),
         (
             b"road\n\x1b]0;x\x07pole 1 2 3",
             r"classes\.txt, line 2: a name has no control .*; received \\x1b\]0;x\\x07pole$",
@@ -61,6 +62,21 @@ def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
         classes_from_file(path)
     with pytest.raises(InputError, match="cannot read"):
         classes_from_file(tmp_path / "absent.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_mark_of_byte_order_is_no_part_of_a_name(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes("road 1 2 3\r\npôle 4 5 6\r\n".encode(encoding))
+    assert [record.name for record in classes_from_file(path)] == ["road", "pôle"]
+
+
+def test_the_palette_of_voc() -> None:
+    """Against the colours that its development kit lists."""
+    published = {"aeroplane": (128, 0, 0), "boat": (0, 0, 128), "cow": (64, 128, 0), "person": (192, 128, 128)}
+    shown = dict(zip(VOC.names, VOC.colours, strict=True))
+    assert {name: shown[name] for name in published} == published
+    assert (shown["background"], shown["tv/monitor"], VOC.void) == ((0, 0, 0), (0, 64, 128), ((224, 224, 192),))
 
 
 def test_a_class_file_is_a_small_regular_file(tmp_path: Path) -> None:

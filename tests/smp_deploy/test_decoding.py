@@ -19,7 +19,7 @@ from PIL import Image
 from engines.bundle.limits import PICTURE_BYTES
 from engines.errors import DatasetError, FrameError, InputError
 from smp_deploy.benchmarking.peak_memory import peak_of
-from smp_deploy.datasets.base import read_class_numbers, read_image
+from smp_deploy.datasets.label_images import labels_from_file
 from smp_deploy.images import Wanted, check_header, frame_from_file
 
 MIB = 2**20
@@ -130,8 +130,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     "any size": frame_from_file,
     "header, the size is known": lambda path: check_header(path, WANTED),
     "header, any size": lambda path: check_header(path, None),
-    "frame of a dataset": read_image,
-    "labels of a dataset": read_class_numbers,
+    "labels": lambda path: labels_from_file(path, None),
+    "labels, the size is known": lambda path: labels_from_file(path, None, WANTED),
 }
 
 
@@ -174,7 +174,7 @@ def test_a_picture_of_another_size_is_refused_by_its_header(tmp_path: Path) -> N
     with pytest.raises(FrameError, match=r"a\.png is 10000x10000 \(height x width\); at most 64 Mi pixels are decoded"):
         frame_from_file(path)
     with pytest.raises(DatasetError, match=r"a\.png: not a readable image: it is 10000x10000 \(height x width\)"):
-        read_image(path)
+        labels_from_file(path, None)
 
 
 @pytest.mark.parametrize("where", ["before", "after"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +9,10 @@ import pytest
 from PIL import Image
 
 from engines.errors import FrameError, InputError
-from smp_deploy.images import frame_from_file, image_files, resized_labels
+from smp_deploy.images import Wanted, check_header, frame_from_file, image_files, resized_labels
+from tests.smp_deploy import raw_pictures as raw
 
+WANTED = Wanted.by_bundle((6, 8))
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 
 
@@ -69,19 +69,94 @@ def test_unclear_images_are_refused(image: Image.Image, name: str, message: str,
         frame_from_file(saved(image, tmp_path / name))
 
 
-@pytest.mark.parametrize("channels", [3, 4])
-def test_16_bit_colour_is_refused_and_not_cut_down(channels: int, tmp_path: Path) -> None:
-    """Pillow cannot write it, so the PNG is put together by hand: IHDR with depth 16, one pixel, white of 12 bits."""
+DEEP = np.full((6, 8, 3), 900)
+"""Of 10 bits; as 8 bits it would be 224, 14 or 3, by what a decoder makes of it."""
+OPAQUE = np.full((6, 8, 1), 65535)
+DEEPER: dict[str, tuple[bytes, int]] = {
+    "PNG, RGB": (raw.png(DEEP, 16, raw.RGB), 16),
+    "PNG, RGB with alpha": (raw.png(np.concatenate([DEEP, OPAQUE], 2), 16, raw.RGB_ALPHA), 16),
+    "PNG, grey": (raw.png(DEEP[..., 0], 16), 16),
+    "PNG, grey with alpha": (raw.png(np.stack([DEEP[..., 0], OPAQUE[..., 0]], 2), 16, raw.GREY_ALPHA), 16),
+    "PPM up to 65535": (raw.pnm(DEEP, 65535), 16),
+    "PPM up to 1023": (raw.pnm(DEEP, 1023), 10),
+    "PPM up to 1023, plain": (raw.pnm(DEEP, 1023, plain=True), 10),
+    "PPM up to 256": (raw.pnm(DEEP // 4, 256), 9),
+    "PGM up to 65535": (raw.pnm(DEEP[..., 0], 65535), 16),
+    "PGM up to 1023": (raw.pnm(DEEP[..., 0], 1023), 10),
+    "TIFF, RGB": (raw.tiff(DEEP, 16, 2), 16),
+    "TIFF, grey": (raw.tiff(DEEP[..., 0], 16), 16),
+    "TIFF, grey of 12 bits": (raw.tiff(DEEP[..., 0], 12), 12),
+    "TIFF, grey of 32 bits": (raw.tiff(DEEP[..., 0], 32), 32),
+}
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", 1, 1, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
-    pixel = b"\0" + struct.pack(">H", 4095) * channels
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixel)) + chunk(b"IEND", b"")
-    (tmp_path / "a.png").write_bytes(png)
-    with pytest.raises(FrameError, match="16 bits a channel"):
-        frame_from_file(tmp_path / "a.png")
+@pytest.mark.parametrize("suffix", ["png", "ppm", "tiff", "jpg"])
+@pytest.mark.parametrize("name", DEEPER)
+def test_more_than_8_bits_are_refused_and_not_cut_down(name: str, suffix: str, tmp_path: Path) -> None:
+    """The header of the file says how deep it is: neither its suffix nor what the decoder makes of it."""
+    content, bits = DEEPER[name]
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    for read in (frame_from_file, lambda path: check_header(path, None), lambda path: check_header(path, WANTED)):
+        with pytest.raises(FrameError) as caught:
+            read(path)
+        assert str(caught.value) == f"{path} has {bits} bits a channel; a frame has 8: convert it first"
+
+
+def test_what_has_fewer_bits_is_stretched_to_8(tmp_path: Path) -> None:
+    """As its format says: the largest value is white."""
+    numbers = np.resize(np.arange(16), (6, 8))
+    for name, content, largest in (
+        ("a.png", raw.png(numbers, 4), 15),
+        ("b.tiff", raw.tiff(numbers, 4), 15),
+        ("c.pgm", raw.pnm(numbers, 15), 15),
+        ("d.ppm", raw.pnm(np.stack([numbers] * 3, 2), 17), 17),
+        ("e.pgm", raw.pnm(numbers, 255), 255),
+    ):
+        (tmp_path / name).write_bytes(content)
+        expected = np.round(numbers * (255 / largest))
+        np.testing.assert_array_equal(frame_from_file(tmp_path / name), np.stack([expected] * 3, 2))
+
+
+def test_white_as_0_is_white(tmp_path: Path) -> None:
+    (tmp_path / "a.tiff").write_bytes(raw.tiff(RGB[..., 0], 8, 0))
+    np.testing.assert_array_equal(frame_from_file(tmp_path / "a.tiff")[..., 1], 255 - RGB[..., 0])
+
+
+def test_bytes_with_a_sign_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tiff").write_bytes(raw.tiff(np.full((6, 8), -3), 8, 1, 2))
+    with pytest.raises(FrameError, match=r"a\.tiff has signed numbers for pixels; a frame has 0 to 255: convert it"):
+        frame_from_file(tmp_path / "a.tiff")
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
+def test_orientations_in_numbers(suffix: str, turn: int, tmp_path: Path) -> None:
+    """Against a table of slices; once, though some decoders of Pillow turn by themselves."""
+    stored = RGB if turn < 5 else np.ascontiguousarray(RGB.transpose(1, 0, 2))
+    path = tmp_path / f"a.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(stored).save(path, exif=b"Exif\0\0" + raw.orientation(turn), **options)
+    expected = {
+        1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1],
+        5: stored.transpose(1, 0, 2), 6: np.rot90(stored, -1), 7: stored[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(stored),
+    }[turn]  # fmt: skip
+    np.testing.assert_array_equal(frame_from_file(path), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
+@pytest.mark.parametrize("denominator", [0, 1])
+def test_exif_with_a_zero_denominator(suffix: str, denominator: int, tmp_path: Path) -> None:
+    """Of the resolution, an exposure or a place, as broken cameras write it: the orientation counts all the same."""
+    rationals = [(tag, 72, denominator) for tag in (0x011A, 0x011B, 0x829A, 0x9201)]
+    path = tmp_path / f"a.{suffix}"
+    grey = np.full((6, 8, 3), 90, np.uint8)
+    grey[:3] = 200
+    Image.fromarray(grey).save(path, exif=b"Exif\0\0" + raw.orientation(3, *rationals))
+    for read in (frame_from_file, lambda path: frame_from_file(path, WANTED)):
+        np.testing.assert_allclose(read(path), grey[::-1], atol=8)
+    check_header(path, WANTED)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])

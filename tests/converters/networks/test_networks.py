@@ -1,12 +1,14 @@
 """Networks: published parameter counts, torchvision's keys, and the dilated form as an oracle of the function."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from converters.exporting import export
 from converters.networks import ARCHITECTURES, SMP, network_from_arch, network_from_factory
 from converters.networks.resnet import BasicBlock
 from engines.errors import NetworkError
@@ -102,6 +104,22 @@ def test_smp18_equals_its_dilated_form() -> None:
 def test_an_unknown_architecture_lists_the_known(arch: str) -> None:
     with pytest.raises(NetworkError, match=r"known are smp-resnet18, .*fcn8s-resnet101"):
         network_from_arch(arch)
+
+
+def lazy_network() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.LazyConv2d(2, 1))
+
+
+def test_a_lazy_layer_that_was_never_run(tmp_path: Path) -> None:
+    said = (
+        r"^the layer '1' is lazy and has no shape yet \(1\.weight\); name its channels, or run the network once in its "
+        r"factory$"
+    )
+    with pytest.raises(NetworkError, match=said):
+        network_from_factory("tests.converters.networks.test_networks:lazy_network")
+    with pytest.raises(NetworkError, match=said):
+        export(lazy_network(), tmp_path / "bundle", size=(8, 8))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_classes_and_width_are_at_least_one() -> None:

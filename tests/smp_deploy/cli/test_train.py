@@ -142,7 +142,10 @@ def _refused(result, code, message):
     ("arguments", "message"),
     [
         (("--init-from", "absent.pt"), "cannot read the checkpoint absent.pt"),
-        (("--width", "4", "--init-from", "CHECKPOINT"), "is the width another one's?"),
+        (
+            ("--width", "4", "--init-from", "CHECKPOINT"),
+            "of another shape: conv1.weight (2, 3, 7, 7) instead of (4, 3, 7, 7)",
+        ),
         (("--batch", "201"), "needs as many training frames; the dataset has 200. Choose a smaller --batch\n"),
         (("--dataset", "camvid"), "name it with --root\n"),
         (("--dense-levels", "6"), "--dense-levels must be 0 to 5; received 6"),
@@ -271,7 +274,7 @@ def test_a_result_outlives_a_full_disk(checkpoint, tmp_path, as_json, bytes_, na
 
 def test_what_is_no_checkpoint(cli, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no")
-    _refused(cli("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes"), 2, "truncated or no safetensors file")
+    _refused(cli("evaluate", tmp_path / "a.safetensors", "--dataset", "scenes"), 2, "is truncated or no checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_labels_of_ones_own(cli: Cli, bundle: Path, frame: np.ndarray, tmp_path:
     assert "a.png is 4x4 (height x width); the bundle's frames are 64x96" in cli(*arguments).stderr
     # Modulo 256 these would be classes; and what is none is said before the checks, not after them.
     Image.fromarray(np.full((64, 96), 259, np.uint16)).save(tmp_path / "labels" / "a.png")
-    assert "a.png: a label image holds one 8-bit class number for each pixel" in cli(*arguments).stderr
+    assert "a.png has the number 259, and class numbers are 0 to 255" in cli(*arguments).stderr
     Image.fromarray(np.full((64, 96), 200, np.uint8)).save(tmp_path / "labels" / "a.png")
     done = cli(*arguments)
     assert (done.returncode, "a.png: unknown label 200" in done.stderr, "passed" in done.stderr) == (2, True, False)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from converters.networks import network_from_arch
-from engines.errors import CheckFailed, DatasetError, InputError, MachineError, OutputError
+from engines.errors import CheckFailed, FrameError, InputError, MachineError, OutputError
 from smp_deploy.datasets import CamVid, Example, Scenes
 from smp_deploy.evaluation import NetworkPredictor, evaluate
 from smp_deploy.training import (
@@ -107,9 +107,9 @@ def test_a_frame_that_cannot_be_read_is_one_line_whoever_prepares_batches(tmp_pa
     train, val = CamVid(root, "train"), CamVid(root, "val")
     for workers in (0, 1):
         trainer = Trainer(_config(), train, val, Run(tmp_path / f"{workers}.safetensors", workers=workers))
-        with pytest.raises(DatasetError) as caught:
+        with pytest.raises(FrameError) as caught:
             trainer.fit(Observer(), resume=False)
-        assert str(caught.value).startswith(f"{root}/train/0001TP_000001.png: not a readable image")
+        assert str(caught.value).startswith(f"{root}/train/0001TP_000001.png is no image that can be read")
         assert "\n" not in str(caught.value)
 
 
