@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from converters.analysis.network import TracedNetwork, traced_network, working_copy
+from converters.analysis.network import TracedNetwork, traced_network
+from converters.analysis.received import check_whole, pinned_defaults, working_copy
+from converters.analysis.tracing import doubts_of, name_of, output_of
 from converters.arguments import ExportRequest, export_request
+from converters.flops import shape_of_logits
 from converters.graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
 from converters.graphs.modules import matching_modules
 from converters.graphs.quantization import CalibrationConfig, CalibrationMethod, ranges_from_frames
@@ -148,6 +150,7 @@ def export(
         product=product,
         version=version,
     )
+    check_whole(network)
     origin = NetworkRecord(
         source=source or f"{type(network).__module__}.{type(network).__qualname__}",
         parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -155,7 +158,7 @@ def export(
         checkpoint_sha256=checkpoint_sha256,
     )
     target = Path(path)
-    with staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage:
+    with pinned_defaults(), staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage:
         _Export(request, stage, on_step or (lambda message: None)).write(network, origin)
     return Bundle.read(Folder(target))
 
@@ -201,7 +204,7 @@ class _Export:
         padded = padded_size(request.size, network.size_multiple)
         classes = self._classes(_channels_of(network.graph, padded))
         kept = {held: matching_modules(patterns, network.modules) for held, patterns in request.keep_fp32.items()}
-        trunks = list(proven_trunks(network, request.levels, request.lowerings))
+        trunks = list(proven_trunks(network, padded, request.levels, request.lowerings))
         frame = InputRecord(
             size=request.size,
             padded_size=padded,
@@ -296,18 +299,23 @@ class _Export:
 
 def _channels_of(graph: fx.GraphModule, size: Size) -> int:
     """Channels of the logits, from a pass without values."""
-    on_meta = copy.deepcopy(graph).to("meta")
     try:
-        shape = tuple(on_meta(torch.empty(1, 3, *size, device="meta")).shape)
+        shape = shape_of_logits(graph, size)
     except Exception as error:
         # The network is the user's code and may raise anything.
         raise NetworkError(f"the network cannot take an image of {size[0]}x{size[1]}: {error}") from error
+    if isinstance(shape, str):
+        raise NetworkError(
+            f"{name_of(output_of(graph).all_input_nodes[0])}, which ends the network, gives a {shape} and not one "
+            "tensor: wrap the network and return the logits alone"
+        )
     if len(shape) != 4 or shape[0] != 1 or shape[2:] != size:
+        why = "".join(f"; {doubt}" for doubt in doubts_of(graph))
         raise NetworkError(
             f"a network maps (1, 3, {size[0]}, {size[1]}) to logits (1, classes, {size[0]}, {size[1]}); "
-            f"this one gives {shape}"
+            f"this one gives {shape}{why}"
         )
-    return int(shape[1])
+    return shape[1]
 
 
 def _calibration_record(config: CalibrationConfig, ranges: dict[str, float]) -> CalibrationRecord:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import fx, nn
 
 from converters.analysis.ends import Prefix, prefix_of, tail_of
@@ -17,7 +16,6 @@ from converters.analysis.modules import called_modules
 from converters.analysis.pinning import pinnable_splits
 from converters.analysis.tracing import graph_from_network, shared_graph
 from converters.pooling import SplitPool2d, Window
-from engines.errors import NetworkError
 from engines.schedules.phases import Size
 
 
@@ -116,15 +114,3 @@ def traced_network(network: nn.Module, *, shared: bool = False) -> TracedNetwork
         split_layers=pinnable_splits(network, graph, levels),
     )
 
-
-def working_copy(network: nn.Module) -> nn.Module:
-    """The network on the CPU, in evaluation mode, as a copy: what is handed over is left as it is."""
-    kinds = {tensor.dtype for tensor in network.state_dict().values() if tensor.is_floating_point()}
-    if kinds - {torch.float32}:
-        shown = ", ".join(sorted(str(kind) for kind in kinds))
-        raise NetworkError(f"a network is exported in torch.float32, and this one has {shown}: call .float() on it")
-    try:
-        return copy.deepcopy(network).cpu().eval()
-    except Exception as error:
-        # The network is the user's code and may raise anything.
-        raise NetworkError(f"{type(network).__name__} cannot be copied: {error}") from error

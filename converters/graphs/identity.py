@@ -90,8 +90,8 @@ def identities_from_scopes(model: ir.Model, stage: nn.Module) -> dict[ir.Node, I
 
 def _identity(node: ir.Node, parts: Mapping[str, Part], between: Part, layers: Mapping[str, str] | None) -> Identity:
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))[:-1]
-    # No name of a module has a dot in it.
-    split = [scope.partition(".") for scope in scopes if scope]
+    # No name of a module has a dot in it. Sizes of tensors are read in scopes of the exporter's own.
+    split = [held for scope in scopes if (held := scope.partition("."))[0] in parts]
     if not split:
         return Identity(between)
     part = parts[split[-1][0]]
