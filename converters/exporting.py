@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from converters.analysis.network import TracedNetwork, traced_network
 from converters.analysis.received import check_whole, pinned_defaults, working_copy
+from converters.analysis.resolution import lost_resolution
 from converters.analysis.tracing import doubts_of, name_of, output_of
 from converters.arguments import ExportRequest, export_request
 from converters.flops import shape_of_logits
@@ -124,7 +125,7 @@ def export(
         product: what the bundle is a version of, for who must not accept an older one; by default the ``source``.
         version: which one, counting up from 0.
         replace: whether a bundle that is at ``path`` already is replaced.
-        on_step: called with what is being done.
+        on_step: called with what is being done, and with what is to be known of the network, ``warning: ...``.
 
     Raises:
         InputError: an argument is wrong.
@@ -203,6 +204,8 @@ class _Export:
         request = self.request
         padded = padded_size(request.size, network.size_multiple)
         classes = self._classes(_channels_of(network.graph, padded))
+        if (lost := lost_resolution(network, padded)) is not None:
+            self.on_step(f"warning: {lost.warning(len(network.windows))}")
         kept = {held: matching_modules(patterns, network.modules) for held, patterns in request.keep_fp32.items()}
         trunks = list(proven_trunks(network, padded, request.levels, request.lowerings))
         frame = InputRecord(

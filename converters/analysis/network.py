@@ -113,4 +113,3 @@ def traced_network(network: nn.Module, *, shared: bool = False) -> TracedNetwork
         size_multiple=size_multiple_of(network, levels),
         split_layers=pinnable_splits(network, graph, levels),
     )
-

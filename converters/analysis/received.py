@@ -107,7 +107,9 @@ def _wrapped(module: nn.Module, network: nn.Module) -> str | None:
     if hasattr(module, "_orig_mod"):
         return "is what torch.compile made, which cannot be traced: take the module as it was before, its ._orig_mod"
     if module is network and isinstance(module, torch.jit.ScriptModule):
-        return "is TorchScript, which cannot be traced: take the torch.nn.Module that it was made from, with its weights"
+        return (
+            "is TorchScript, which cannot be traced: take the torch.nn.Module that it was made from, with its weights"
+        )
     if module is network and any(kind.__module__.startswith("torch.export") for kind in type(module).__mro__):
         return "is what torch.export made, which is of one size: take the torch.nn.Module that it was made from"
     return None

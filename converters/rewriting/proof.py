@@ -92,7 +92,10 @@ def _sizes(multiple: Size, largest: Size) -> Iterator[Size]:
 def _prove_trace(case: NoiseCase) -> None:
     """Compare the trace with the network. Raises :class:`NetworkError` with what a trace does not show."""
     doubts = "; ".join(doubts_of(case.network.graph))
-    why = doubts or "something in its forward leaves no trace: a context, a Python value that changes, a type that it asks"
+    why = (
+        doubts
+        or "something in its forward leaves no trace: a context, a Python value that changes, a type that it asks"
+    )
     try:
         traced = logits_of(case.network.graph, case.x)
     except Exception as error:
