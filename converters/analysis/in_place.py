@@ -33,9 +33,9 @@ _OPERATORS: dict[Any, Callable[..., Any]] = {
     operator.ixor: operator.xor,
 }
 _VIEWS = frozenset(
-    "chunk contiguous diagonal expand expand_as flatten getattr getitem merge movedim narrow permute reshape reshape_as "
-    "select split squeeze swapaxes swapdims t tensor_split transpose unbind unflatten unfold unsqueeze view "
-    "view_as".split()
+    {"chunk", "contiguous", "diagonal", "expand", "expand_as", "flatten", "getattr", "getitem", "merge", "movedim"}
+    | {"narrow", "permute", "reshape", "reshape_as", "select", "split", "squeeze", "swapaxes", "swapdims", "t"}
+    | {"tensor_split", "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as"}
 )
 """Functions and methods whose result may be a part of their input."""
 _VIEWING = (nn.Flatten, nn.Unflatten, SplitPool2d, MergePool2d)
@@ -55,17 +55,14 @@ def remove_in_place(graph: fx.GraphModule, *, own_layers: bool) -> None:
         written = _written_by(graph, node)
         if written is None:
             continue
-        later = {
-            reader: held
-            for held in _sharing(graph, written)
-            for reader in held.users
-            if position[reader] > position[node]
-        }
+        # Views that are made later are made of what was written.
+        sharing = [held for held in _sharing(graph, written) if position[held] < position[node]]
+        later = [(reader, held) for held in sharing for reader in held.users if position[reader] > position[node]]
         same = set(_same(graph, written))
-        for reader, held in later.items():
+        for reader, held in later:
             if held in same:
                 reader.replace_input_with(held, node)
-        if same.issuperset(later.values()):
+        if same.issuperset(held for _, held in later):
             _give_anew(graph, node, own_layers=own_layers)
         else:
             node.meta[_KEPT] = True

@@ -57,8 +57,8 @@ def logits_of(network: nn.Module, x: Tensor) -> Tensor:
 def working_copy(network: nn.Module) -> nn.Module:
     """The network on the CPU, in evaluation mode, as a copy: what is handed over is left as it is.
 
-    Raises :class:`NetworkError` for what cannot be traced at all, for parameters that are not there, and for others than
-    float32.
+    Raises :class:`NetworkError` for what cannot be traced at all, for parameters that are not there, and for others
+    than float32.
     """
     check_whole(network)
     kinds = {tensor.dtype for tensor in network.state_dict().values() if tensor.is_floating_point()}

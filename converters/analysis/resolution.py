@@ -36,10 +36,10 @@ class LostResolution:
         back = f", and resizes back at {_listed(self.enlarging)}" if self.enlarging else ""
         held = "a phase" if levels else "the frame"
         return (
-            f"the network loses resolution at {_listed(self.reducing)}{back}: what lies between is not computed at every "
-            f"pixel, and no loop can walk these layers, so that memory holds their maps of {held} as a whole. A dense "
-            "network has a SplitPool2d in the place of each (after a convolution, which then has stride 1), and a "
-            "MergePool2d for each at its end"
+            f"the network loses resolution at {_listed(self.reducing)}{back}: what lies between is not computed at "
+            f"every pixel, and no loop can walk these layers, so that memory holds their maps of {held} as a whole. "
+            "A dense network has a SplitPool2d in the place of each (after a convolution, which then has stride 1), and "
+            "a MergePool2d for each at its end"
         )
 
 

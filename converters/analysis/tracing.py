@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 import keyword
+import operator
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -76,8 +77,10 @@ class _LayerTracer(fx.Tracer):
 class _Placeholder(fx.Proxy):
     """What stands for a tensor. It is none: code that asks gets no for an answer, and that is noted."""
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    tracer: _LayerTracer
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """Asked by ``isinstance`` for any type but that of placeholders."""
         caller = inspect.currentframe().f_back  # type: ignore[union-attr]
         if caller is not None and (caller.f_code is torch.is_tensor.__code__ or not _is_of_torch(caller)):
@@ -97,7 +100,22 @@ class _Placeholder(fx.Proxy):
         raise _NotFollowed("it writes into a part of a tensor, x[...] = ...: use torch.cat or torch.where")
 
 
-class _NotFollowed(Exception):  # noqa: N818 - it never leaves this file
+def _writing(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    """``x += y`` writes into a tensor, and gives a new number where a shape is counted with."""
+
+    def write(proxy: fx.Proxy, other: Any) -> fx.Proxy:
+        operation = getattr(operator, name if _is_of_shapes(proxy.node) else f"i{name}")
+        written: fx.Proxy = proxy.tracer.create_proxy("call_function", operation, (proxy, other), {})
+        return written
+
+    return write
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    setattr(_Placeholder, f"__i{_name}__", _writing(_name))
+
+
+class _NotFollowed(Exception):
     """Why a trace ends."""
 
 
@@ -145,7 +163,8 @@ def _traced(network: nn.Module) -> fx.GraphModule:
     for node in graph.nodes:
         if node.op == "call_method" and node.target in _READING:
             raise NetworkError(
-                f"{name} cannot be traced: it takes the values of a tensor out of it ({node.target}), and a trace has none"
+                f"{name} cannot be traced: it takes the values of a tensor out of it ({node.target}), and a trace has "
+                "none"
             )
     if network._forward_pre_hooks or network._forward_hooks:
         tracer.doubts["it has hooks of its own, which are no part of its forward"] = f"on {name}"

@@ -1,8 +1,8 @@
 """Whose a node of a graph is: the module of the network that computes it, and the part of the graph it belongs to.
 
 Every node carries both in its ONNX metadata, so they are in the written files too. Names of nodes, tensors and
-weights are for people: nothing is read from them. This file alone writes and reads the keys of parts, and knows the names
-that the modules of :mod:`converters.graphs.stages` give them.
+weights are for people: nothing is read from them. This file alone writes the keys, and knows the names that the modules
+of :mod:`converters.graphs.stages` give their parts.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ class SharedOffset:
         if _is_split_further(self._size, (x.shape[-2], x.shape[-1])):
             (rows, columns), (height, width) = self._size, (x.shape[-2], x.shape[-1])
             raise LayoutError(
-                f"a merge of {window} undoes a split that gave {rows}x{columns}, but what comes in is {height}x{width}: "
-                "a split inside it is still open; merge the innermost split first"
+                f"a merge of {window} undoes a split that gave {rows}x{columns}, but what comes in is "
+                f"{height}x{width}: a split inside it is still open; merge the innermost split first"
             )
         values = expand(x, self.window, self.current()).values
         self._drawn = None

@@ -30,8 +30,7 @@ def mixing_layer(graph: fx.GraphModule, x: Tensor) -> str | None:
         with torch.inference_mode(), pinned_defaults():
             alone.run(x.clone())
             together.run(torch.cat([x, other]))
-    except Exception:
-        # The layers are the user's; then what can be said is said without the name.
+    except Exception:  # noqa: BLE001 - the layers are the user's and may raise anything
         return None
     for node, value in alone.values.items():
         if _depends(value, together.values.get(node)):

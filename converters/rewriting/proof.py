@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from converters.analysis.in_place import writes_into_a_view
 from converters.analysis.network import TracedNetwork
 from converters.analysis.received import logits_of, pinned_defaults
-from converters.analysis.tracing import doubts_of
+from converters.analysis.tracing import doubts_of, name_of
 from converters.rewriting.causes import mixing_layer
 from converters.rewriting.lowerings.base import LoweredNetwork
 from engines.errors import NetworkError
@@ -61,8 +62,7 @@ def noise_case(network: TracedNetwork, largest: Size) -> NoiseCase:
         try:
             logits, again = logits_of(network.module, x), logits_of(network.module, x)
             break
-        except Exception as error:
-            # The network is the user's code and may raise anything.
+        except Exception as error:  # noqa: BLE001 - the network is the user's code and may raise anything
             failure = error
     else:
         raise NetworkError(_failure(x, failure)) from failure
@@ -128,11 +128,14 @@ def prove_phases(form: LoweredNetwork, case: NoiseCase) -> None:
 
 
 def _cause(case: NoiseCase) -> str:
+    written = [name_of(node) for node in case.network.graph.graph.nodes if writes_into_a_view(node)]
+    if written:
+        return f"{', '.join(written)} works in place on a part of a map that is read elsewhere too: let it give it anew"
     layer = mixing_layer(case.network.graph, case.x)
     if layer is None:
         return (
-            "No layer mixes entries of the batch, so one of them does not commute with a split as its kind does: a "
-            "layer that works in place on a part of a map, or that knows where in the map it is"
+            "No layer mixes entries of the batch, so one of them does not commute with a split as its kind does, or "
+            "knows where in the map it is"
         )
     return (
         f"{layer} mixes entries of the batch: split batches are entries of the batch, and no layer may look from one "

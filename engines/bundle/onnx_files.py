@@ -64,7 +64,7 @@ def module_of_node(content: bytes, name: str) -> str | None:
         for graph in graphs:
             for field, value in _fields(graph):
                 held = list(_fields(_message(value))) if field == _GRAPH_NODE else []
-                if (_NODE_NAME, name.encode()) in held:
+                if any(kind == _NODE_NAME and bytes(_message(value)) == name.encode() for kind, value in held):
                     return dict(_entry(_message(entry)) for kind, entry in held if kind == _NODE_METADATA).get(
                         MODULE_KEY
                     )
