@@ -85,11 +85,17 @@ def copied_network(network: nn.Module) -> nn.Module:
     return copied
 
 
-def check_whole(network: nn.Module) -> None:
-    """Raise :class:`NetworkError`, with the way out, for what is no network of plain layers with their values."""
+def check_unwrapped(network: nn.Module) -> None:
+    """Raise :class:`NetworkError`, with the way out, for what stands around a network's layers and hides them."""
     for path, module in network.named_modules():
         if (reason := _wrapped(module, network)) is not None:
             raise NetworkError(f"{_named(path, module)} {reason}")
+
+
+def check_whole(network: nn.Module) -> None:
+    """Raise :class:`NetworkError`, with the way out, for what is no network of plain layers with their values."""
+    check_unwrapped(network)
+    for path, module in network.named_modules():
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             where = f"{path}.{key}" if path else key
             if nn.parameter.is_lazy(tensor):

@@ -38,8 +38,8 @@ class LostResolution:
         return (
             f"the network loses resolution at {_listed(self.reducing)}{back}: what lies between is not computed at "
             f"every pixel, and no loop can walk these layers, so that memory holds their maps of {held} as a whole. "
-            "A dense network has a SplitPool2d in the place of each (after a convolution, which then has stride 1), and "
-            "a MergePool2d for each at its end"
+            "A dense network has a SplitPool2d in the place of each (after a convolution, which then has stride 1), "
+            "and a MergePool2d for each at its end"
         )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from converters.analysis.in_place import remove_in_place, writes_into_a_view
-from converters.analysis.received import check_whole, copied_network, pinned_defaults
+from converters.analysis.received import check_unwrapped, copied_network, pinned_defaults
 from converters.pooling import MergePool2d, SplitPool2d, Window, merge, split
 from engines.errors import NetworkError
 
@@ -125,7 +125,7 @@ def graph_from_network(network: nn.Module) -> fx.GraphModule:
     Raises :class:`NetworkError` when the forward pass depends on values, takes several inputs, or returns
     anything but one tensor.
     """
-    check_whole(network)
+    check_unwrapped(network)
     graph = _traced(copied_network(network))
     remove_in_place(graph, own_layers=True)
     _remove_unused(graph)
@@ -137,7 +137,7 @@ def shared_graph(network: nn.Module) -> fx.GraphModule:
 
     Raises :class:`NetworkError` as :func:`graph_from_network` does.
     """
-    check_whole(network)
+    check_unwrapped(network)
     graph = _traced(network)
     remove_in_place(graph, own_layers=False)
     _remove_unused(graph)

@@ -115,8 +115,10 @@ def test_what_is_no_network_of_plain_layers_is_called_what_it_is(
 ) -> None:
     with pytest.raises(NetworkError, match=message):
         export(make(), tmp_path / "bundle", **CHEAP)
-    with pytest.raises(NetworkError, match=message):
-        traced_network(make(), shared=True)
+    if "values" not in message and "shape" not in message:
+        # To follow shapes, values are not needed.
+        with pytest.raises(NetworkError, match=message):
+            traced_network(make(), shared=True)
 
 
 def test_a_last_layer_that_gives_a_tuple_is_named(tmp_path: Path) -> None:
