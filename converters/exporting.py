@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from converters.analysis.network import TracedNetwork, half_types, traced_network, working_copy
+from converters.analysis.network import TracedNetwork, traced_network
+from converters.analysis.received import check_whole, half_types, pinned_defaults, working_copy
+from converters.analysis.resolution import lost_resolution
 from converters.arguments import ExportRequest, export_request
 from converters.graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
 from converters.graphs.modules import matching_modules
@@ -22,7 +24,6 @@ from converters.graphs.quantization import CalibrationConfig, CalibrationMethod,
 from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Prepare, WholeNetwork
 from converters.graphs.weights import SharedWeights
 from converters.graphs.written import WrittenGraphs
-from converters.networks import check_shapes_known
 from converters.networks.sources import ARCHITECTURES, same_directory
 from converters.outputs import channels_of, check_channels, check_meaning
 from converters.palettes import default_classes
@@ -127,7 +128,7 @@ def export(
         product: what the bundle is a version of, for who must not accept an older one; by default the ``source``.
         version: which one, counting up from 0.
         replace: whether a bundle that is at ``path`` already is replaced.
-        on_step: called with what is being done.
+        on_step: called with what is being done, and with what is to be known of the network, ``warning: ...``.
 
     Raises:
         InputError: an argument is wrong.
@@ -153,7 +154,7 @@ def export(
         product=product,
         version=version,
     )
-    check_shapes_known(network)
+    check_whole(network)
     origin = NetworkRecord(
         source=source or f"{type(network).__module__}.{type(network).__qualname__}",
         parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -162,7 +163,8 @@ def export(
     )
     target = Path(path)
     # The network's own code runs, and a relative path means what it meant before.
-    with staged_directory(target, replaces=MANIFEST_NAME if replace else None) as stage, same_directory():
+    staging = staged_directory(target, replaces=MANIFEST_NAME if replace else None)
+    with pinned_defaults(), staging as stage, same_directory():
         _Export(request, stage, on_step or (lambda message: None)).write(network, origin)
     return Bundle.read(Folder(target))
 
@@ -212,10 +214,12 @@ class _Export:
         padded = padded_size(request.size, network.size_multiple)
         channels = channels_of(network.graph, padded)
         check_channels(channels, request.outputs)
-        check_meaning(noise_case(network).logits, request.outputs)
+        check_meaning(noise_case(network, padded).logits, request.outputs)
         classes = self._classes(channels, origin)
+        if (lost := lost_resolution(network, padded)) is not None:
+            self.on_step(f"warning: {lost.warning(len(network.windows))}")
         kept = {held: matching_modules(patterns, network.modules) for held, patterns in request.keep_fp32.items()}
-        trunks = list(proven_trunks(network, request.levels, request.lowerings))
+        trunks = list(proven_trunks(network, padded, request.levels, request.lowerings))
         frame = InputRecord(
             size=request.size,
             padded_size=padded,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from engines.schedules.phases import Size
@@ -24,7 +25,8 @@ def flops_by_component(network: nn.Module, size: Size) -> dict[str, int]:
 
     Nothing is computed: only shapes are followed. Children without operations are left out.
     """
-    counts = _counts(network, [torch.empty(1, 3, *size, device="meta")])
+    device = next(network.parameters(), torch.empty(0)).device
+    counts = _counts(copy.deepcopy(network).eval(), [torch.empty((), device=device).expand(1, 3, *size)])
     root = type(network).__name__
     components = {name: sum(counts.get(f"{root}.{name}", {}).values()) for name, _ in network.named_children()}
     total = sum(counts.get("Global", {}).values())
@@ -38,13 +40,13 @@ def operations(network: nn.Module, inputs: Sequence[Tensor]) -> int:
 
 
 def _counts(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, dict[Any, int]]:
-    on_meta = copy.deepcopy(network).eval().to("meta")
     counter = FlopCounterMode(
         display=False,
         custom_mapping={_aten.convolution: _convolution, _aten.relu: _relu, _aten.relu_: _relu},
     )
-    with torch.no_grad(), counter:
-        on_meta(*(tensor.to("meta") for tensor in inputs))
+    # Tensors without values, on the devices where they would be: a network may make some of its own.
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
+        network(*(torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in inputs))
     return counter.get_flop_counts()
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from converters.analysis.tracing import doubts_of, name_of, output_of
 from engines.bundle.manifest import OutputKind
 from engines.errors import NetworkError
 from engines.schedules.phases import Size
@@ -24,17 +24,23 @@ def channels_of(graph: fx.GraphModule, size: Size) -> int:
 
     Raises :class:`NetworkError` for a network that does not take it, or gives another shape or type than logits.
     """
-    on_meta = copy.deepcopy(graph).to("meta")
     try:
-        logits = on_meta(torch.empty(1, 3, *size, device="meta"))
-        shape = tuple(logits.shape)
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            logits = graph(torch.empty(1, 3, *size))
     except Exception as error:
         # The network is the user's code and may raise anything.
         raise NetworkError(f"the network cannot take an image of {size[0]}x{size[1]}: {error}") from error
+    if not isinstance(logits, Tensor):
+        raise NetworkError(
+            f"{name_of(output_of(graph).all_input_nodes[0])}, which ends the network, gives a {type(logits).__name__} "
+            "and not one tensor: wrap the network and return the logits alone"
+        )
+    shape = tuple(logits.shape)
     if len(shape) != 4 or shape[0] != 1 or shape[2:] != size:
+        why = "".join(f"; {doubt}" for doubt in doubts_of(graph))
         raise NetworkError(
             f"a network maps (1, 3, {size[0]}, {size[1]}) to logits (1, classes, {size[0]}, {size[1]}); "
-            f"this one gives {shape}"
+            f"this one gives {shape}{why}"
         )
     if logits.dtype is not torch.float32:
         labels = "" if logits.dtype.is_floating_point else "; labels of its own: let it return what it takes them from"

@@ -21,6 +21,7 @@ from torch import nn
 
 from converters.analysis.levels import levels_within, total_window
 from converters.analysis.network import TracedNetwork
+from converters.analysis.received import logits_of
 from converters.graphs.stages import Normalization, Prepare
 from converters.pooling import Offset, Window, pinned_offsets
 from engines.bundle.manifest import InputRecord, ReferenceRecord
@@ -141,7 +142,7 @@ def phase_logits(
     pinned = {layer: offset for held, offset in zip(layers, offsets, strict=True) for layer in held}
     with torch.inference_mode(), pinned_offsets(pinned):
         planes = Prepare(normalization, grid)(torch.from_numpy(frame))
-        logits = network.module(planes.unsqueeze(0))[0]
+        logits = logits_of(network.module, planes.unsqueeze(0))[0]
     return np.ascontiguousarray(grid.at_phase(logits.numpy(), phase))
 
 

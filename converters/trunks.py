@@ -32,6 +32,7 @@ from converters.rewriting.lowerings.base import LoweredNetwork
 from converters.rewriting.proof import NoiseCase, noise_case, prove_phases
 from engines.bundle.manifest import InputRecord, OutputKind, TrunkRecord
 from engines.errors import NetworkError
+from engines.schedules.phases import Size
 from engines.schedules.schedule import Lowering, Precision
 
 
@@ -59,17 +60,21 @@ class TrunkPrecisions:
 
 
 def proven_trunks(
-    network: TracedNetwork, levels: Sequence[int] | None = None, lowerings: Sequence[Lowering] | None = None
+    network: TracedNetwork,
+    size: Size,
+    levels: Sequence[int] | None = None,
+    lowerings: Sequence[Lowering] | None = None,
 ) -> Iterator[LoweredNetwork]:
     """Rewrite a network for every trunk and prove each rewrite, the default trunk first.
 
     The default walks the levels that windows of the input can stand for, which repeats no work. Where neither levels
     nor lowerings are asked for, there are trunks for all levels that the network allows, split and merged by reshapes,
-    and the other lowerings of the default, where they understand the network.
+    and the other lowerings of the default, where they understand the network. The network is for images of ``size``,
+    padded, and no larger one is computed.
 
     Raises :class:`NetworkError` for a level or a lowering that was asked for and is not possible.
     """
-    case, cut = noise_case(network), network.cut_levels
+    case, cut = noise_case(network, size), network.cut_levels
     if levels is None and lowerings is None:
         yield from _default_trunks(network, case)
         return

@@ -81,6 +81,22 @@ class BroadNetwork(nn.Module):
         return self.merges(self.head(self.relu(self.last(x))))
 
 
+class Asserting(nn.Module):
+    """Checks the shapes of what it is given. Not in a test's own file, whose assertions pytest rewrites."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.split = SplitPool2d(2)
+        self.merge = MergePool2d(self.split)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.ndim == 4 and x.shape[1] == 3, "an image"  # noqa: PT018 - both forms are traced
+        x = self.split(x)
+        assert x.shape[0] % 4 == 0
+        torch._assert(x.shape[1] == 3, "channels")
+        return self.merge(x)
+
+
 class RandomNetwork(nn.Module):
     """A chain of convolutions, pointwise layers, shortcuts and splits at random places, merged at the end."""
 

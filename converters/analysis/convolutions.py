@@ -7,9 +7,15 @@ from torch import nn
 from engines.schedules.phases import Border
 
 
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether code of the user's runs before or after a layer, which then need not be what its type says."""
+    return bool(layer._forward_pre_hooks or layer._forward_hooks)
+
+
 def is_stepwise(layer: nn.Module | None) -> bool:
     """Whether a layer is a convolution of stride 1 whose border is zeros."""
-    return isinstance(layer, nn.Conv2d) and layer.stride == (1, 1) and layer.padding_mode == "zeros"
+    plain = isinstance(layer, nn.Conv2d) and layer.stride == (1, 1) and layer.padding_mode == "zeros"
+    return plain and not has_hooks(layer)  # type: ignore[arg-type]
 
 
 def keeps_size(layer: nn.Module | None) -> bool:

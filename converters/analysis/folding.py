@@ -12,6 +12,7 @@ from collections import Counter
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from converters.analysis.convolutions import has_hooks
 from converters.analysis.tracing import erase, finish, layer_of
 
 
@@ -40,4 +41,4 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
 
 def _is_plain(layer: nn.Module) -> bool:
     """Whether a layer is what its type says: no subclass, hook or parametrization that folding would drop."""
-    return type(layer) in (nn.Conv2d, nn.BatchNorm2d) and not (layer._forward_hooks or layer._forward_pre_hooks)
+    return type(layer) in (nn.Conv2d, nn.BatchNorm2d) and not has_hooks(layer)

@@ -15,7 +15,7 @@ from torch import fx, nn
 from converters.analysis.convolutions import is_stepwise
 from converters.analysis.pointwise import is_pointwise
 from converters.analysis.tracing import calls, layer_of, merge_window, name_of, output_of, split_window
-from converters.pooling import Window
+from converters.pooling import MergePool2d, SharedOffset, SplitPool2d, Window
 from engines.errors import NetworkError
 from engines.schedules.phases import Size
 
@@ -71,9 +71,10 @@ def levels_within(windows: Sequence[Window], window: Window) -> int | None:
 def levels_from_graph(graph: fx.GraphModule) -> Levels:
     """Follow the splits through a traced network.
 
-    Raises :class:`NetworkError`, naming the layer, where a merge undoes another window than the innermost, where
+    Raises :class:`NetworkError`, naming the layer, where a merge undoes another split than the innermost, where
     branches of different levels meet, or when something is left unmerged.
     """
+    opened: dict[fx.Node, tuple[frozenset[SharedOffset], ...]] = {}
     stacks: dict[fx.Node, tuple[Window, ...]] = {}
     splits: dict[fx.Node, Window] = {}
     merges: dict[fx.Node, Window] = {}
@@ -86,20 +87,44 @@ def levels_from_graph(graph: fx.GraphModule) -> Levels:
             shown = " and ".join(sorted(_shown(stack) for stack in incoming))
             raise NetworkError(f"branches of different levels meet at {name_of(node)}: {shown}")
         stack = incoming.pop() if incoming else ()
+        open_splits = _joined([opened[before] for before in node.all_input_nodes if before in stacks])
+        pool = layer_of(graph, node)
+        shared = frozenset({pool.shared} if isinstance(pool, (SplitPool2d, MergePool2d)) else ())
         if (window := split_window(graph, node)) is not None:
             splits[node] = window
-            stack = (*stack, window)
+            stack, open_splits = (*stack, window), (*open_splits, shared)
         elif (window := merge_window(graph, node)) is not None:
             if not stack or stack[-1] != window:
                 raise NetworkError(
                     f"{name_of(node)} merges a window of {window[0]}x{window[1]}, but what comes in is {_shown(stack)}"
                 )
+            _check_innermost(node, shared, open_splits)
             merges[node] = window
-            stack = stack[:-1]
-        stacks[node] = stack
+            stack, open_splits = stack[:-1], open_splits[:-1]
+        stacks[node], opened[node] = stack, open_splits
     if left := stacks.get(output_of(graph), ()):
         raise NetworkError(f"the network's output is not merged: it is {_shown(left)}; add the missing MergePool2d")
     return Levels(stacks, splits, merges, {split: _producer_of(graph, split) for split in splits})
+
+
+def _joined(branches: Sequence[tuple[frozenset[SharedOffset], ...]]) -> tuple[frozenset[SharedOffset], ...]:
+    """By level: the offsets of the splits, in all branches that meet."""
+    return tuple(frozenset().union(*level) for level in zip(*branches, strict=True))
+
+
+def _check_innermost(node: fx.Node, merged: frozenset[SharedOffset], opened: Sequence[frozenset[SharedOffset]]) -> None:
+    """Raise :class:`NetworkError` for the merge of a split that another one is open inside of.
+
+    Of two equal windows either order is right where all is split and merged. Where one element is sampled, as in
+    training, the values come to lie at pixels that they were not computed for.
+    """
+    *outer, innermost = opened
+    for level, offsets in enumerate(outer, 1):
+        if merged & offsets and not merged & innermost:
+            raise NetworkError(
+                f"{name_of(node)} merges the split of level {level}, while that of level {len(opened)} is still open: "
+                "merge the innermost split first"
+            )
 
 
 def _producer_of(graph: fx.GraphModule, split: fx.Node) -> fx.Node:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import fx, nn
 
 from converters.analysis.ends import Prefix, prefix_of, tail_of
@@ -17,7 +16,6 @@ from converters.analysis.modules import called_modules
 from converters.analysis.pinning import pinnable_splits
 from converters.analysis.tracing import graph_from_network, shared_graph
 from converters.pooling import SplitPool2d, Window
-from engines.errors import NetworkError
 from engines.schedules.phases import Size
 
 
@@ -115,33 +113,3 @@ def traced_network(network: nn.Module, *, shared: bool = False) -> TracedNetwork
         size_multiple=size_multiple_of(network, levels),
         split_layers=pinnable_splits(network, graph, levels),
     )
-
-
-def half_types(network: nn.Module) -> list[str]:
-    """The half precisions that a network has tensors in."""
-    return sorted({str(tensor.dtype) for tensor in _floats(network)} & {str(half) for half in _HALVES})
-
-
-_HALVES = (torch.float16, torch.bfloat16)
-
-
-def _floats(network: nn.Module) -> list[torch.Tensor]:
-    # A state dict has no buffers that are not persistent.
-    return [tensor for tensor in (*network.parameters(), *network.buffers()) if tensor.is_floating_point()]
-
-
-def working_copy(network: nn.Module) -> nn.Module:
-    """The network on the CPU, in evaluation mode and float32, as a copy: what is handed over is left as it is.
-
-    Tensors in half precision have the same values in float32. Raises :class:`NetworkError` for a network in another
-    type, or one that cannot be copied.
-    """
-    others = {str(tensor.dtype) for tensor in _floats(network) if tensor.dtype not in (torch.float32, *_HALVES)}
-    if others:
-        shown = ", ".join(sorted(others))
-        raise NetworkError(f"a network is exported in torch.float32, and this one has {shown}: call .float() on it")
-    try:
-        return copy.deepcopy(network).cpu().float().eval()
-    except Exception as error:
-        # The network is the user's code and may raise anything.
-        raise NetworkError(f"{type(network).__name__} cannot be copied: {error}") from error

@@ -6,6 +6,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from converters.analysis.convolutions import has_hooks
+from converters.analysis.in_place import writes_into_a_view
 from converters.analysis.tracing import layer_of
 
 _MODULES = (
@@ -31,12 +33,14 @@ _MODULES = (
 _FUNCTIONS = frozenset(
     {F.elu, F.gelu, F.hardswish, F.leaky_relu, F.relu, F.relu6, F.silu, torch.relu, torch.sigmoid, torch.tanh}
 )
-_METHODS = frozenset({"relu", "relu_", "sigmoid", "tanh"})
+_METHODS = frozenset({"relu", "sigmoid", "tanh"})
 
 
 def is_pointwise(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node, in evaluation mode, treats every position alike and on its own."""
     layer = layer_of(graph, node)
+    if writes_into_a_view(node) or (layer is not None and has_hooks(layer)):
+        return False
     if isinstance(layer, nn.Conv2d):
         return layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.padding in ((0, 0), "valid", "same")
     if isinstance(layer, nn.BatchNorm2d):

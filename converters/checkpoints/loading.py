@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from converters.analysis.received import check_shapes_known
 from converters.checkpoints.files import Checkpoint
 from converters.checkpoints.matching import Weights, nearest_name, weights_of
-from converters.networks import SegmentationNetwork, check_shapes_known, network_from_arch
+from converters.networks import SegmentationNetwork, network_from_arch
 from engines.errors import CheckpointError, NetworkError
 
 _CLASSIFIERS = ("head.", "head_layer2.", "head_layer3.", "fc.")

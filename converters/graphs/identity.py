@@ -1,8 +1,8 @@
 """Whose a node of a graph is: the module of the network that computes it, and the part of the graph it belongs to.
 
 Every node carries both in its ONNX metadata, so they are in the written files too. Names of nodes, tensors and
-weights are for people: nothing is read from them. This file alone knows the keys, and the names that the modules of
-:mod:`converters.graphs.stages` give their parts.
+weights are for people: nothing is read from them. This file alone writes the keys, and knows the names that the modules
+of :mod:`converters.graphs.stages` give their parts.
 """
 
 from __future__ import annotations
@@ -16,12 +16,7 @@ import onnx_ir as ir
 from torch import fx, nn
 
 from converters.analysis.modules import called_modules, original_module
-
-MODULE_KEY = "smp_deploy.module"
-"""Metadata of a node: the path of its module in the network that was handed over, ``layer1.0.conv1``.
-
-Absent for what a network does between its layers (sums, concatenations, slices): a traced network has no module for it.
-"""
+from engines.bundle.onnx_files import MODULE_KEY
 
 PART_KEY = "smp_deploy.part"
 """Metadata of a node: a :class:`Part`."""

@@ -4,7 +4,6 @@ from converters.networks.segmentation import SMP, FCN8s, FCN32s, SegmentationNet
 from converters.networks.sources import (
     ARCHITECTURES,
     FIGURE7,
-    check_shapes_known,
     network_from_arch,
     network_from_factory,
     network_from_source,
@@ -17,7 +16,6 @@ __all__ = [
     "FCN8s",
     "FCN32s",
     "SegmentationNetwork",
-    "check_shapes_known",
     "network_from_arch",
     "network_from_factory",
     "network_from_source",

@@ -13,6 +13,7 @@ from types import ModuleType
 
 from torch import nn
 
+from converters.analysis.received import check_shapes_known
 from converters.networks.figure7 import DilatedNetwork, MaxPoolNetwork, SplitNetwork
 from converters.networks.resnet import BACKBONES
 from converters.networks.segmentation import SMP, FCN8s, FCN32s, SegmentationNetwork
@@ -134,17 +135,6 @@ def same_directory() -> Iterator[None]:
     finally:
         os.fchdir(here)
         os.close(here)
-
-
-def check_shapes_known(network: nn.Module) -> None:
-    """Raise :class:`NetworkError` for a lazy layer, whose shape nobody knows until it has seen an input."""
-    for key, value in (*network.named_parameters(), *network.named_buffers()):
-        if nn.parameter.is_lazy(value):
-            layer = key.rpartition(".")[0] or "network"
-            raise NetworkError(
-                f"the layer {layer!r} is lazy and has no shape yet ({key}); name its channels, or run the network once "
-                "in its factory"
-            )
 
 
 def _said(error: BaseException) -> str:

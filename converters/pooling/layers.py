@@ -28,6 +28,7 @@ class SharedOffset:
         self.window = window
         self.pinned: Offset | None = None
         self._drawn: Offset | None = None
+        self._size: tuple[int, int] | None = None
 
     def current(self) -> Offset:
         """The pinned offset, else the one of this forward pass, drawn uniformly from the window if need be."""
@@ -38,9 +39,40 @@ class SharedOffset:
             self._drawn = (int(torch.randint(h, ())), int(torch.randint(w, ())))
         return self._drawn
 
+    def opened(self, x: Tensor) -> Tensor:
+        """Shrink ``(n, c, i*h, j*w)`` at the offset in force; the level is open until it is expanded."""
+        x = shrink(x, self.window, self.current())
+        self._size = (x.shape[-2], x.shape[-1])
+        return x
+
+    def closed(self, x: Tensor) -> Tensor:
+        """Expand ``(n, c, i, j)`` at the offset in force, which ends the pass for this level.
+
+        Raises :class:`LayoutError` where the level is not open, or where a level inside it still is: the map is then
+        smaller than the shrink made it.
+        """
+        window = f"{self.window[0]}x{self.window[1]}"
+        if self._size is None:
+            raise LayoutError(
+                f"a merge of {window} has no open split: none that shares its offset has shrunk in this pass; give "
+                "MergePool2d the split that it undoes"
+            )
+        if _is_split_further(self._size, (x.shape[-2], x.shape[-1])):
+            (rows, columns), (height, width) = self._size, (x.shape[-2], x.shape[-1])
+            raise LayoutError(
+                f"a merge of {window} undoes a split that gave {rows}x{columns}, but what comes in is "
+                f"{height}x{width}: a split inside it is still open; merge the innermost split first"
+            )
+        values = expand(x, self.window, self.current()).values
+        self._drawn = None
+        if self.pinned is None:
+            # A pinned offset holds for every merge of the pass, and a drawn one for the first.
+            self._size = None
+        return values
+
     def release(self) -> None:
         """End of the pass for this level: the next shrink draws anew."""
-        self._drawn = None
+        self._drawn = self._size = None
 
 
 class SplitPool2d(nn.Module):
@@ -62,7 +94,7 @@ class SplitPool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training or self.shared.pinned is not None:
-            return shrink(x, self.window, self.shared.current())
+            return self.shared.opened(x)
         return split(x, self.window)
 
     def extra_repr(self) -> str:
@@ -73,7 +105,8 @@ class MergePool2d(nn.Module):
     """Merge pooling (section 3.1): the inverse of ``split``, ``(n*h*w, c, i, j) -> (n, c, i*h, j*w)``.
 
     Where its split shrinks (training mode, pinned offset), it expands: the sparse map, zero outside the
-    sampled elements.
+    sampled elements. It then raises :class:`LayoutError` where its split is not the innermost that is open: the values
+    would lie at other pixels than those they were computed for.
     """
 
     def __init__(self, split: SplitPool2d) -> None:
@@ -83,9 +116,7 @@ class MergePool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training or self.shared.pinned is not None:
-            values = expand(x, self.window, self.shared.current()).values
-            self.shared.release()
-            return values
+            return self.shared.closed(x)
         return merge(x, self.window)
 
     def extra_repr(self) -> str:
@@ -165,6 +196,14 @@ def draw_offsets(splits: list[SplitPool2d]) -> dict[SplitPool2d, Offset]:
     """One uniformly drawn offset for each split, to be pinned: for training steps that never merge."""
     drawn = {id(layer.shared): SharedOffset(layer.window).current() for layer in splits}
     return {layer: drawn[id(layer.shared)] for layer in splits}
+
+
+def _is_split_further(opened: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether a map is smaller than a split left it by whole factors, as a further split leaves it.
+
+    Other sizes come from layers without padding; those lie where they lie.
+    """
+    return opened != size and all(side and whole % side == 0 for whole, side in zip(opened, size, strict=True))
 
 
 def _pair(window: int | Window) -> Window:

@@ -2,21 +2,27 @@
 
 A rewrite looks at layers, and some things cannot be seen there: a layer that mixes entries of the batch, or a
 random choice. So every export computes a small input both ways, the network as it was handed over at once,
-and its rewritten form phase by phase, and compares.
+and its rewritten form phase by phase, and compares. Before that it compares the network with itself and with its trace,
+so that a difference is put down to what makes it (:mod:`converters.rewriting.causes`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from converters.analysis.in_place import writes_into_a_view
 from converters.analysis.network import TracedNetwork
+from converters.analysis.received import logits_of, pinned_defaults
+from converters.analysis.tracing import doubts_of, name_of
+from converters.rewriting.causes import mixing_layer
 from converters.rewriting.lowerings.base import LoweredNetwork
 from engines.errors import NetworkError
-from engines.schedules.phases import PhaseGrid
+from engines.schedules.phases import PhaseGrid, Size
 
 _TOLERANCE = 1e-4
 """Relative to the largest logit: rounding stays far below, a mistake far above."""
@@ -29,48 +35,120 @@ _MOST_SUB_BATCHES = 8
 class NoiseCase:
     """What the network computes at once, as it was handed over."""
 
+    network: TracedNetwork
     x: Tensor
     """``(1, 3, H, W)`` float32."""
     logits: Tensor
     """``(1, classes, H, W)`` float32."""
 
 
-def noise_case(network: TracedNetwork) -> NoiseCase:
+def noise_case(network: TracedNetwork, largest: Size) -> NoiseCase:
     """Noise of the least size that has several positions in every split batch, and the network's logits.
 
-    Raises :class:`NetworkError` when the network fails on it, or gives no numbers.
+    Where the network fails on it, the size is doubled until it does not, up to ``largest``: kernels without padding and
+    reflected borders need room, and stored positions are of one size.
+
+    Args:
+        network: whose own form is run.
+        largest: the size that it is exported for.
+
+    Raises :class:`NetworkError` when the network fails on all of them, gives no numbers, gives others each time, or
+    gives others than its trace.
     """
-    size = (2 * network.size_multiple[0], 3 * network.size_multiple[1])
-    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.inference_mode():
-            logits = network.module(x)
-    except Exception as error:
-        # The network is the user's code and may raise anything.
-        raise NetworkError(_failure(x, error)) from error
+    for size in _sizes(network.size_multiple, largest):
+        x = torch.randn(
+            1, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device=torch.device("cpu")
+        )
+        try:
+            logits, again = logits_of(network.module, x), logits_of(network.module, x)
+            break
+        except Exception as error:  # noqa: BLE001 - the network is the user's code and may raise anything
+            failure = error
+    else:
+        raise NetworkError(_failure(x, failure)) from failure
     if not torch.isfinite(logits).all():
         raise NetworkError("the network's logits are not finite on a frame of noise; check the checkpoint")
-    return NoiseCase(x, logits)
+    case = NoiseCase(network, x, logits)
+    if (difference := _relative(logits, again)) > _TOLERANCE:
+        raise NetworkError(
+            f"the network gives other logits each time it sees the same image, by {difference:.1e} of the largest: it "
+            "depends on chance, or on what it computed before"
+        )
+    _prove_trace(case)
+    return case
+
+
+def _sizes(multiple: Size, largest: Size) -> Iterator[Size]:
+    """The least size, then twice as much at a time, at most ``largest``, which is the last."""
+    size = (2 * multiple[0], 3 * multiple[1])
+    yield size
+    while size[0] < largest[0] or size[1] < largest[1]:
+        size = (min(2 * size[0], largest[0]), min(2 * size[1], largest[1]))
+        yield size
+    if size != largest:
+        yield largest
+
+
+def _prove_trace(case: NoiseCase) -> None:
+    """Compare the trace with the network. Raises :class:`NetworkError` with what a trace does not show."""
+    doubts = "; ".join(doubts_of(case.network.graph))
+    why = (
+        doubts
+        or "something in its forward leaves no trace: a context, a Python value that changes, a type that it asks"
+    )
+    try:
+        traced = logits_of(case.network.graph, case.x)
+    except Exception as error:
+        # So are the layers of the trace.
+        raise NetworkError(f"the network's trace fails where it does not, {why}: {error}") from error
+    if traced.shape != case.logits.shape:
+        raise NetworkError(
+            f"the network gives logits of {tuple(case.logits.shape)}, and its trace {tuple(traced.shape)}: {why}"
+        )
+    if not (difference := _relative(case.logits, traced)) <= _TOLERANCE:
+        raise NetworkError(f"the network differs from its trace by {difference:.1e} of its largest logit: {why}")
 
 
 def prove_phases(form: LoweredNetwork, case: NoiseCase) -> None:
     """Compare a rewritten network, phase by phase, with the whole. Raises :class:`NetworkError` with the difference."""
     size = (case.x.shape[2], case.x.shape[3])
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), pinned_defaults():
             difference = _largest_difference(form, case, form.looped.grid(size, size))
     except NetworkError:
         raise
     except Exception as error:
-        # So are the layers that the rewritten network is made of.
-        raise NetworkError(_failure(case.x, error)) from error
-    relative = difference / max(float(case.logits.abs().max()), torch.finfo(case.x.dtype).tiny)
+        raise NetworkError(f"computed phase by phase, {_failure(case.x, error)}") from error
+    relative = difference / _scale(case.logits)
     if not relative <= _TOLERANCE:
         raise NetworkError(
             f"computed phase by phase, the network differs from the whole by {relative:.1e} of its largest logit. "
-            "A layer mixes entries of the batch or depends on chance: split batches are entries of the batch, and no "
-            "layer may look from one to another"
+            f"{_cause(case)}"
         )
+
+
+def _cause(case: NoiseCase) -> str:
+    written = [name_of(node) for node in case.network.graph.graph.nodes if writes_into_a_view(node)]
+    if written:
+        return f"{', '.join(written)} works in place on a part of a map that is read elsewhere too: let it give it anew"
+    layer = mixing_layer(case.network.graph, case.x)
+    if layer is None:
+        return (
+            "No layer mixes entries of the batch, so one of them does not commute with a split as its kind does, or "
+            "knows where in the map it is"
+        )
+    return (
+        f"{layer} mixes entries of the batch: split batches are entries of the batch, and no layer may look from one "
+        "to another"
+    )
+
+
+def _relative(expected: Tensor, actual: Tensor) -> float:
+    return float((expected - actual).abs().max()) / _scale(expected)
+
+
+def _scale(logits: Tensor) -> float:
+    return max(float(logits.abs().max()), torch.finfo(logits.dtype).tiny)
 
 
 def _failure(x: Tensor, error: Exception) -> str:
@@ -85,7 +163,8 @@ def _largest_difference(form: LoweredNetwork, case: NoiseCase, grid: PhaseGrid) 
     together = grid.sub_batches(min(3, grid.largest_sub_batch))
     differences = []
     for phases in [*together[:: -(-len(together) // _MOST_SUB_BATCHES)], together[-1]]:
-        logits = form.graph(*(torch.from_numpy(array) for array in grid.feed(planes, phases).values()))
+        # Copies: a layer may write into what it is given.
+        logits = form.graph(*(torch.tensor(array) for array in grid.feed(planes, phases).values()))
         for merge in form.merges:
             logits = merge(logits)
         expected = torch.stack(

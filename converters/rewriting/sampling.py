@@ -150,8 +150,8 @@ def _is_strideable(graph: fx.GraphModule, node: fx.Node) -> bool:
     if not is_stepwise(layer):
         return False
     assert layer is not None
-    is_plain = {"weight", "bias"} <= layer._parameters.keys()  # else one of them is computed from others
-    return is_plain and not (layer._forward_hooks or layer._forward_pre_hooks)
+    # Else one of them is computed from others.
+    return {"weight", "bias"} <= layer._parameters.keys()
 
 
 def _sample(graph: fx.GraphModule, chain: _Chain, offsets: fx.Node, level: int) -> None:

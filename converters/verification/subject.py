@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from converters.analysis.network import TracedNetwork, traced_network, working_copy
+from converters.analysis.network import TracedNetwork, traced_network
+from converters.analysis.received import working_copy
 from converters.graphs.rounding import rounding_refusal
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.bundle.bundle import Bundle

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from converters.analysis.received import pinned_defaults
 from converters.verification import Findings, Frame, Subject, checks_of, reference_frames
 from converters.verification.polygraphy_files import polygraphy_commands, write_polygraphy_files
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
@@ -77,7 +78,8 @@ def validate(
     given = [_frame(opened, index, frame) for index, frame in enumerate(frames)]
     subject = Subject(opened, [*reference_frames(opened), *given], tolerances or {}, network)
     checks: list[Check] = []
-    findings = _made(subject, checks, on_check)
+    with pinned_defaults():
+        findings = _made(subject, checks, on_check)
     validation = validation_from_checks(
         opened,
         checks,

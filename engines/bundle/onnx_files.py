@@ -18,11 +18,17 @@ MOST_NODES = 200_000
 DEEPEST = 4
 """Graphs within graphs, as the bodies of loops are."""
 
+MODULE_KEY = "smp_deploy.module"
+"""Metadata of a node: the path of its module in the network that was handed over, ``layer1.0.conv1``.
+
+Absent for what a network does between its layers (sums, concatenations, slices): a traced network has no module for it.
+"""
+
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 # Of ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto and an entry of external data.
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
-_NODE_ATTRIBUTE = 5
+_NODE_NAME, _NODE_ATTRIBUTE, _NODE_METADATA = 3, 5, 9
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE = (22, 23)
 _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
@@ -70,6 +76,27 @@ def output_shapes(content: bytes, name: str) -> dict[str, tuple[int | None, ...]
 def _messages(content: memoryview, wanted: int) -> Iterator[memoryview]:
     """The messages of one field."""
     return (_message(value) for field, value in _fields(content) if field == wanted)
+
+
+def module_of_node(content: bytes, name: str) -> str | None:
+    """The path of the module that a node of an ONNX file belongs to; ``None`` where the file does not say.
+
+    Args:
+        content: of the file.
+        name: of the node, anywhere in the graph but in graphs within it.
+    """
+    try:
+        for graph in _messages(memoryview(content), _MODEL_GRAPH):
+            for field, value in _fields(graph):
+                held = list(_fields(_message(value))) if field == _GRAPH_NODE else []
+                if any(kind == _NODE_NAME and bytes(_message(value)) == name.encode() for kind, value in held):
+                    return dict(_entry(_message(entry)) for kind, entry in held if kind == _NODE_METADATA).get(
+                        MODULE_KEY
+                    )
+    except (_MalformedError, UnicodeDecodeError):
+        # What is no ONNX file names no modules.
+        return None
+    return None
 
 
 class _MalformedError(ValueError):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters.analysis.network import half_types, traced_network, working_copy
+from converters.analysis.network import traced_network
+from converters.analysis.received import half_types, working_copy
 from converters.exporting import export
 from converters.outputs import channels_of, check_channels, check_meaning
 from converters.reference import noise_frame

@@ -23,11 +23,12 @@ from engines.backends.tensorrt.timing import (
     save_timing_cache,
     timing_cache_content,
 )
+from engines.bundle.onnx_files import module_of_node
 from engines.bundle.records import EngineLayers, Tactic
 from engines.devices.cuda import CudaDevice
 from engines.devices.gpus import gpus
 from engines.devices.names import DeviceName
-from engines.errors import BackendError
+from engines.errors import BackendError, NetworkError
 from engines.schedules.schedule import Precision
 
 __all__ = ["BuildConfig", "BuildListener", "BuiltEngine", "engine_from_onnx"]
@@ -86,7 +87,8 @@ def engine_from_onnx(
 
     Raises:
         MissingDependency: the flavour is not installed.
-        BackendError: TensorRT refuses the graph, an option or the build, with its own words; the graph's
+        NetworkError: TensorRT cannot parse the graph; the message names its nodes and the network's layers.
+        BackendError: TensorRT refuses an option or the build, with its own words; the graph's
             convolutions are not in the precision asked for, or the engine does not compute in it; a tensor is larger
             than TensorRT takes.
         CheckFailed: the engine is not built of the tactics that it was to be built of; the message names the first.
@@ -206,9 +208,23 @@ def _parsed(trt: Any, builder: Any, logger: Any, graph: Path, name: str) -> tupl
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
-        reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
-        raise BackendError(f"{name} cannot parse {graph.name}: {reasons}")
+        content = graph.read_bytes()
+        reasons = "; ".join(_parse_error(parser.get_error(index), content) for index in range(parser.num_errors))
+        raise NetworkError(f"{name} cannot parse {graph.name}: {reasons}")
     return network, parser
+
+
+def _parse_error(parse_error: Any, content: bytes) -> str:
+    """What the parser refuses: the node of the graph, the layer of the network, and the parser's own words."""
+    said = f"{parse_error.code().name}: {parse_error.desc()}"
+    node = parse_error.node_name()
+    if not node:
+        return said
+    module = module_of_node(content, node)
+    layer = f", of the layer {module}" if module else ""
+    return (
+        f"the operator {parse_error.node_operator()} of the node {node}{layer} ({said}); replace it, and export again"
+    )
 
 
 def _checked_precisions(trt: Any, network: Any, graph: Path, config: BuildConfig) -> dict[str, int]:

@@ -1,5 +1,10 @@
 """Levels: what is understood, and what is refused with the layer's name."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +13,7 @@ from converters.analysis.levels import levels_from_graph
 from converters.analysis.tracing import graph_from_network
 from converters.pooling import MergePool2d, SplitPool2d, merge
 from engines.errors import NetworkError
-from tests.networks import UnevenNetwork
+from tests.networks import Asserting, UnevenNetwork
 
 
 class Chain(nn.Sequential):
@@ -62,13 +67,41 @@ def test_branches_of_different_levels_are_refused_by_name() -> None:
         levels_from_graph(graph_from_network(Ragged()))
 
 
-def test_control_flow_on_values_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (
+            lambda x: x if x.sum() > 0 else -x,
+            "it decides by the values of a tensor; a network must be free of such contr",
+        ),
+        (lambda x: x if x.shape[2] > 4 else -x, "it decides by the shape or type of a tensor"),
+        (lambda x: x if x.ndim == 4 else -x, "it decides by the shape or type of a tensor"),
+        (lambda x: x if x.dtype == torch.float32 else -x, "it decides by the shape or type of a tensor"),
+        (lambda x: sum(row for row in x), "it iterates over a tensor, or over its shape"),
+        (lambda x: x * len(x), "it takes the len of a tensor"),
+        (lambda x: x * float(x.shape[1]), "it makes a Python number of a tensor"),
+        (lambda x: x * int(x.shape[1]), "it makes a Python number of a tensor"),
+        (
+            lambda x: x.__setitem__(0, 1),
+            r"it writes into a part of a tensor, x\[...\] = ...: use torch.cat or torch.wh",
+        ),
+        (lambda x: x * x.max().item(), r"it takes the values of a tensor out of it \(item\)"),
+    ],
+)
+def test_what_cannot_be_followed_is_told_apart(forward: Callable[[Tensor], Tensor], reason: str) -> None:
     class Choosing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x if x.sum() > 0 else -x
+            return forward(x)
 
-    with pytest.raises(NetworkError, match=r"Choosing cannot be traced: .*control flow"):
+    with pytest.raises(NetworkError, match=rf"^Choosing cannot be traced: {reason}") as raised:
         graph_from_network(Choosing())
+    if "item" not in reason:
+        assert re.search(r"\(line \d+ of test_levels.py, in <lambda>\)$", str(raised.value))
+
+
+def test_what_a_network_asserts_ends_no_trace() -> None:
+    graph = graph_from_network(Asserting().eval())
+    assert [node.op for node in graph.graph.nodes] == ["placeholder", "call_module", "call_module", "output"]
 
 
 def test_several_inputs_or_outputs_are_refused() -> None:
@@ -82,8 +115,15 @@ def test_several_inputs_or_outputs_are_refused() -> None:
 
     with pytest.raises(NetworkError, match=r"takes 2 inputs \(x, y\)"):
         graph_from_network(TwoInputs())
-    with pytest.raises(NetworkError, match="one tensor"):
+    with pytest.raises(NetworkError, match="TwoOutputs must return one tensor, not a collection: wrap it"):
         graph_from_network(TwoOutputs())
+
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"out": x, "aux": x}
+
+    with pytest.raises(NetworkError, match="Named must return one tensor, not a dict of 'out', 'aux': wrap it"):
+        graph_from_network(Named())
 
 
 def test_tracing_leaves_the_network_as_it_was() -> None:

@@ -16,6 +16,8 @@ from converters.rewriting.proof import noise_case, prove_phases
 from engines.errors import NetworkError
 from engines.schedules.schedule import Lowering
 
+SIZE = (8, 12)
+
 
 class Between(nn.Module):
     """Something between a split and its merge."""
@@ -31,23 +33,128 @@ class Between(nn.Module):
 
 def prove(network: nn.Module) -> None:
     traced = traced_network(network.eval())
-    prove_phases(lowered(looped_from_network(traced), Lowering.RESHAPE), noise_case(traced))
+    prove_phases(lowered(looped_from_network(traced), Lowering.RESHAPE), noise_case(traced, SIZE))
 
 
 @pytest.mark.parametrize(
-    "mixing",
+    ("mixing", "layer"),
     [
-        lambda x: x - x.mean(0, keepdim=True),
-        lambda x: x.softmax(0),
-        lambda x: x / x.abs().max(),
-        lambda x: x.flip(0),
-        lambda x: x + torch.rand_like(x),
+        (lambda x: x - x.mean(0, keepdim=True), "mean"),
+        (lambda x: x.relu().softmax(0), "softmax"),
+        (lambda x: x / x.abs().max(), "max_1"),
+        (lambda x: x + x.flip(0), "flip"),
+        (nn.BatchNorm2d(4, track_running_stats=False), r"what \(what\)"),
     ],
-    ids=["mean", "softmax", "maximum", "flip", "chance"],
+    ids=["mean", "softmax", "maximum", "flip", "norm"],
 )
-def test_layers_that_tie_phases_together_are_refused(mixing: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(NetworkError, match=r"differs from the whole by \d"):
+def test_layers_that_tie_phases_together_are_refused_by_name(mixing: Callable[[Tensor], Tensor], layer: str) -> None:
+    with pytest.raises(NetworkError, match=rf"differs from the whole by \d.* {layer} mixes entries of the batch"):
         prove(Between(mixing))
+
+
+@pytest.mark.parametrize(
+    "chance",
+    [lambda x: x + torch.rand_like(x), lambda x: nn.functional.dropout(x, 0.5, training=True)],
+    ids=["noise", "dropout"],
+)
+def test_chance_is_told_from_mixing(chance: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(NetworkError, match=r"gives other logits each time it sees the same image, by \d"):
+        prove(Between(chance))
+
+
+class Counting(nn.Module):
+    """Gives more each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += 1
+        return x * self.seen
+
+
+def test_what_was_computed_before_is_told_from_mixing() -> None:
+    with pytest.raises(NetworkError, match="depends on chance, or on what it computed before"):
+        prove(Between(Counting()))
+
+
+def half_precision(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return torch.einsum("nchw,dc->ndhw", x, torch.eye(4)).float()
+
+
+@pytest.mark.parametrize(
+    ("unseen", "why"),
+    [
+        (half_precision, r"it computes under torch.autocast, which no trace records \(in its forward\)"),
+        (lambda x: 3 * x if torch.is_tensor(x) else x, "it asks with isinstance or torch.is_tensor what a tensor is"),
+        (
+            lambda x: 3 * x if isinstance(x, Tensor) else x,
+            "it asks with isinstance or torch.is_tensor what a tensor is",
+        ),
+    ],
+    ids=["autocast", "is_tensor", "isinstance"],
+)
+def test_what_leaves_no_trace_is_told_from_mixing(unseen: Callable[[Tensor], Tensor], why: str) -> None:
+    with pytest.raises(NetworkError, match=rf"^the network differs from its trace by \d.* of its largest logit: {why}"):
+        prove(Between(unseen))
+
+
+def test_a_type_that_is_asked_for_without_a_difference_passes() -> None:
+    prove(Between(lambda x: x.relu() if not isinstance(x, dict) else x["out"]))
+
+
+def test_hooks_of_the_network_itself_are_named() -> None:
+    network = Between(torch.relu)
+    network.register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))
+    with pytest.raises(NetworkError, match=r"differs from its trace .*: it has hooks of its own, .* \(on Between\)"):
+        prove(network)
+
+
+class Stored(nn.Module):
+    """Values for every position of a map of one size."""
+
+    def __init__(self, *size: int) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.randn(1, 4, *size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.values
+
+
+class Unpadded(nn.Module):
+    """Two kernels of 7x7 without padding, and a resize to what came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 7), nn.Conv2d(4, 4, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(self.second(self.first(x)), size=x.shape[-2:])
+
+
+@pytest.mark.parametrize(
+    ("between", "taken"),
+    [
+        (nn.ReLU(), (4, 6)),
+        (nn.Conv2d(4, 4, 9, padding=4, padding_mode="reflect"), (16, 24)),
+        (Unpadded(), (32, 48)),
+        (Stored(26, 33), (52, 66)),
+    ],
+    ids=["nothing", "reflected border", "no padding", "stored positions"],
+)
+def test_the_frame_of_the_proof_grows_until_the_network_takes_it(between: nn.Module, taken: tuple[int, int]) -> None:
+    network = traced_network(Between(between).eval())
+    case = noise_case(network, (52, 66))
+    assert case.x.shape == (1, 3, *taken)
+    for levels in (0, 1):
+        prove_phases(lowered(looped_from_network(network, levels), Lowering.RESHAPE), case)
+
+
+def test_a_network_that_takes_no_size_is_refused_at_the_size_it_is_for() -> None:
+    with pytest.raises(NetworkError, match=r"^the network fails on an image of 52x66: .* must match the size"):
+        noise_case(traced_network(Between(Stored(5, 5)).eval()), (52, 66))
 
 
 def test_hooks_stay_in_effect() -> None:

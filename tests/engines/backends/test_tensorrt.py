@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 import engines.backends.tensorrt.builder as builder_module
 from engines import Bundle, Precision, build_engine
@@ -23,7 +25,7 @@ from engines.backends.tensorrt.limits import tensors_at
 from engines.backends.tensorrt.logger import BuildLog, trt_logger
 from engines.backends.tensorrt.settings import BuildConfig, BuildOptions, MemoryPool, settings_from_config
 from engines.backends.tensorrt.timing import load_timing_cache, save_timing_cache
-from engines.errors import BackendError, InputError, MissingDependency
+from engines.errors import BackendError, InputError, MissingDependency, NetworkError
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="not run: tensorrt_rtx is not installed"
@@ -74,8 +76,23 @@ def test_an_fp32_graph_is_not_passed_off_as_fp16(exported: Bundle) -> None:
 def test_junk_is_refused_with_tensorrts_words(tmp_path: Path) -> None:
     path = tmp_path / "junk.onnx"
     path.write_bytes(b"junk" * 50)
-    with pytest.raises(BackendError, match=r"cannot parse junk.onnx: \S+"):
+    with pytest.raises(NetworkError, match=r"cannot parse junk.onnx: MODEL_DESERIALIZE_FAILED: \S+"):
         engine_from_onnx(path, RTX, BuildConfig(Precision.FP32))
+
+
+@needs_rtx
+def test_what_the_parser_refuses_is_named_by_its_layer(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"], "relu"), helper.make_node("Det", ["y"], ["z"], "a/b")]
+    nodes[1].metadata_props.add(key="smp_deploy.module", value="head.volume")
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", [2, 4, 4]), ("z", [2]))
+    ]
+    graph = helper.make_graph(nodes, "refused", ends[:1], ends[1:])
+    path = tmp_path / "trunk.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
+    with pytest.raises(NetworkError) as raised:
+        engine_from_onnx(path, RTX, BuildConfig(None))
+    assert "cannot parse trunk.onnx: the operator Det of the node a/b, of the layer head.volume (" in str(raised.value)
 
 
 @needs_rtx
@@ -259,6 +276,7 @@ VARIABLES = {
     "builder": "Builder",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
+    "parse_error": "ParserError",
     "profile": "IOptimizationProfile",
     "settings": "IBuilderConfig",
     "layer": "ILayer",
@@ -278,6 +296,7 @@ OWN_ATTRIBUTES = {
     "builder.py: graph.name",
     "builder.py: layer.get_input(0).name",
     "builder.py: layer.get_output(0).dtype.name",
+    "builder.py: parse_error.code().name",
     "builder.py: self.config.precision",
     "engine.py: np.dtype",
     "engine.py: spec.name",
