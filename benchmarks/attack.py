@@ -4,7 +4,7 @@
 
 Every mutation works on a copy of the bundle: links, pipes, devices and folders in place of files; names that lead
 elsewhere; sizes; bytes; files exchanged, added and removed; records of other networks; external data pointed elsewhere;
-manifests with keys twice, deep nesting, numbers without end. A process of its own then opens the copy, runs it, shows
+manifests with keys twice, deep nesting, numbers without end. Another process then opens the copy, runs it, shows
 its reports and stores a record. Its end is one of three:
 
 - refused: one of smp-deploy's errors, which names what is wrong;
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -31,6 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hostile.children import BROKEN, Worker
+
+from engines import Bundle, Session
+from engines.errors import SmpDeployError
+from smp_deploy.reports import report, report_of
 
 Mutation = Callable[[Path, random.Random], str]
 
@@ -241,16 +245,12 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 def used(bundle: Path, frame: np.ndarray, right: np.ndarray) -> str:
     """Open, run, report and store, in a process of its own; what became of it."""
-    from engines import Bundle, Session
-    from engines.errors import SmpDeployError
-    from smp_deploy.reports import report, report_of
-
     ended = []
     try:
         opened = Bundle.open(bundle)
         with Session.open(opened) as session:
             if not np.array_equal(session.predict(frame), right):
-                return "BROKEN: other labels"
+                return f"{BROKEN}: other labels"
         ended.append("runs")
     except SmpDeployError as error:
         ended.append(f"refused: {type(error).__name__}")
@@ -263,59 +263,42 @@ def used(bundle: Path, frame: np.ndarray, right: np.ndarray) -> str:
     return "accepted" if len(ended) == 1 else "accepted, reports refused"
 
 
-def _child(bundle: Path, frame: np.ndarray, right: np.ndarray, answer: Any) -> None:
-    try:
-        answer.send(used(bundle, frame, right))
-    except BaseException as error:  # noqa: BLE001 - this is what is looked for
-        answer.send(f"BROKEN: {type(error).__name__}: {error}")
-
-
-def attack(bundle: Path, count: int, seed: int, timeout_s: float = 60) -> dict[str, Any]:
+def attack(bundle: Path, count: int, seed: int) -> dict[str, Any]:
     """Attack so many times; how it ended, by mutation, and every one that broke."""
-    from engines import Bundle, Session
-
     opened = Bundle.open(bundle)
     frame = opened.reference_arrays(opened.manifest.reference[0])[0]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        right = pool.apply(_labels, (bundle, frame))
-    # Not forked before this: the parent never loads a runtime.
-    context = multiprocessing.get_context("fork")
-    del Session
+    right = _labels(bundle, frame)
     outcomes: dict[str, Counter[str]] = {}
     broken = []
     started = time.monotonic()
-    for number in range(count):
-        draw = random.Random(f"{seed}-{number}")
-        mutate = MUTATIONS[number % len(MUTATIONS)]
-        with tempfile.TemporaryDirectory() as place:
-            outside, copy = Path(place) / "outside", Path(place) / "bundle"
-            outside.mkdir()
-            (outside / "secret").write_bytes(SECRET)
-            shutil.copytree(bundle, copy)
-            said = mutate(copy, draw)
-            before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
-            receiving, sending = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(copy, frame, right, sending))
-            process.start()
-            ended = receiving.recv() if receiving.poll(timeout_s) else "BROKEN: no end"
-            process.kill()
-            process.join()
-            after = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
-            if after != before:
-                ended = "BROKEN: a file outside was changed"
-        outcomes.setdefault(mutate.__name__, Counter())[ended] += 1
-        if ended.startswith("BROKEN"):
-            broken.append({"number": number, "mutation": said, "ended": ended})
-            print(f"{number}: {said}: {ended}", file=sys.stderr)
-        elif number % 100 == 99:
-            print(f"{number + 1}/{count}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    with Worker() as worker:
+        for number in range(count):
+            draw = random.Random(f"{seed}-{number}")
+            mutate = MUTATIONS[number % len(MUTATIONS)]
+            with tempfile.TemporaryDirectory() as place:
+                outside, copy = Path(place) / "outside", Path(place) / "bundle"
+                outside.mkdir()
+                (outside / "secret").write_bytes(SECRET)
+                shutil.copytree(bundle, copy)
+                said = mutate(copy, draw)
+                before = _contents(outside)
+                ended = worker.answer_of(used, copy, frame, right)
+                if _contents(outside) != before:
+                    ended = f"{BROKEN}: a file outside was changed"
+            outcomes.setdefault(mutate.__name__, Counter())[ended] += 1
+            if ended.startswith(BROKEN):
+                broken.append({"number": number, "mutation": said, "ended": ended})
+                print(f"{number}: {said}: {ended}", file=sys.stderr, flush=True)
+            elif number % 100 == 99:
+                print(f"{number + 1}/{count}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return {"count": count, "seed": seed, "broken": broken, "outcomes": {k: dict(v) for k, v in outcomes.items()}}
 
 
-def _labels(bundle: Path, frame: np.ndarray) -> np.ndarray:
-    from engines import Session
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
+
+def _labels(bundle: Path, frame: np.ndarray) -> np.ndarray:
     with Session.open(bundle) as session:
         return session.predict(frame)
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from converters.exporting import export
     from converters.networks import network_from_arch
     from converters.pooling import MergePool2d, SplitPool2d, merge, split
+    from converters.reproductions import reproduce
     from converters.verification import Frame
     from converters.verification.validate import validate
 
@@ -22,11 +23,22 @@ _PLACES = {
     "export": "converters.exporting",
     "merge": "converters.pooling",
     "network_from_arch": "converters.networks",
+    "reproduce": "converters.reproductions",
     "split": "converters.pooling",
     "validate": "converters.verification.validate",
 }
 
-__all__ = ["Frame", "MergePool2d", "SplitPool2d", "export", "merge", "network_from_arch", "split", "validate"]
+__all__ = [
+    "Frame",
+    "MergePool2d",
+    "SplitPool2d",
+    "export",
+    "merge",
+    "network_from_arch",
+    "reproduce",
+    "split",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converters import Frame, MergePool2d, SplitPool2d, export, network_from_arch, validate
+    from converters import Frame, MergePool2d, SplitPool2d, export, network_from_arch, reproduce, validate
     from engines import (
         BuildListener,
         BuildOptions,
@@ -95,6 +95,7 @@ _HOMES = {
     "plan": "engines",
     "prove": "engines",
     "report": "smp_deploy.reports",
+    "reproduce": "converters",
     "sign_bundle": "engines.trust",
     "train": "smp_deploy.training",
     "tune": "smp_deploy.benchmarking.tuner",
@@ -149,6 +150,7 @@ __all__ = [
     "plan",
     "prove",
     "report",
+    "reproduce",
     "sign_bundle",
     "train",
     "tune",

@@ -44,7 +44,10 @@ _P = ParamSpec("_P")
 _MOST_PHASES = 16
 """Of a trunk that is not the default one."""
 
-_EXACT = 1e-6
+EXACT = 1e-6
+
+PYTORCH = "PyTorch"
+"""The source of a hop from the network itself begins so."""
 
 _OTHER_ORDER = "the graph's split batches have another order"
 
@@ -61,9 +64,9 @@ def frame_checks(subject: Subject, walked: WalkedFrame) -> Iterator[Check]:
     """The hops of the default trunk on one frame."""
     trunk, frame = subject.bundle.manifest.trunk(), walked.frame
     if frame.logits is not None:
-        yield _torch_hop(subject, trunk, frame, walked.exact, "PyTorch")
+        yield _torch_hop(subject, trunk, frame, walked.exact, PYTORCH)
     if subject.network is not None:
-        yield _torch_hop(subject, trunk, _computed(subject, frame), walked.exact, "PyTorch, run anew")
+        yield _torch_hop(subject, trunk, _computed(subject, frame), walked.exact, f"{PYTORCH}, run anew")
     for precision, results in walked.ran.items():
         yield _output_check(subject, trunk, precision, frame, results)
         if precision is not Precision.FP32:
@@ -75,7 +78,7 @@ def whole_checks(subject: Subject, exact: Ran) -> Iterator[Check]:
     manifest, frame, trunk = subject.bundle.manifest, subject.frames[0], subject.bundle.manifest.trunk()
     bound = subject.tolerance(Precision.FP32)
     graph, phases_of = manifest.model, f"merged phases of {trunk.graphs[Precision.FP32]}"
-    of_whole = Question.of_hop("PyTorch", graph, frame.name, bound.logits, graph=graph)
+    of_whole = Question.of_hop(PYTORCH, graph, frame.name, bound.logits, graph=graph)
     of_merge = Question.of_hop(graph, phases_of, frame.name, bound.logits, graph=graph)
     if lack := lack_of_memory(subject.bundle):
         yield from (question.not_run(lack) for question in (of_whole, of_merge))
@@ -92,7 +95,7 @@ def whole_checks(subject: Subject, exact: Ran) -> Iterator[Check]:
         # The padded pixels of the phase are cropped in the whole graph, so they are cropped here too.
         expected = frame.logits[:, : actual.shape[1], : actual.shape[2]]
         where = f"{frame.name}, phase {frame.case.phase}"
-        question = Question.of_hop("PyTorch", graph, where, tolerance, graph=graph)
+        question = Question.of_hop(PYTORCH, graph, where, tolerance, graph=graph)
         check = question.measured(relative_error(actual, expected))
         yield _located(check, locating.in_model, subject, trunk, frame, whole)
     if isinstance(exact, BackendError):
@@ -126,7 +129,7 @@ def other_trunk_checks(subject: Subject) -> Iterator[Check]:
             yield _output_check(subject, trunk, precision, frame, results)
             if precision is Precision.FP32:
                 exact = results
-                yield _torch_hop(subject, trunk, frame, results, "PyTorch")
+                yield _torch_hop(subject, trunk, frame, results, PYTORCH)
             else:
                 yield _precision_hop(subject, trunk, precision, frame, exact, results)
 
@@ -196,7 +199,7 @@ def _output_check(subject: Subject, trunk: TrunkRecord, precision: Precision, fr
         name=f"logits -> {kind.value} of {graph}",
         subject=f"{frame.name}, {_count_of(results)}",
         quantity=_OUTPUT_QUANTITIES[kind],
-        tolerance=0 if labels else _EXACT,
+        tolerance=0 if labels else EXACT,
         graph=graph,
         precision=precision,
     )

@@ -42,7 +42,7 @@ class Placed:
         """Relative to the largest expected value, at the pixels that both have; ``None`` where there are none."""
         h, w = math.lcm(self.window[0], expected.window[0]), math.lcm(self.window[1], expected.window[1])
         coarse = self.phase if self.window == (h, w) else expected.phase
-        actual, wanted = self._at(coarse, (h, w)), expected._at(coarse, (h, w))
+        actual, wanted = self.at(coarse, (h, w)), expected.at(coarse, (h, w))
         if actual is None or wanted is None or actual.shape != wanted.shape or not wanted.size:
             return None
         if not np.isfinite(actual).all():
@@ -50,9 +50,17 @@ class Placed:
         scale = float(np.abs(wanted).max())
         return float(np.abs(actual - wanted).max()) / scale if scale else float(np.abs(actual).max())
 
-    def _at(self, phase: Phase, window: Size) -> NDArray[np.float32] | None:
+    def at(self, phase: Phase, window: Size) -> NDArray[np.float32] | None:
+        """The values at the pixels of a coarser window and phase; ``None`` where they are not held."""
         (h, w), (row, column) = self.window, self.phase
-        if (phase[0] - row) % h or (phase[1] - column) % w or phase[0] < row or phase[1] < column:
+        if (
+            window[0] % h
+            or window[1] % w
+            or (phase[0] - row) % h
+            or (phase[1] - column) % w
+            or phase[0] < row
+            or phase[1] < column
+        ):
             return None
         return self.values[:, (phase[0] - row) // h :: window[0] // h, (phase[1] - column) // w :: window[1] // w]
 

@@ -75,10 +75,10 @@ class TrunkRun:
         manifest = bundle.manifest
         self.trunk, self.precision, self.grid = trunk, precision, manifest.grid(trunk)
         self.graph = ProbedGraph(bundle.file(bundle.trunk_graph(trunk, precision)), precision)
-        self._windows, self._output = manifest.windows, manifest.outputs.value
-        self._logits = self.graph.logits(self._output)
+        self._windows, self.output = manifest.windows, manifest.outputs.value
+        self.logits = self.graph.logits(self.output)
         self._measured = self.graph.arithmetic if measured else {}
-        self._runner = self.graph.runner([self._logits], self._measured.values())
+        self._runner = self.graph.runner([self.logits], self._measured.values())
 
     @property
     def name(self) -> str:
@@ -92,7 +92,7 @@ class TrunkRun:
     def at(self, planes: NDArray[np.float32], phase: Phase) -> PhaseResult:
         """One phase of a frame's planes."""
         results = self._runner.infer(self.feed(planes, [phase]))
-        logits = probed(results, self._logits)
+        logits = probed(results, self.logits)
         put = placed(
             logits, self.grid.padded_size, self._windows, phase, outermost=self.trunk.lowering is Lowering.STRIDED
         )
@@ -103,14 +103,14 @@ class TrunkRun:
             largest = max(float(results[f"max:{tensor}"]), -float(results[f"min:{tensor}"]))
             total = float(results[f"sum:{tensor}"])
             magnitudes[name] = largest if np.isfinite(total) else total
-        return PhaseResult(results[self._output][0], put.values if put is not None and fits else None, magnitudes)
+        return PhaseResult(results[self.output][0], put.values if put is not None and fits else None, magnitudes)
 
     def raw(self, planes: NDArray[np.float32], phases: list[Phase]) -> NDArray[np.float32]:
         """The logits of a sub-batch, ``(phases, ...)``: each entry's split batches one after the other.
 
         Strided splits put the phase outermost, so the entries of the sub-batch are the innermost part there.
         """
-        logits = probed(self._runner.infer(self.feed(planes, phases)), self._logits)
+        logits = probed(self._runner.infer(self.feed(planes, phases)), self.logits)
         if self.trunk.lowering is Lowering.STRIDED:
             return logits.reshape(-1, len(phases), *logits.shape[1:]).swapaxes(0, 1)
         return logits.reshape(len(phases), -1, *logits.shape[1:])

@@ -12,6 +12,7 @@ import typer
 
 from engines.bundle.bundle import Bundle
 from engines.bundle.records import Check, Status, Validation, builtins_from_record
+from engines.bundle.staging import check_target
 from engines.errors import CheckFailed, InputError, MachineError, MissingDependency, NetworkError, OutputError
 from engines.planning.sizes import memory_text
 from engines.schedules.schedule import Lowering, Precision
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
     from converters.verification import Frame
 
 _LIMIT = 5
+
+_OF_FRAMES_AND_NETWORK = (
+    *("checkpoint", "arch", "model", "weights", "strip_prefix", "labels", "dataset", "root", "split", "limit"),
+    *("reproduce", "no_weights"),
+)
+"""What goes without --backend."""
 
 
 def validate_command(
@@ -116,6 +123,18 @@ def validate_command(
             help="Share of labels; else the table's.",
         ),
     ] = None,
+    reproduce: Annotated[
+        Path | None,
+        typer.Option(
+            "--reproduce",
+            metavar="DIR",
+            help="When a check fails: write the smallest piece of the graph that fails alone, to be sent to a vendor.",
+        ),
+    ] = None,
+    no_weights: Annotated[
+        bool,
+        typer.Option("--no-weights", help="With --reproduce: random weights of the same spread, if the fault stays."),
+    ] = False,
     backend: Annotated[
         str | None,
         backend_option("Compare this runtime with the stored outputs alone, without PyTorch and onnx."),
@@ -164,6 +183,8 @@ def validate_command(
         "rtol": rtol,
         "atol": atol,
         "min_label_agreement": min_label_agreement,
+        "reproduce": reproduce,
+        "no_weights": no_weights or None,
         "backend": backend,
         "precision": precision,
         "levels": levels,
@@ -217,9 +238,7 @@ def _prove(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Vali
     from engines.planning.choice import choose_schedule
     from engines.proof import prove
 
-    for name in (
-        "checkpoint", "arch", "model", "weights", "strip_prefix", "labels", "dataset", "root", "split", "limit"
-    ):  # fmt: skip
+    for name in _OF_FRAMES_AND_NETWORK:
         if options[name] is not None:
             raise InputError(
                 f"--{name.replace('_', '-')} is not for --backend, which compares with the stored outputs alone"
@@ -250,8 +269,28 @@ def _validate(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> V
         from converters.verification.validate import validate
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
+    target: Path | None = options["reproduce"]
+    if target is not None:
+        check_target(target, None)
+    elif options["no_weights"]:
+        raise InputError("--no-weights goes with --reproduce")
     frames, network = _images(bundle, options) + _dataset(bundle, options), _network(bundle, options)
-    return validate(bundle, network=network, frames=frames, tolerances=_tolerances(options), **recording)
+    validation = validate(bundle, network=network, frames=frames, tolerances=_tolerances(options), **recording)
+    if target is not None:
+        _reproduce(bundle, target, validation, network=network, frames=frames, weights=not options["no_weights"])
+    return validation
+
+
+def _reproduce(bundle: Bundle, target: Path, validation: Validation, **options: Any) -> None:
+    """Write the piece that fails alone, or say why there is none: the verdict is the validation's."""
+    from converters.reproductions import Unreproducible, reproduce
+
+    try:
+        piece = reproduce(bundle, target, validation.checks, **options)
+    except Unreproducible as error:
+        note(f"{target} was not written: {error}")
+    else:
+        note(f"{target}: {', '.join(piece.nodes)} alone is {piece.error:.3g} off; its README.md says how to see it")
 
 
 def _images(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
@@ -375,7 +414,9 @@ def _command(bundle: Path, options: Mapping[str, Any]) -> str:
         for single in value if isinstance(value, (tuple, list)) else [] if value is None else [value]:
             if name == "memory":
                 single = memory_text(single)
-            words += [f"--{name.replace('_', '-')}", str(single.value if isinstance(single, Enum) else single)]
+            words.append(f"--{name.replace('_', '-')}")
+            if single is not True:
+                words.append(str(single.value if isinstance(single, Enum) else single))
     return shlex.join(words)
 
 
