@@ -31,7 +31,7 @@ from engines.bundle.records import (
 )
 from engines.errors import BundleError, MachineError, WorkFailed
 from engines.parity.checks import Question
-from engines.parity.comparison import label_agreement, relative_error, share_of_ties, softmax
+from engines.parity.comparison import label_agreement, logit_error, relative_error, share_of_ties, softmax
 from engines.parity.metrics import by_phase, shift_of_labels
 from engines.parity.tolerances import TOLERANCES, tolerance_of
 from engines.parity.validation import OnCheck, validation_from_checks
@@ -306,9 +306,11 @@ class _Proof:
             elif question.quantity is Quantity.ROUNDING and self.bundle.manifest.outputs is not OutputKind.LOGITS:
                 yield question.not_run("logits tell TF32 from fp32, and this bundle does not give them")
             else:
+                given = np.asarray(actual, np.float32)
                 probabilities = question.quantity is Quantity.PROBABILITY_ERROR
-                wanted = softmax(expected) if probabilities else expected
-                yield question.measured(relative_error(np.asarray(actual, np.float32), wanted))
+                yield question.measured(
+                    relative_error(given, softmax(expected)) if probabilities else logit_error(given, expected)
+                )
 
     def against(
         self, frames: WholeFrames, index: int, prediction: NDArray[Any], logits: NDArray[np.float32]
@@ -328,7 +330,8 @@ class _Proof:
             precision=self.precision,
         )
         if kind is not OutputKind.LABELS:
-            yield replace(question, quantity=_ERRORS[kind]).measured(relative_error(prediction, known))
+            of = logit_error if kind is OutputKind.LOGITS else relative_error
+            yield replace(question, quantity=_ERRORS[kind]).measured(of(prediction, known))
             prediction, known = prediction.argmax(0), known.argmax(0)
         forgiven = min(share_of_ties(logits, 2 * tolerance.of_ties), 2 * tolerance.ties)
         lowest = 1 - 2 * (1 - tolerance.label_agreement) - forgiven

@@ -14,7 +14,7 @@ from converters.verification.runs import Results, logits_of, merged
 from converters.verification.subject import IGNORED, Frame, Subject
 from converters.verification.walking import WalkedFrame
 from engines.bundle.manifest import OutputKind
-from engines.parity.comparison import LabelAgreement, ties
+from engines.parity.comparison import LabelAgreement, largest_logit, ties
 from engines.parity.metrics import by_phase, confusion_counts, near_boundaries
 from engines.schedules.phases import Phase, PhaseGrid, Size
 from engines.schedules.schedule import Precision
@@ -61,7 +61,7 @@ def _compared(subject: Subject, walked: WalkedFrame, precision: Precision) -> Co
     actual = _own_labels(subject, grid, results)[here] if _gives_labels(subject) else actual_logits.argmax(0)
     agreement = errors = None
     if lattice.whole:
-        scale = float(np.abs(expected_logits).max()) or 1.0
+        scale = largest_logit(expected_logits) or 1.0
         agreement = by_phase(actual != expected, grid.window)
         errors = by_phase(np.abs(actual_logits - expected_logits).max(0) / scale, grid.window)
     return ComparedLabels(

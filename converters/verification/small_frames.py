@@ -1,0 +1,43 @@
+"""All that is run on small frames, and what is said where the graphs have no form for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from converters.verification.forms import small_form
+from converters.verification.own_errors import own_error_checks
+from converters.verification.runs import attempted
+from converters.verification.sub_batches import SmallFrames, batch_check, phase_checks
+from converters.verification.subject import Subject
+from engines.bundle.records import Check, Kind, Quantity
+from engines.errors import BackendError
+from engines.parity.checks import Question
+from engines.schedules.schedule import Precision
+
+
+def small_frame_checks(subject: Subject) -> Iterator[Check]:
+    """Every phase, offset and sub-batch of every trunk; where that cannot be, one check that says so."""
+    manifest = subject.bundle.manifest
+    question = Question(
+        kind=Kind.SUB_BATCH,
+        name="every phase and sub-batch of every trunk",
+        subject="generated frames",
+        quantity=Quantity.LOGIT_ERROR,
+        tolerance=subject.tolerance(Precision.FP32).sub_batch,
+        graph=manifest.model,
+    )
+    form = attempted(partial(small_form, subject.bundle))
+    if isinstance(form, str):
+        yield question.not_run(f"the graphs cannot be run on a small frame: {form}; a sample of real frames was")
+        return
+    if isinstance(form, BackendError):
+        yield question.ended(form)
+        return
+    frames = attempted(partial(SmallFrames.of, form))
+    if isinstance(frames, BackendError):
+        yield question.ended(frames)
+        return
+    yield batch_check(subject, frames)
+    yield from phase_checks(subject, frames)
+    yield from own_error_checks(subject, form, frames.planes[0])
