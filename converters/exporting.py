@@ -24,7 +24,7 @@ from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD, Prepare, Whole
 from converters.graphs.weights import SharedWeights
 from converters.palettes import default_classes
 from converters.readme import README_NAME, readme_from_manifest
-from converters.reference import write_reference
+from converters.reference import digest_of_parameters, write_edges, write_reference
 from converters.rewriting.lowerings.base import LoweredNetwork
 from converters.trunks import TrunkPrecisions, TrunkWriter, proven_trunks, write_trunks
 from engines.backends.versions import installed_versions
@@ -35,6 +35,7 @@ from engines.bundle.manifest import (
     SCHEMA_VERSION,
     CalibrationRecord,
     ClassRecord,
+    EdgeRecord,
     InputRecord,
     Manifest,
     NetworkRecord,
@@ -184,13 +185,15 @@ class _Export:
         """Write every file of the bundle, the manifest last."""
         self.on_step("tracing the network, rewriting it for every schedule and proving each form")
         forms = self._forms(traced_network(working_copy(network)))
+        origin = msgspec.structs.replace(origin, parameters_sha256=digest_of_parameters(network))
         ranges = self._ranges(forms)
         with SharedWeights(self.stage / _WEIGHTS) as weights:
             self._write_surroundings(forms, weights)
             trunks = self._write_trunks(forms, ranges, weights)
         self.on_step("computing reference outputs in PyTorch")
         reference = write_reference(self.stage, forms.network, forms.frame, self.request.reference_frames)
-        manifest = self._manifest(forms, origin, trunks, reference, ranges)
+        edges = write_edges(self.stage, forms.network, forms.frame)
+        manifest = self._manifest(forms, origin, trunks, reference, edges, ranges)
         (self.stage / README_NAME).write_text(readme_from_manifest(manifest), encoding="utf-8")
         manifest = msgspec.structs.replace(manifest, files=_records_of(self.stage))
         (self.stage / MANIFEST_NAME).write_bytes(json_from_manifest(manifest))
@@ -268,6 +271,7 @@ class _Export:
         origin: NetworkRecord,
         trunks: list[TrunkRecord],
         reference: list[ReferenceRecord],
+        edges: EdgeRecord | None,
         ranges: dict[str, float],
     ) -> Manifest:
         """All but the files' hashes."""
@@ -288,6 +292,7 @@ class _Export:
             keep_fp32={precision: list(patterns) for precision, patterns in request.keep_fp32.items() if patterns},
             calibration=None if request.calibration is None else _calibration_record(request.calibration, ranges),
             reference=reference,
+            edges=edges,
             opset=request.opset,
             tools=installed_versions(_TOOLS),
             files={},

@@ -31,9 +31,17 @@ from engines.bundle.records import (
 )
 from engines.errors import BundleError, MachineError, WorkFailed
 from engines.parity.checks import Question
-from engines.parity.comparison import label_agreement, logit_error, relative_error, share_of_ties, softmax
+from engines.parity.comparison import (
+    label_agreement,
+    logit_error,
+    relative_error,
+    share_of_ties,
+    softmax,
+    ties,
+    undecided,
+)
 from engines.parity.metrics import by_phase, shift_of_labels
-from engines.parity.tolerances import TOLERANCES, tolerance_of
+from engines.parity.tolerances import INT8_MARGIN, MOST_UNDECIDED, TOLERANCES, tolerance_of
 from engines.parity.validation import OnCheck, validation_from_checks
 from engines.planning.choice import session_schedule
 from engines.schedules.schedule import Precision, Schedule, named
@@ -343,6 +351,8 @@ class _Proof:
         labels, right = actual if actual.ndim == 2 else np.nan_to_num(actual).argmax(0), expected.argmax(0)
         agreement = label_agreement(labels, expected, self.tolerance.of_ties)
         check = question.measured(agreement.judged(self.tolerance), str(agreement))
+        if check.failed and self.precision is Precision.INT8:
+            check = self._of_decided(question, labels, expected)
         if check.failed:
             return check.located(_location(self.bundle, labels, right, self.backend))
         dead = float(np.bincount(right.ravel()).max() / right.size)
@@ -352,6 +362,21 @@ class _Proof:
                 "bundle with frames that show several classes"
             )
         return check
+
+
+    def _of_decided(self, question: Question, labels: NDArray[Any], expected: NDArray[np.float32]) -> Check:
+        """In int8: at the pixels whose best two classes it can be expected to tell apart."""
+        unclear = undecided(expected, INT8_MARGIN / 2)
+        wrong = (labels != expected.argmax(0)) & ~ties(labels, expected, INT8_MARGIN / 2)
+        share, clear = float(unclear.mean()), max(int((~unclear).sum()), 1)
+        decided = 1 - min(1.0, float(wrong.sum()) / clear)
+        check = question.measured(decided, f"without {share:.1%} of the pixels, whose best two classes are close")
+        if check.failed or share <= MOST_UNDECIDED:
+            return check
+        return question.not_run(
+            f"PyTorch's best two classes are close at {share:.1%} of the pixels, as in a network that is not trained; of "
+            f"the others {decided:.4%} have the same label"
+        )
 
 
 def _location(bundle: Bundle, actual: NDArray[Any], expected: NDArray[Any], backend: Backend) -> str:

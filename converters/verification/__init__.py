@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from converters.verification.agreements import ComparedLabels, agreement_of, compared_labels
 from converters.verification.chain import frame_checks, other_trunk_checks, unrunnable_checks, whole_checks
 from converters.verification.constants import constant_checks
+from converters.verification.edges import edge_checks
 from converters.verification.engine_hops import engine_checks
 from converters.verification.findings import Findings
 from converters.verification.inputs import input_checks
@@ -19,9 +20,10 @@ from converters.verification.labels import label_checks
 from converters.verification.layouts import layout_checks
 from converters.verification.locating import layer_errors
 from converters.verification.magnitudes import Magnitudes, largest_magnitudes, magnitude_checks, magnitudes_of
+from converters.verification.origins import origin_checks
 from converters.verification.precisions import precision_checks
 from converters.verification.runs import Ran
-from converters.verification.small_frames import small_frame_checks
+from converters.verification.small_frames import left_out, small_frame_checks
 from converters.verification.sub_batches import Sampled, real_frame_checks, sampled_phases
 from converters.verification.subject import IGNORED, Frame, Subject, reference_frames
 from converters.verification.walking import walked_frames
@@ -39,6 +41,7 @@ def checks_of(subject: Subject) -> Generator[Check, None, Findings]:
     """
     manifest = subject.bundle.manifest
     yield from layout_checks(subject)
+    yield from origin_checks(subject)
     yield from input_checks(subject)
     yield from precision_checks(subject)
     yield from constant_checks(subject)
@@ -79,7 +82,11 @@ def checks_of(subject: Subject) -> Generator[Check, None, Findings]:
     yield from label_checks(subject, compared, agreements, broken)
     if sampled is not None:
         yield from real_frame_checks(subject, sampled)
-    yield from small_frame_checks(subject)
+    if subject.quick:
+        yield left_out(subject)
+    else:
+        yield from edge_checks(subject)
+        yield from small_frame_checks(subject)
     yield from engine_checks(subject)
     return Findings(
         manifest.grid(manifest.trunk()).window,

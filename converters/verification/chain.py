@@ -64,11 +64,32 @@ def frame_checks(subject: Subject, walked: WalkedFrame) -> Iterator[Check]:
     if frame.logits is not None:
         yield _torch_hop(subject, trunk, frame, walked.exact, "PyTorch")
     if subject.network is not None:
-        yield _torch_hop(subject, trunk, _computed(subject, frame), walked.exact, "PyTorch, run anew")
+        anew = computed_anew(subject, frame)
+        yield from stored_checks(subject, frame, anew)
+        yield _torch_hop(subject, trunk, anew, walked.exact, "PyTorch, run anew")
     for precision, results in walked.ran.items():
         yield _output_check(subject, trunk, precision, frame, results)
         if precision is not Precision.FP32:
             yield _precision_hop(subject, trunk, precision, frame, walked.exact, results)
+
+
+def stored_checks(subject: Subject, frame: Frame, anew: Frame) -> Iterator[Check]:
+    """The logits that the bundle holds against those of the network: they may have been made from faulty graphs."""
+    if frame.case is None or frame.logits is None or anew.logits is None:
+        return
+    name, bound = frame.case.logits, subject.tolerance(Precision.FP32)
+    question = Question.of_hop(
+        "PyTorch, run anew",
+        name,
+        f"{frame.name}, phase {frame.case.phase}",
+        bound.of_logits(largest_logit(anew.logits)),
+        graph=name,
+    )
+    if anew.logits.shape != frame.logits.shape:
+        yield question.misshapen(frame.logits.shape, anew.logits.shape)
+        return
+    check = question.measured(logit_error(frame.logits, anew.logits))
+    yield check.located(f"{name}: not what the network computes for it") if check.failed else check
 
 
 def whole_checks(subject: Subject, exact: Ran) -> Iterator[Check]:
@@ -250,7 +271,7 @@ def _precision_question(subject: Subject, trunk: TrunkRecord, precision: Precisi
     return Question.of_hop(source, target, where, tolerance.logits, graph=target, precision=precision)
 
 
-def _computed(subject: Subject, frame: Frame) -> Frame:
+def computed_anew(subject: Subject, frame: Frame) -> Frame:
     """The frame with logits of one phase that PyTorch computes now."""
     manifest, traced = subject.bundle.manifest, subject.traced
     assert traced is not None

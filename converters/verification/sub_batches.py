@@ -29,7 +29,7 @@ from engines.bundle.records import Check, Kind, Quantity
 from engines.errors import BackendError
 from engines.parity.checks import Question
 from engines.parity.comparison import largest_logit
-from engines.parity.frames import EdgeFrame, edge_frame
+from engines.bundle.edges import EdgeFrame, edge_frame
 from engines.schedules.phases import Phase, PhaseGrid, dispersed
 from engines.schedules.schedule import Precision
 

@@ -151,12 +151,17 @@ def ties(labels: NDArray[np.integer], logits: NDArray[np.floating], logit_tolera
     return close
 
 
+def undecided(logits: NDArray[np.floating], logit_tolerance: float) -> NDArray[np.bool_]:
+    """Pixels of ``(classes, H, W)`` whose best two logits are as close as :func:`ties` takes for one."""
+    if len(logits) < 2 or not logit_tolerance:
+        return np.zeros(logits.shape[1:], np.bool_)
+    second = np.argpartition(logits, len(logits) - 2, axis=0)[-2]
+    return ties(second, logits, logit_tolerance)
+
+
 def share_of_ties(logits: NDArray[np.floating], logit_tolerance: float) -> float:
     """Share of the pixels of ``(classes, H, W)`` where the best two logits are as close as :func:`ties` takes for one.
 
     0 for a single class, and for no tolerance.
     """
-    if len(logits) < 2 or not logit_tolerance:
-        return 0.0
-    second = np.argpartition(logits, len(logits) - 2, axis=0)[-2]
-    return float(ties(second, logits, logit_tolerance).mean())
+    return float(undecided(logits, logit_tolerance).mean())

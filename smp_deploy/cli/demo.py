@@ -42,7 +42,7 @@ def demo_command(
         steps = [
             _step("export", checkpoint, "--arch", _ARCH, "--size", _SIZE, "--reference-images", frame,
                   "--levels", 2, "-o", bundle, "--force"),
-            _step("validate", bundle),
+            _step("validate", bundle, "--quick"),
             _step("build-engine", bundle, "--fp16", "--sub-batch", 4),
             _step("run", bundle, frame, "-o", pictures, "--side-by-side"),
         ]  # fmt: skip

@@ -111,6 +111,10 @@ def validate_command(
             help="Share of labels; else the table's.",
         ),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Leave out the proofs on generated frames; the summary says what that is."),
+    ] = False,
     backend: Annotated[
         str | None,
         backend_option("Compare this runtime with the stored outputs alone, without PyTorch and onnx."),
@@ -156,6 +160,7 @@ def validate_command(
         "rtol": rtol,
         "atol": atol,
         "min_label_agreement": min_label_agreement,
+        "quick": quick or None,
         "backend": backend,
         "precision": precision,
         "levels": levels,
@@ -208,7 +213,7 @@ def _prove(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> Vali
     from engines.planning.choice import choose_schedule
     from engines.proof import prove
 
-    for name in ("checkpoint", "arch", "model", "labels", "dataset", "root", "split", "limit"):
+    for name in ("checkpoint", "arch", "model", "labels", "dataset", "root", "split", "limit", "quick"):
         if options[name] is not None:
             raise InputError(f"--{name} is not for --backend, which compares with the stored outputs alone")
     if options["images"]:
@@ -238,7 +243,8 @@ def _validate(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> V
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
     frames, network = _images(bundle, options) + _dataset(bundle, options), _network(bundle, options)
-    return validate(bundle, network=network, frames=frames, tolerances=_tolerances(options), **recording)
+    quick = bool(options["quick"])
+    return validate(bundle, network=network, frames=frames, tolerances=_tolerances(options), quick=quick, **recording)
 
 
 def _images(bundle: Bundle, options: Mapping[str, Any]) -> list[Frame]:
@@ -353,7 +359,8 @@ def _command(bundle: Path, options: Mapping[str, Any]) -> str:
         for single in value if isinstance(value, (tuple, list)) else [] if value is None else [value]:
             if name == "memory":
                 single = memory_text(single)
-            words += [f"--{name.replace('_', '-')}", str(single.value if isinstance(single, Enum) else single)]
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if single is True else [option, str(single.value if isinstance(single, Enum) else single)]
     return shlex.join(words)
 
 
