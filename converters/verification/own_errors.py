@@ -44,10 +44,11 @@ other; a scale that is half of what it should be cuts off more than this of most
 
 
 def own_error_checks(subject: Subject, form: FrameForm, planes: NDArray[np.float32]) -> Iterator[Check]:
-    """Every trunk in every lower precision that runs here, on one sub-batch of a frame of this form."""
+    """Every trunk in every lower precision that runs here, on one phase of a frame of this form."""
     for trunk in subject.bundle.manifest.trunks:
         grid = form.grid(trunk)
-        feed = grid.feed(planes, grid.sub_batches(grid.largest_sub_batch if form.padded_size < (257, 257) else 1)[0])
+        # One phase: what depends on the sub-batch is another check's.
+        feed = grid.feed(planes, grid.sub_batches(1)[0])
         for precision in runnable(trunk)[1:]:
             yield _check(form, trunk, precision, feed)
             if precision is Precision.INT8:

@@ -225,7 +225,7 @@ class _Proof:
             return
         dependent = self._sub_batch_check(sub_batches, seen)
         yield self._output_check(layout, kind, seen)
-        yield self._hop_check(hop, seen, mixed_alone=dependent.failed)
+        yield self._hop_check(hop, seen, alone=dependent.failed)
         yield dependent
 
     def _question(self, kind: Kind) -> Question:
@@ -292,13 +292,14 @@ class _Proof:
         first = ", never in the first entry of a sub-batch" if 0 not in indices else ""
         return check.located(f"{self.graph}: after the logits, worst at {at}{first}")
 
-    def _hop_check(self, question: Question, seen: _Seen, *, mixed_alone: bool) -> Check:
-        """The smallest error of a phase, so that what depends on the sub-batch is not told twice."""
+    def _hop_check(self, question: Question, seen: _Seen, *, alone: bool) -> Check:
+        """The smallest error of a phase; only ``alone`` in its sub-batch where results depend on that, which is told
+        by the other check."""
         errors: dict[tuple[int, Phase], float] = {}
-        for entry in seen.mixed if mixed_alone else {**seen.together, **seen.mixed}:
-            results = [result for _, _, result in seen.mixed.get(entry, ())]
-            results += [seen.together[entry]] if entry in seen.together else []
-            errors[entry] = min(self._error(entry, result) for result in results)
+        for group, results in seen.groups:
+            for entry, result in zip(group.entries, results, strict=True):
+                if group.size == 1 or not alone:
+                    errors[entry] = min(errors.get(entry, float("inf")), self._error(entry, result))
         check = question.measured(max(errors.values()))
         if not check.failed:
             return check
