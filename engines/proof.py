@@ -363,7 +363,6 @@ class _Proof:
             )
         return check
 
-
     def _of_decided(self, question: Question, labels: NDArray[Any], expected: NDArray[np.float32]) -> Check:
         """In int8: at the pixels whose best two classes it can be expected to tell apart."""
         unclear = undecided(expected, INT8_MARGIN / 2)
@@ -374,8 +373,8 @@ class _Proof:
         if check.failed or share <= MOST_UNDECIDED:
             return check
         return question.not_run(
-            f"PyTorch's best two classes are close at {share:.1%} of the pixels, as in a network that is not trained; of "
-            f"the others {decided:.4%} have the same label"
+            f"PyTorch's best two classes are close at {share:.1%} of the pixels, as in a network that is not "
+            f"trained; of the others {decided:.4%} have the same label"
         )
 
 

@@ -15,8 +15,8 @@ from converters.verification.subject import IGNORED, Frame, Subject
 from converters.verification.walking import WalkedFrame
 from engines.bundle.manifest import OutputKind
 from engines.parity.comparison import LabelAgreement, largest_logit, ties, undecided
-from engines.parity.tolerances import INT8_MARGIN
 from engines.parity.metrics import by_phase, confusion_counts, near_boundaries
+from engines.parity.tolerances import INT8_MARGIN
 from engines.schedules.phases import Phase, PhaseGrid, Size
 from engines.schedules.schedule import Precision
 

@@ -33,7 +33,7 @@ from converters.verification.runs import (
 from converters.verification.subject import Frame, Subject, refusal, runnable
 from converters.verification.walking import WalkedFrame
 from engines.bundle.manifest import OutputKind, TrunkRecord
-from engines.bundle.records import Check, Kind, Quantity
+from engines.bundle.records import Check, Kind
 from engines.errors import BackendError
 from engines.parity.checks import Question
 from engines.parity.comparison import assembled_at, largest_logit, logit_error, phases_at

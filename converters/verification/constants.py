@@ -41,7 +41,7 @@ def steps_of(values: NDArray[np.floating], dtype: ir.DataType) -> Array:
     """The distance of neighbouring numbers of a type at these values: one unit in the last place."""
     bits, smallest = _MANTISSA[dtype]
     exponent = np.frexp(np.abs(values.astype(np.float64)))[1] - 1
-    return np.ldexp(1.0, np.maximum(exponent, smallest) - bits)
+    return np.asarray(np.ldexp(1.0, np.maximum(exponent, smallest) - bits), np.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from converters.verification import locating
 from converters.verification.chain import computed_anew, stored_checks
@@ -110,7 +111,7 @@ def _checks(
     yield check.located(f"{graph}: after the logits, on the {largest[1].name}") if check.failed else check
 
 
-def _layer(subject: Subject, precision: Precision, frame: Frame, actual: np.ndarray) -> str:  # type: ignore[type-arg]
+def _layer(subject: Subject, precision: Precision, frame: Frame, actual: NDArray[np.float32]) -> str:
     trunk = subject.bundle.manifest.trunk()
     if precision is Precision.FP32:
         place = attempted(partial(locating.in_trunk, subject, trunk, frame, actual))
@@ -119,5 +120,3 @@ def _layer(subject: Subject, precision: Precision, frame: Frame, actual: np.ndar
         (row, column), (h, w) = frame.case.phase, subject.bundle.manifest.grid(trunk).window
         place = attempted(partial(locating.in_precision, subject, trunk, precision, frame, (row % h, column % w)))
     return f"not located ({place})" if isinstance(place, BackendError) else place
-
-

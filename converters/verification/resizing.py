@@ -74,7 +74,7 @@ class _Resizing:
 
     def __init__(self, model: ir.Model, inputs: Mapping[str, Shape]) -> None:
         self.graph = model.graph
-        self.opsets = {domain: version for domain, version in model.opset_imports.items()}
+        self.opsets = dict(model.opset_imports)
         self.old: dict[ir.Value, _Tensor] = {}
         self.new: dict[ir.Value, _Tensor] = {}
         for value in self.graph.initializers.values():
@@ -125,9 +125,13 @@ class _Resizing:
             raise ResizingError(f"{node.name} takes no other size ({str(error).splitlines()[0]})") from error
         for value in node.outputs:
             kind = found[str(value.name)].tensor_type if str(value.name) in found else None
-            if kind is None or not kind.HasField("shape") or any(not dim.HasField("dim_value") for dim in kind.shape.dim):
+            if (
+                kind is None
+                or not kind.HasField("shape")
+                or any(not dim.HasField("dim_value") for dim in kind.shape.dim)
+            ):
                 raise ResizingError(f"the shape of {value.name} is computed")
-            shape = tuple(dim.dim_value for dim in kind.shape.dim)
+            shape = tuple(dim.dim_value for dim in sizes)
             known[value] = _Tensor(shape, ir.DataType(kind.elem_type))
 
     def _replace(self, node: ir.Node, index: int, values: NDArray[Any]) -> None:
@@ -212,7 +216,7 @@ def _constant(value: ir.Value) -> _Tensor:
     held = value.const_value
     if held is None:
         raise ResizingError(f"{value.name} has no value")
-    shape = tuple(int(size) for size in held.shape)
+    shape = tuple(size if isinstance(size, int) else 1 for size in held.shape)
     whole = held.dtype in (ir.DataType.INT64, ir.DataType.INT32) and math.prod(shape) <= _MOST_INDICES
     return _Tensor(shape, held.dtype, held.numpy() if whole else None)
 

@@ -2,8 +2,8 @@
 
 Real classes of faults are right for a batch of one only, from a batch of four on, or at one offset out of many. Each
 phase is computed twice: as many at a time as can go together, and in sub-batches of changing sizes with windows of
-another frame beside. Both are compared with each other, with ``model.onnx``, and with what the graph itself makes of its
-logits.
+another frame beside. Both are compared with each other, with ``model.onnx``, and with what the graph itself makes of
+its logits.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from converters.verification import locating
 from converters.verification.forms import FrameForm
 from converters.verification.groups import Group, mixed_groups, sizes_of, whole_groups
 from converters.verification.outputs import OUTPUT_QUANTITIES, output_error
-from converters.verification.runs import PhaseResult, TrunkRun, attempted, entries_of
 from converters.verification.probes import probed
+from converters.verification.runs import PhaseResult, TrunkRun, attempted, entries_of
 from converters.verification.subject import Subject, runnable
+from engines.bundle.edges import EdgeFrame, edge_frame
 from engines.bundle.manifest import OutputKind, TrunkRecord
 from engines.bundle.records import Check, Kind, Quantity
 from engines.errors import BackendError
 from engines.parity.checks import Question
 from engines.parity.comparison import largest_logit
-from engines.bundle.edges import EdgeFrame, edge_frame
 from engines.schedules.phases import Phase, PhaseGrid, dispersed
 from engines.schedules.schedule import Precision
 
@@ -132,14 +132,14 @@ def real_frame_checks(subject: Subject, sampled: Sampled) -> Iterator[Check]:
             continue
         check = question.measured(max(errors.values()))
         wrong = [size for size, error in errors.items() if not error <= question.tolerance]
-        yield check.located(
-            f"{graph}: results depend on the sub-batch (wrong in sub-batches of {_listed(wrong)})"
-        ) if wrong else check
+        yield (
+            check.located(f"{graph}: results depend on the sub-batch (wrong in sub-batches of {_listed(wrong)})")
+            if wrong
+            else check
+        )
 
 
-def _real_errors(
-    subject: Subject, trunk: TrunkRecord, precision: Precision, sampled: Sampled
-) -> dict[int, float]:
+def _real_errors(subject: Subject, trunk: TrunkRecord, precision: Precision, sampled: Sampled) -> dict[int, float]:
     alone, phases = sampled.alone[precision], sampled.phases
     scale = max(largest_logit(logits) for logits in alone) or 1.0
     errors: dict[int, float] = defaultdict(float)
@@ -219,8 +219,10 @@ class _Proof:
         broken = next((result for _, held in seen.groups for result in held if result.logits is None), None)
         if broken is not None:
             for question in (layout, hop, sub_batches):
-                yield question.broke(broken.misshapen) if broken.misshapen else question.not_run(
-                    "the graph's split batches have another order"
+                yield (
+                    question.broke(broken.misshapen)
+                    if broken.misshapen
+                    else question.not_run("the graph's split batches have another order")
                 )
             return
         dependent = self._sub_batch_check(sub_batches, seen)
@@ -312,7 +314,7 @@ class _Proof:
         if not noise:
             kinds = [list(EdgeFrame)[frame - len(_SEEDS)].value for frame, _ in wrong]
             return f"on {', '.join(dict.fromkeys(kinds))} frames alone"
-        frame, phase = max(noise, key=lambda entry: errors[entry])
+        _, phase = max(noise, key=lambda entry: errors[entry])
         words = f"phase {phase}"
         if grid.inner_windows:
             offsets = {tuple(map(tuple, grid.inner_offsets([phase]).tolist())) for _, phase in noise}
@@ -356,9 +358,11 @@ class _Proof:
                 if entry[0] < len(_SEEDS):
                     errors[group.size] = max(errors[group.size], self._error(entry, result))
         largest = max(errors.values())
-        return sorted(size for size, error in errors.items() if not error < largest / 2) if min(
-            errors.values()
-        ) < largest / 2 else []
+        return (
+            sorted(size for size, error in errors.items() if not error < largest / 2)
+            if min(errors.values()) < largest / 2
+            else []
+        )
 
     def _layer(self, group: Group) -> str:
         """The first layer that gives an entry of a sub-batch other values than alone."""

@@ -223,7 +223,7 @@ class Bundle:
         )
 
     def edge_logits(self) -> NDArray[np.float32]:
-        """PyTorch's logits ``(frames, classes, i, j)`` float32 of the generated frames; of none where there are none."""
+        """PyTorch's logits ``(frames, classes, i, j)`` float32 of the generated frames, as many as there are."""
         manifest, edges = self.manifest, self.manifest.edges
         if edges is None:
             return np.zeros((0, len(manifest.classes), 0, 0), np.float32)

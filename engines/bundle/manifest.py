@@ -385,7 +385,9 @@ def _check_manifest(manifest: Manifest) -> None:
     if edges and not len(set(edges.frames)) == len(edges.frames) == len(edges.phases):
         raise BundleError(f"{MANIFEST_NAME} has {len(edges.phases)} phases for {len(edges.frames)} generated frames")
     phases = [(case.phase, case.window) for case in manifest.reference]
-    for phase, window in (*phases, *((phase, edges.window) for phase in (edges.phases if edges else ()))):
+    if edges:
+        phases += [(phase, edges.window) for phase in edges.phases]
+    for phase, window in phases:
         (row, column), (h, w), (height, width) = phase, window, manifest.input.padded_size
         if row >= h or column >= w or height % h or width % w:
             raise BundleError(

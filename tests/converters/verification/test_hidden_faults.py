@@ -56,7 +56,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def good(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The trunks ``trunk.onnx`` of level 1, 4 phases, its strided form, and ``trunk-l3-reshape`` with 16 inner offsets."""
+    """``trunk.onnx`` of level 1 with 4 phases, trunks of level 3 with 16 inner offsets, and their strided forms."""
     return export(
         network,
         tmp_path_factory.mktemp("good") / "bundle",
@@ -396,7 +396,8 @@ def references_recomputed(path: Path) -> None:
     assert edges is not None
 
     def logits(image: np.ndarray, phase: tuple[int, int], window: tuple[int, int]) -> np.ndarray:
-        return np.asarray(session.run(None, {"frames": image[None]})[0][0, :, phase[0] :: window[0], phase[1] :: window[1]])
+        whole = session.run(None, {"frames": image[None]})[0][0]
+        return np.asarray(whole[:, phase[0] :: window[0], phase[1] :: window[1]])
 
     for frame in reference_frames(bundle):
         assert frame.case is not None
@@ -428,7 +429,7 @@ def test_references_that_agree_with_the_fault(spoilt: Path, network: nn.Module) 
     subject = subject_of(bundle, network)
     walked = next(iter(walked_frames(subject)))
     found = failed(frame_checks(subject, walked))
-    assert [(check.name, check.location) for check in found][0] == (
+    assert next((check.name, check.location) for check in found) == (
         "PyTorch, run anew -> reference/logits-0.npy",
         "reference/logits-0.npy: not what the network computes for it",
     )
