@@ -1,9 +1,9 @@
 """The same graph for smaller frames, so that every phase, offset and sub-batch can be run within seconds.
 
-A graph is written for one frame size. What depends on it are whole numbers: the shapes of Reshape, the rows and columns
-that a Gather takes, the ends of a Slice. The shapes of all tensors are worked out twice, node by node, for the size that
-is written and for the smaller one; where a constant stands between them, its value for the smaller size follows from
-the other three. Weights, operators and everything that was added to the graph stay as they are.
+A graph is written for one frame size. What depends on it are whole numbers: the shapes of Reshape, the rows and
+columns that a Gather takes, the ends of a Slice. The shapes of all tensors are worked out twice, node by node, for the
+size that is written and for the smaller one; where a constant stands between them, its value for the smaller size
+follows from the other three. Weights, operators and everything that was added to the graph stay as they are.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def resize(model: ir.Model, inputs: Mapping[str, Shape], outputs: Mapping[str, S
         inputs: by name: the new shapes, with a batch of one.
         outputs: by name: what must come out.
 
-    Raises :class:`ResizingError` where the graph is bound to its size by more than is understood here; then the model is
-    of no use.
+    Raises :class:`ResizingError` where the graph is bound to its size by more than is understood here; then the model
+    is of no use.
     """
     resizing = _Resizing(model, inputs)
     for node in list(model.graph):
@@ -131,7 +131,7 @@ class _Resizing:
                 or any(not dim.HasField("dim_value") for dim in kind.shape.dim)
             ):
                 raise ResizingError(f"the shape of {value.name} is computed")
-            shape = tuple(dim.dim_value for dim in sizes)
+            shape = tuple(dim.dim_value for dim in kind.shape.dim)
             known[value] = _Tensor(shape, ir.DataType(kind.elem_type))
 
     def _replace(self, node: ir.Node, index: int, values: NDArray[Any]) -> None:
