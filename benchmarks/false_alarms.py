@@ -2,8 +2,9 @@
 
     python benchmarks/false_alarms.py --count 200 --output build/false-alarms
 
-Networks differ in width, windows, depth, kernels, shortcuts and parameters, frames in size and content. Each is exported
-in fp32, fp16 and int8, calibrated on other frames than it is judged on. A failure is written down with its seed. Numbers of networks already done are kept: a run that is cut off goes on where it was.
+Networks differ in width, windows, depth, kernels, shortcuts and parameters, frames in size and content. Each is
+exported in fp32, fp16 and int8, calibrated on other frames than it is judged on. A failure is written down with its
+seed. Numbers of networks already done are kept: a run that is cut off goes on where it was.
 """
 
 from __future__ import annotations

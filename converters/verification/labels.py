@@ -51,8 +51,8 @@ def _judged(question: Question, found: Agreement, precision: Precision, toleranc
     if decided.failed or share <= MOST_UNDECIDED:
         return decided
     return question.not_run(
-        f"the best two classes of {share:.1%} of the pixels are closer than int8 moves them, as in a network that is not "
-        f"trained; of the others {found.decided:.4%} have the same label ({_words(found)})"
+        f"the best two classes of {share:.1%} of the pixels are closer than int8 moves them, as in a network that is "
+        f"not trained; of the others {found.decided:.4%} have the same label ({_words(found)})"
     )
 
 

@@ -14,8 +14,8 @@ from engines.parity.checks import Question
 def origin_checks(subject: Subject) -> Iterator[Check]:
     """The network against the digest of its parameters that the export wrote.
 
-    Without the network nothing here is proven, and it is said: stored logits that were computed from faulty graphs agree
-    with them.
+    Without the network nothing here is proven, and it is said: stored logits that were computed from faulty graphs
+    agree with them.
     """
     manifest = subject.bundle.manifest
     record = manifest.network
@@ -31,8 +31,8 @@ def origin_checks(subject: Subject) -> Iterator[Check]:
     if subject.network is None:
         of = f" (SHA-256 {record.checkpoint_sha256})" if record.checkpoint_sha256 else ""
         yield question.not_run(
-            f"only the network of the checkpoint{of} shows that weights and stored logits are its own, and were not made "
-            "from each other; the other checks take them for right"
+            f"only the network of the checkpoint{of} shows that weights and stored logits are its own, and were not "
+            "made from each other; the other checks take them for right"
         )
         return
     if record.parameters_sha256 is None:

@@ -39,8 +39,8 @@ _ORDER_OF_SUMS = 1e-5
 """Relative to the largest value: what another order of additions in single precision may change."""
 
 _MOST_CUT_OFF = 0.05
-"""Share of a layer's inputs that int8 may cut off. Calibration leaves a ten-thousandth of what it sees, other frames are
-other; a scale that is half of what it should be cuts off more than this of most layers."""
+"""Share of a layer's inputs that int8 may cut off. Calibration leaves a ten-thousandth of what it sees; other frames
+are other."""
 
 
 def own_error_checks(subject: Subject, form: FrameForm, planes: NDArray[np.float32]) -> Iterator[Check]:
