@@ -69,8 +69,10 @@ def constant_of(value: ir.Value | None) -> Array | Quantized | None:
         return None
     if producer.op_type == "Cast":
         source = constant_of(producer.inputs[0])
-        rounded = isinstance(source, np.ndarray) and value.dtype in _MANTISSA
-        return np.asarray(source.astype(value.dtype.numpy()), np.float64) if rounded else None  # type: ignore[union-attr]
+        dtype = ir.DataType(producer.attributes["to"].as_int())
+        if not isinstance(source, np.ndarray) or dtype not in _MANTISSA:
+            return None
+        return np.asarray(source.astype(dtype.numpy()), np.float64)
     if producer.op_type == "DequantizeLinear":
         whole, scale, *rest = (constant_of(held) for held in producer.inputs)
         if not isinstance(whole, np.ndarray) or not isinstance(scale, np.ndarray):

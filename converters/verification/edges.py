@@ -96,8 +96,9 @@ def _checks(
         assert frame.logits is not None
         window = subject.bundle.manifest.grid(trunk).window
         actual = np.asarray(assembled_at(logits, window, frame.case.phase, frame.case.window), np.float32)
-        difference = float(np.abs(actual - frame.logits).max()) / scale
-        errors.append((difference if np.isfinite(difference) else float("inf"), frame, actual))
+        finite = bool(np.isfinite(actual).all())
+        difference = float(np.abs(actual - frame.logits).max()) / scale if finite else float("inf")
+        errors.append((difference, frame, actual))
         outputs = ((output_error(held.output, logits[phase], kind), frame) for phase, held in found.items())
         wrong.append(max(outputs, key=lambda pair: pair[0]))
     worst = max(errors, key=lambda held: held[0])

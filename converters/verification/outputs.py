@@ -32,6 +32,7 @@ def output_error(output: NDArray[np.generic], logits: NDArray[np.float32], kind:
         return float("inf")
     if kind is OutputKind.LABELS:
         return float((output != expected).mean())
-    scale = float(np.abs(np.asarray(expected, np.float32)).max()) or 1.0
-    error = float(np.abs(np.asarray(output, np.float32) - np.asarray(expected, np.float32)).max()) / scale
-    return error if np.isfinite(error) else float("inf")
+    given, wanted = np.asarray(output, np.float32), np.asarray(expected, np.float32)
+    if not (np.isfinite(given).all() and np.isfinite(wanted).all()):
+        return float("inf")
+    return float(np.abs(given - wanted).max()) / (float(np.abs(wanted).max()) or 1.0)

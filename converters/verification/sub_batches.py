@@ -391,7 +391,7 @@ class _Proof:
 
 
 def _error(actual: NDArray[np.float32], expected: NDArray[np.float32], scale: float) -> float:
-    if not np.isfinite(actual).all():
+    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
         return float("inf")
     return float(np.abs(actual - expected).max()) / scale
 
