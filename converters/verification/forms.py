@@ -92,9 +92,8 @@ class FrameForm:
         return self._known[name]
 
 
-def small_form(bundle: Bundle) -> FrameForm | str:
-    """The smallest form that every fp32 graph has; the reason where there is none."""
-    reason = "its frame is too large"
+def small_forms(bundle: Bundle) -> Iterator[FrameForm | ResizingError]:
+    """Forms that every fp32 graph has, the smallest first, or what keeps a graph from having one."""
     for form in _candidates(bundle):
         try:
             form.model()
@@ -102,10 +101,9 @@ def small_form(bundle: Bundle) -> FrameForm | str:
             for trunk in bundle.manifest.trunks:
                 form.trunk(trunk, Precision.FP32)
         except ResizingError as error:
-            reason = str(error)
-            continue
-        return form
-    return reason
+            yield error
+        else:
+            yield form
 
 
 def _candidates(bundle: Bundle) -> Iterator[FrameForm]:
@@ -114,7 +112,7 @@ def _candidates(bundle: Bundle) -> Iterator[FrameForm]:
     missing = frame.padded_size[0] - frame.size[0], frame.padded_size[1] - frame.size[1]
     for scale in (1, 2, 4):
         rows = min(height, h * max(scale, -(-_SMALLEST[0] // h)))
-        columns = min(width, w * max(2 * scale, -(-_SMALLEST[1] // w)))
+        columns = min(width, w * max(scale, -(-_SMALLEST[1] // w)))
         size = rows - missing[0], columns - missing[1]
         if min(size) > 0 and rows * columns <= _MOST_PIXELS:
             yield FrameForm(bundle, size, (rows, columns))

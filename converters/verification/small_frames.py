@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from converters.verification.forms import small_form
+from converters.verification.forms import FrameForm, small_forms
 from converters.verification.own_errors import own_error_checks
+from converters.verification.resizing import ResizingError
 from converters.verification.runs import attempted
 from converters.verification.sub_batches import SmallFrames, batch_check, phase_checks
 from converters.verification.subject import Subject
@@ -41,17 +42,17 @@ def _question(subject: Subject) -> Question:
 def small_frame_checks(subject: Subject) -> Iterator[Check]:
     """Every phase, offset and sub-batch of every trunk; where that cannot be, one check that says so."""
     question = _question(subject)
-    form = attempted(partial(small_form, subject.bundle))
-    if isinstance(form, str):
-        yield question.not_run(f"the graphs cannot be run on a small frame: {form}; a sample of real frames was")
-        return
-    if isinstance(form, BackendError):
-        yield question.ended(form)
-        return
-    frames = attempted(partial(SmallFrames.of, form))
-    if isinstance(frames, BackendError):
-        yield question.ended(frames)
-        return
-    yield batch_check(subject, frames)
-    yield from phase_checks(subject, frames)
-    yield from own_error_checks(subject, form, frames.planes[0])
+    reason: object = "the frame is too large"
+    for form in small_forms(subject.bundle):
+        # What a network cannot pad may show only when it runs.
+        frames = form if isinstance(form, ResizingError) else attempted(partial(SmallFrames.of, form))
+        if isinstance(frames, SmallFrames):
+            yield batch_check(subject, frames)
+            yield from phase_checks(subject, frames)
+            yield from own_error_checks(subject, frames.form, frames.planes[0])
+            return
+        reason = frames
+        if isinstance(form, FrameForm) and form.own:
+            yield question.ended(BackendError(str(reason)))
+            return
+    yield question.not_run(f"the graphs cannot be run on a small frame: {reason}; a sample of the real frame was")
