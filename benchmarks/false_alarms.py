@@ -2,8 +2,9 @@
 
     python benchmarks/false_alarms.py --count 200 --output build/false-alarms
 
-Networks differ in width, windows, depth, kernels, shortcuts and parameters, frames in size and content. A failure is
-written down with its seed. Numbers of networks already done are kept: a run that is cut off goes on where it was.
+Networks differ in width, windows, depth, kernels, shortcuts and parameters, frames in size and content. Each is
+exported in fp32, fp16 and int8, calibrated on other frames than it is judged on. A failure is written down with its
+seed. Numbers of networks already done are kept: a run that is cut off goes on where it was.
 """
 
 from __future__ import annotations
@@ -76,9 +77,15 @@ def judged(seed: int, directory: Path) -> dict[str, Any]:
     size = tuple(max(1, draw.randint(16, 72) // step) * step + draw.choice((0, 0, 1)) for step in network.multiple)
     frames = (noise_frame((size[0], size[1]), seed), noise_frame((size[0], size[1]), seed + 10_000))
     lowering = draw.choice(tuple(Lowering))
-    settings: dict[str, Any] = {"size": size, "reference_frames": frames}
+    settings: dict[str, Any] = {
+        "size": size,
+        "reference_frames": frames,
+        "precisions": ("fp16", "int8"),
+        "calibration_frames": [noise_frame((size[0], size[1]), seed + place) for place in (20_000, 30_000)],
+    }
+    levels = sorted({1, len(network.merges)}) if seed % 2 else (1,)
     try:
-        bundle = export(network, directory / "bundle", levels=(1,), lowerings=lowering, **settings)
+        bundle = export(network, directory / "bundle", levels=levels, lowerings=lowering, **settings)
     except NetworkError:
         # This lowering does not understand the network; reshapes always do.
         bundle = export(network, directory / "bundle", lowerings="reshape", **settings)
@@ -88,7 +95,12 @@ def judged(seed: int, directory: Path) -> dict[str, Any]:
         "size": size,
         "windows": bundle.manifest.windows,
         "checks": len(checks),
-        "failed": [f"{check.name}: {check.value} of {check.tolerance}" for check in checks if check.failed],
+        "failed": [
+            f"{check.name}, {check.subject}: {check.value} of {check.tolerance}, {check.detail}, {check.location}"
+            for check in checks
+            if check.failed
+        ],
+        "not_run": sorted({f"{check.kind.value}: {check.detail[:60]}" for check in checks if check.value is None}),
     }
 
 

@@ -39,7 +39,7 @@ from converters.rewriting.lowerings import lowered
 from converters.trunks import TrunkPrecisions
 from engines import Bundle, Lowering, Precision
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
-from engines.parity.comparison import label_agreement, relative_error
+from engines.parity.comparison import label_agreement, logit_error
 from engines.parity.tolerances import tolerance_of
 from engines.schedules.phases import PhaseGrid, dispersed
 from smp_deploy.datasets import open_dataset
@@ -120,7 +120,7 @@ def compared(
     pairs, limit = list(zip(actual, expected, strict=True)), tolerance_of(precision).of_ties
     found = [label_agreement(a.argmax(0), e, limit) for a, e in pairs]
     return {
-        "logits_error": max(relative_error(a, e) for a, e in pairs),
+        "logits_error": max(logit_error(a, e) for a, e in pairs),
         "label_agreement": fmean(agreement.agreement for agreement in found),
         "agreement_without_ties": fmean(agreement.agreement_without_ties for agreement in found),
     }

@@ -28,7 +28,7 @@ from converters.networks.sources import ARCHITECTURES, same_directory
 from converters.outputs import channels_of, check_channels, check_meaning
 from converters.palettes import default_classes
 from converters.readme import README_NAME, readme_from_manifest
-from converters.reference import noise_frame, reference_case, write_reference
+from converters.reference import digest_of_parameters, noise_frame, reference_case, write_edges, write_reference
 from converters.rewriting.lowerings.base import LoweredNetwork
 from converters.rewriting.proof import noise_case
 from converters.trunks import TrunkPrecisions, TrunkWriter, proven_trunks, write_trunks
@@ -40,6 +40,7 @@ from engines.bundle.manifest import (
     SCHEMA_VERSION,
     CalibrationRecord,
     ClassRecord,
+    EdgeRecord,
     InputRecord,
     Manifest,
     NetworkRecord,
@@ -197,13 +198,15 @@ class _Export:
                 f"the network has weights in {' and '.join(halves)}: all is computed in fp32 with their values"
             )
         forms = self._forms(traced_network(working_copy(network)), origin)
+        origin = msgspec.structs.replace(origin, parameters_sha256=digest_of_parameters(network))
         ranges = self._ranges(forms)
         with SharedWeights(self.stage / _WEIGHTS) as weights:
             planes = self._write_surroundings(forms, weights)
             trunks = self._write_trunks(forms, ranges, weights, planes)
         self.on_step("computing reference outputs in PyTorch")
         reference = write_reference(self.stage, forms.network, forms.frame, self.request.reference_frames)
-        manifest = self._manifest(forms, origin, trunks, reference, ranges)
+        edges = write_edges(self.stage, forms.network, forms.frame)
+        manifest = self._manifest(forms, origin, trunks, reference, edges, ranges)
         (self.stage / README_NAME).write_text(readme_from_manifest(manifest), encoding="utf-8")
         manifest = msgspec.structs.replace(manifest, files=_records_of(self.stage))
         (self.stage / MANIFEST_NAME).write_bytes(json_from_manifest(manifest))
@@ -303,6 +306,7 @@ class _Export:
         origin: NetworkRecord,
         trunks: list[TrunkRecord],
         reference: list[ReferenceRecord],
+        edges: EdgeRecord | None,
         ranges: dict[str, float],
     ) -> Manifest:
         """All but the files' hashes."""
@@ -323,6 +327,7 @@ class _Export:
             keep_fp32={precision: list(patterns) for precision, patterns in request.keep_fp32.items() if patterns},
             calibration=None if request.calibration is None else _calibration_record(request.calibration, ranges),
             reference=reference,
+            edges=edges,
             opset=request.opset,
             tools=installed_versions(_TOOLS),
             files={},

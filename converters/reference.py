@@ -7,6 +7,7 @@ inference): no rewrite of this package takes part, so that a case checks them al
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from collections.abc import Sequence
@@ -24,12 +25,17 @@ from converters.analysis.network import TracedNetwork
 from converters.analysis.received import logits_of
 from converters.graphs.stages import Normalization, Prepare
 from converters.pooling import Offset, Window, pinned_offsets
-from engines.bundle.manifest import InputRecord, ReferenceRecord
+from engines.bundle.edges import EdgeFrame, edge_frame
+from engines.bundle.manifest import EdgeRecord, InputRecord, ReferenceRecord
 from engines.errors import LayoutError, NetworkError
 from engines.schedules.phases import Phase, PhaseGrid, Size
 
 _FEWEST_PIXELS = 8192
 """Of a reference phase. One label that differs is then above the tolerance of fp32, 99.99%."""
+
+
+_FEWEST_EDGE_PIXELS = 256
+"""Of a phase of a generated frame: they are many, and their logits are compared, not their labels."""
 
 
 def noise_frame(size: Size, seed: int) -> NDArray[np.uint8]:
@@ -103,10 +109,48 @@ def reference_case(network: TracedNetwork, frame: InputRecord, image: NDArray[np
     return ReferenceCase(window, phase, logits)
 
 
-def reference_levels(size: Size, windows: Sequence[Window], most: int) -> int:
-    """How many levels to shrink: as many as leave the phase enough pixels for a meaningful comparison."""
-    levels = 0
-    while levels < most and math.prod(size) // math.prod(total_window(windows[: levels + 1])) >= _FEWEST_PIXELS:
+def write_edges(stage: Path, network: TracedNetwork, frame: InputRecord) -> EdgeRecord | None:
+    """Write PyTorch's logits of one phase of each generated frame beside the reference cases.
+
+    One for which they are not finite is left out; ``None`` where none is.
+    """
+    levels = reference_levels(frame.padded_size, network.windows, network.most_levels, _FEWEST_EDGE_PIXELS)
+    window = total_window(network.windows[:levels])
+    grid = PhaseGrid(frame.size, frame.padded_size, window, (0, 0, 0, 0))
+    normalization = Normalization(frame.mean, frame.std)
+    phases = {kind: reference_phase(window, case) for case, kind in enumerate(EdgeFrame)}
+    computed = {
+        kind: phase_logits(network, edge_frame(kind, frame.size), grid, phase, normalization)
+        for kind, phase in phases.items()
+    }
+    finite = [kind for kind, logits in computed.items() if np.isfinite(logits).all()]
+    if not finite:
+        return None
+    record = EdgeRecord(
+        frames=finite, window=window, phases=[phases[kind] for kind in finite], logits="reference/edges.npy"
+    )
+    _write_array(stage / record.logits, np.stack([computed[kind] for kind in finite]))
+    return record
+
+
+def digest_of_parameters(network: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers: name, shape and values as float64, in the order of their names.
+
+    How often statistics were updated is no part of what is computed, and is left out.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        if name.endswith("num_batches_tracked"):
+            continue
+        values = np.ascontiguousarray(tensor.detach().cpu().double().numpy(), "<f8")
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode() + values.tobytes())
+    return digest.hexdigest()
+
+
+def reference_levels(size: Size, windows: Sequence[Window], most: int, fewest: int | None = None) -> int:
+    """How many levels to shrink: as many as leave the phase ``fewest`` pixels, enough for a meaningful comparison."""
+    levels, fewest = 0, _FEWEST_PIXELS if fewest is None else fewest
+    while levels < most and math.prod(size) // math.prod(total_window(windows[: levels + 1])) >= fewest:
         levels += 1
     return levels
 

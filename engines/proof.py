@@ -31,9 +31,17 @@ from engines.bundle.records import (
 )
 from engines.errors import BundleError, MachineError, WorkFailed
 from engines.parity.checks import Question
-from engines.parity.comparison import label_agreement, relative_error, share_of_ties, softmax
+from engines.parity.comparison import (
+    label_agreement,
+    logit_error,
+    relative_error,
+    share_of_ties,
+    softmax,
+    ties,
+    undecided,
+)
 from engines.parity.metrics import by_phase, shift_of_labels
-from engines.parity.tolerances import TOLERANCES, tolerance_of
+from engines.parity.tolerances import INT8_MARGIN, MOST_UNDECIDED, TOLERANCES, tolerance_of
 from engines.parity.validation import OnCheck, validation_from_checks
 from engines.planning.choice import session_schedule
 from engines.schedules.schedule import Precision, Schedule, named
@@ -306,9 +314,11 @@ class _Proof:
             elif question.quantity is Quantity.ROUNDING and self.bundle.manifest.outputs is not OutputKind.LOGITS:
                 yield question.not_run("logits tell TF32 from fp32, and this bundle does not give them")
             else:
+                given = np.asarray(actual, np.float32)
                 probabilities = question.quantity is Quantity.PROBABILITY_ERROR
-                wanted = softmax(expected) if probabilities else expected
-                yield question.measured(relative_error(np.asarray(actual, np.float32), wanted))
+                yield question.measured(
+                    relative_error(given, softmax(expected)) if probabilities else logit_error(given, expected)
+                )
 
     def against(
         self, frames: WholeFrames, index: int, prediction: NDArray[Any], logits: NDArray[np.float32]
@@ -328,7 +338,8 @@ class _Proof:
             precision=self.precision,
         )
         if kind is not OutputKind.LABELS:
-            yield replace(question, quantity=_ERRORS[kind]).measured(relative_error(prediction, known))
+            of = logit_error if kind is OutputKind.LOGITS else relative_error
+            yield replace(question, quantity=_ERRORS[kind]).measured(of(prediction, known))
             prediction, known = prediction.argmax(0), known.argmax(0)
         forgiven = min(share_of_ties(logits, 2 * tolerance.of_ties), 2 * tolerance.ties)
         lowest = 1 - 2 * (1 - tolerance.label_agreement) - forgiven
@@ -340,6 +351,8 @@ class _Proof:
         labels, right = actual if actual.ndim == 2 else np.nan_to_num(actual).argmax(0), expected.argmax(0)
         agreement = label_agreement(labels, expected, self.tolerance.of_ties)
         check = question.measured(agreement.judged(self.tolerance), str(agreement))
+        if check.failed and self.precision is Precision.INT8:
+            check = self._of_decided(question, labels, expected)
         if check.failed:
             return check.located(_location(self.bundle, labels, right, self.backend))
         dead = float(np.bincount(right.ravel()).max() / right.size)
@@ -349,6 +362,20 @@ class _Proof:
                 "bundle with frames that show several classes"
             )
         return check
+
+    def _of_decided(self, question: Question, labels: NDArray[Any], expected: NDArray[np.float32]) -> Check:
+        """In int8: at the pixels whose best two classes it can be expected to tell apart."""
+        unclear = undecided(expected, INT8_MARGIN / 2)
+        wrong = (labels != expected.argmax(0)) & ~ties(labels, expected, INT8_MARGIN / 2)
+        share, clear = float(unclear.mean()), max(int((~unclear).sum()), 1)
+        decided = 1 - min(1.0, float(wrong.sum()) / clear)
+        check = question.measured(decided, f"without {share:.1%} of the pixels, whose best two classes are close")
+        if check.failed or share <= MOST_UNDECIDED:
+            return check
+        return question.not_run(
+            f"PyTorch's best two classes are close at {share:.1%} of the pixels, as in a network that is not "
+            f"trained; of the others {decided:.4%} have the same label"
+        )
 
 
 def _location(bundle: Bundle, actual: NDArray[Any], expected: NDArray[Any], backend: Backend) -> str:

@@ -19,6 +19,8 @@ from engines.errors import BackendError
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
+_WIDER = {ir.DataType.FLOAT, ir.DataType.DOUBLE}
+
 _LAYOUT = {
     *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Pad", "Relu", "Reshape", "Slice", "Split"),
     *("Squeeze", "Transpose", "Unsqueeze"),
@@ -38,11 +40,11 @@ product (float[n] a, float[n] b) => (float[n] c) <float16[n] half_a, float16[n] 
 
 
 def write_rounding(model: ir.Model) -> None:
-    """Round what arithmetic gives in float16, in place; a graph without it stays as it is.
+    """Round what arithmetic gives in float16, and what is cast to it, in place; a graph without it stays as it is.
 
     Raises :class:`BackendError` where this ONNX Runtime drops the rounding all the same.
     """
-    values = [value for value in arithmetic_results(model) if value.dtype is ir.DataType.FLOAT16]
+    values = [value for value in (*arithmetic_results(model), *_casts(model)) if value.dtype is ir.DataType.FLOAT16]
     if values:
         if reason := rounding_refusal():
             raise BackendError(reason)
@@ -53,6 +55,12 @@ def arithmetic_results(model: ir.Model) -> list[ir.Value]:
     """All float tensors that may be larger than those they are made from, in the order of the graph."""
     nodes = (node for node in model.graph if node.op_type not in _LAYOUT)
     return [value for node in nodes for value in node.outputs if value.dtype in _FLOATS]
+
+
+def _casts(model: ir.Model) -> list[ir.Value]:
+    """What comes from a wider type: ONNX Runtime drops such a cast together with the one behind it, too."""
+    casts = (node for node in model.graph if node.op_type == "Cast")
+    return [cast.outputs[0] for cast in casts if cast.inputs[0] is not None and cast.inputs[0].dtype in _WIDER]
 
 
 def half_product() -> ir.Model:

@@ -32,10 +32,10 @@ from converters.reproductions.pieces import (
     piece_of,
     smallest_piece,
 )
-from converters.verification.chain import EXACT, expected_output
+from converters.verification.chain import EXACT
 from converters.verification.layers import Placed, placed
+from converters.verification.outputs import expected_output
 from converters.verification.probes import ProbedGraph, planes_of, probed
-from converters.verification.runs import TrunkRun
 from converters.verification.subject import Frame, Subject
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.bundle.manifest import OutputKind, TrunkRecord
@@ -55,7 +55,7 @@ class Graph:
     ) -> None:
         """``trunk`` is ``None`` for ``model.onnx``, which takes whole frames. Raises :class:`BackendError`."""
         bundle, manifest = subject.bundle, subject.bundle.manifest
-        self.precision, self._windows, self._size = precision, manifest.windows, manifest.input.padded_size
+        self._kind, self._windows, self._size = manifest.outputs, manifest.windows, manifest.input.padded_size
         self._phase = (0, 0) if trunk is None else phase
         self._outermost = trunk is not None and trunk.lowering is Lowering.STRIDED
         self.file = manifest.model if trunk is None else bundle.trunk_graph(trunk, precision)
@@ -98,6 +98,11 @@ class Graph:
             order = (3, 5, 0, 1, 2, 4) if self._outermost else (0, 3, 5, 1, 2, 4)
             grown = cut.transpose(order).reshape(batch * h * w, channels, i // h, j // w)
         return grown if grown.shape == held.shape else None
+
+    @property
+    def logits(self) -> str:
+        """The tensor that labels or probabilities are made from."""
+        return self._graph.logits(self._kind.value)
 
     @property
     def comparable(self) -> dict[str, str]:
@@ -145,19 +150,19 @@ def piece_of_output(
     kind = subject.bundle.manifest.outputs
     if kind is OutputKind.LOGITS:
         return None
-    with TrunkRun(subject.bundle, trunk, precision) as run:
-        planes = planes_of(subject.bundle, frame.image)
-        raw, result = run.raw(planes, [phase]), run.at(planes, phase)
-        logits, output = run.logits, run.output
-    if result.logits is None:
+    graph = Graph(subject, trunk, precision, frame, phase)
+    logits = graph.logits
+    put = graph.placed(logits)
+    if put is None or put.window != subject.bundle.manifest.grid(trunk).window:
         return None
-    model = ProbedGraph(subject.bundle.file(subject.bundle.trunk_graph(trunk, precision)), precision).model
-    values = ir.convenience.create_value_mapping(model.graph)
+    values = ir.convenience.create_value_mapping(graph.model.graph)
     made = values[logits]
-    given = {logits: raw[0].astype(np.float32 if made.dtype is None else made.dtype.numpy())}
-    expected = np.asarray(expected_output(result.logits, kind)[None], np.float32)
+    given = {logits: graph.values[logits].astype(np.float32 if made.dtype is None else made.dtype.numpy())}
+    expected = np.asarray(expected_output(put.values, kind)[None], np.float32)
     bound = 0.0 if kind is OutputKind.LABELS else EXACT
-    piece = piece_of(model, precision, given, values[output], expected, bound, lambda piece, weights: piece.expected)
+    piece = piece_of(
+        graph.model, precision, given, values[kind.value], expected, bound, lambda piece, weights: piece.expected
+    )
     return piece if piece.fails else None
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from converters.verification.agreements import ComparedLabels, agreement_of, compared_labels
 from converters.verification.chain import frame_checks, other_trunk_checks, unrunnable_checks, whole_checks
+from converters.verification.constants import constant_checks
+from converters.verification.edges import edge_checks
 from converters.verification.engine_hops import engine_checks
 from converters.verification.findings import Findings
 from converters.verification.inputs import input_checks
@@ -18,9 +20,11 @@ from converters.verification.labels import label_checks
 from converters.verification.layouts import layout_checks
 from converters.verification.locating import layer_errors
 from converters.verification.magnitudes import Magnitudes, largest_magnitudes, magnitude_checks, magnitudes_of
+from converters.verification.origins import origin_checks
 from converters.verification.precisions import precision_checks
 from converters.verification.runs import Ran
-from converters.verification.sub_batches import sub_batch_checks
+from converters.verification.small_frames import left_out, small_frame_checks
+from converters.verification.sub_batches import Sampled, real_frame_checks, sampled_phases
 from converters.verification.subject import IGNORED, Frame, Subject, reference_frames
 from converters.verification.walking import walked_frames
 from engines.bundle.records import Check
@@ -37,11 +41,14 @@ def checks_of(subject: Subject) -> Generator[Check, None, Findings]:
     """
     manifest = subject.bundle.manifest
     yield from layout_checks(subject)
+    yield from origin_checks(subject)
     yield from input_checks(subject)
     yield from precision_checks(subject)
+    yield from constant_checks(subject)
 
     yield from unrunnable_checks(subject)
     first: Ran | None = None
+    sampled: Sampled | None = None
     broken: dict[Precision, BackendError] = {}
     magnitudes_by_frame: list[Magnitudes] = []
     compared: list[ComparedLabels] = []
@@ -49,7 +56,8 @@ def checks_of(subject: Subject) -> Generator[Check, None, Findings]:
     outputs: dict[str, list[dict[str, NDArray[np.generic]]]] = {}
     for walked in walked_frames(subject):
         yield from frame_checks(subject, walked)
-        first = walked.exact if first is None else first
+        if first is None:
+            first, sampled = walked.exact, walked.sampled(sampled_phases(walked.grid, subject.rotation))
         broken = walked.broken | broken
         magnitudes_by_frame.append(magnitudes_of(walked.results))
         compared += compared_labels(subject, walked)
@@ -72,7 +80,13 @@ def checks_of(subject: Subject) -> Generator[Check, None, Findings]:
         if any(labels.precision is precision for labels in compared)
     }
     yield from label_checks(subject, compared, agreements, broken)
-    yield from sub_batch_checks(subject)
+    if sampled is not None:
+        yield from real_frame_checks(subject, sampled)
+    if subject.quick:
+        yield left_out(subject)
+    else:
+        yield from edge_checks(subject)
+        yield from small_frame_checks(subject)
     yield from engine_checks(subject)
     return Findings(
         manifest.grid(manifest.trunk()).window,

@@ -14,8 +14,9 @@ from converters.verification.runs import Results, logits_of, merged
 from converters.verification.subject import IGNORED, Frame, Subject
 from converters.verification.walking import WalkedFrame
 from engines.bundle.manifest import OutputKind
-from engines.parity.comparison import LabelAgreement, ties
+from engines.parity.comparison import LabelAgreement, largest_logit, ties, undecided
 from engines.parity.metrics import by_phase, confusion_counts, near_boundaries
+from engines.parity.tolerances import INT8_MARGIN
 from engines.schedules.phases import Phase, PhaseGrid, Size
 from engines.schedules.schedule import Precision
 
@@ -36,6 +37,8 @@ class ComparedLabels:
     """``(H, W)`` in the precision."""
     ties: NDArray[np.bool_]
     """``(H, W)``: where either label would be right."""
+    undecided: NDArray[np.bool_]
+    """``(H, W)``: where int8 cannot be expected to tell the best two classes apart; nowhere in other precisions."""
     by_phase: NDArray[np.float64] | None
     """Share of differing pixels at every phase; ``None`` where these are not all pixels."""
     error_by_phase: NDArray[np.float64] | None
@@ -60,8 +63,12 @@ def _compared(subject: Subject, walked: WalkedFrame, precision: Precision) -> Co
     expected = expected_logits.argmax(0)
     actual = _own_labels(subject, grid, results)[here] if _gives_labels(subject) else actual_logits.argmax(0)
     agreement = errors = None
+    scale, margin = largest_logit(expected_logits) or 1.0, subject.tolerance(precision).of_ties
+    if precision is Precision.INT8:
+        # Two logits part by up to twice as much as each moves; a fault must not excuse itself by how large it is.
+        moved = float(np.sqrt(np.mean(np.square(actual_logits - expected_logits, dtype=np.float64))))
+        margin = min(2 * moved / scale, INT8_MARGIN / 2) if np.isfinite(moved) else 0.0
     if lattice.whole:
-        scale = float(np.abs(expected_logits).max()) or 1.0
         agreement = by_phase(actual != expected, grid.window)
         errors = by_phase(np.abs(actual_logits - expected_logits).max(0) / scale, grid.window)
     return ComparedLabels(
@@ -70,7 +77,8 @@ def _compared(subject: Subject, walked: WalkedFrame, precision: Precision) -> Co
         walked.frame.image[lattice.rows, lattice.columns],
         expected,
         actual,
-        ties(actual, expected_logits, subject.tolerance(precision).of_ties),
+        ties(actual, expected_logits, margin),
+        undecided(expected_logits, margin if precision is Precision.INT8 else 0.0),
         agreement,
         errors,
     )
@@ -93,6 +101,8 @@ class Agreement:
     differing: int
     ties: int
     """Of the differing pixels."""
+    undecided: int
+    """Pixels whose best two classes int8 cannot be expected to tell apart."""
     near: int
     near_differing: int
     confusion: NDArray[np.int64]
@@ -109,18 +119,25 @@ class Agreement:
         """Of all pixels, of which there are some."""
         return LabelAgreement(1 - self.differing / self.pixels, 1 - (self.differing - self.ties) / self.pixels)
 
+    @property
+    def decided(self) -> float:
+        """Share of pixels with the same label among those whose best two classes can be told apart."""
+        clear = self.pixels - self.undecided
+        return 1 - min(1.0, (self.differing - self.ties) / clear) if clear else 1.0
+
 
 def agreement_of(subject: Subject, compared: Iterable[ComparedLabels]) -> Agreement:
     """Sum the labels of one precision over the frames that are judged."""
     held, classes = list(compared), len(subject.bundle.manifest.classes)
     counted = [labels for labels in held if any(labels.frame is judged for judged in subject.judged)]
-    pixels = differing = tied = near = near_differing = 0
+    pixels = differing = tied = unclear = near = near_differing = 0
     confusion, judged = np.zeros((classes, classes), np.int64), dict[str, NDArray[np.int64]]()
     for labels in counted:
         differs, edges = labels.actual != labels.expected, near_boundaries(labels.expected)
         pixels += labels.actual.size
         differing += int(differs.sum())
         tied += int((differs & labels.ties).sum())
+        unclear += int(labels.undecided.sum())
         near += int(edges.sum())
         near_differing += int((differs & edges).sum())
         actual = _known(labels.actual, classes)
@@ -134,6 +151,7 @@ def agreement_of(subject: Subject, compared: Iterable[ComparedLabels]) -> Agreem
         pixels,
         differing,
         tied,
+        unclear,
         near,
         near_differing,
         confusion,

@@ -2,7 +2,7 @@
 
 The default trunk is walked over all frames (:mod:`converters.verification.walking`). Trunks of other levels and
 lowerings are run at the phase that PyTorch computed for the first frame, or at up to 16 of the phases that it consists
-of; the whole graph is run on the first frame.
+of, others every day; the whole graph is run on the first frame.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from converters.graphs.stages import Normalization
 from converters.reference import phase_logits
 from converters.verification import locating
+from converters.verification.outputs import OUTPUT_QUANTITIES, expected_output, output_error
 from converters.verification.probes import planes_of
 from converters.verification.runs import (
     Ran,
@@ -32,10 +33,10 @@ from converters.verification.runs import (
 from converters.verification.subject import Frame, Subject, refusal, runnable
 from converters.verification.walking import WalkedFrame
 from engines.bundle.manifest import OutputKind, TrunkRecord
-from engines.bundle.records import Check, Kind, Quantity
+from engines.bundle.records import Check, Kind
 from engines.errors import BackendError
 from engines.parity.checks import Question
-from engines.parity.comparison import assembled_at, phases_at, relative_error, softmax
+from engines.parity.comparison import assembled_at, largest_logit, logit_error, phases_at
 from engines.schedules.phases import Phase, PhaseGrid
 from engines.schedules.schedule import Precision
 
@@ -66,11 +67,32 @@ def frame_checks(subject: Subject, walked: WalkedFrame) -> Iterator[Check]:
     if frame.logits is not None:
         yield _torch_hop(subject, trunk, frame, walked.exact, PYTORCH)
     if subject.network is not None:
-        yield _torch_hop(subject, trunk, _computed(subject, frame), walked.exact, f"{PYTORCH}, run anew")
+        anew = computed_anew(subject, frame)
+        yield from stored_checks(subject, frame, anew)
+        yield _torch_hop(subject, trunk, anew, walked.exact, f"{PYTORCH}, run anew")
     for precision, results in walked.ran.items():
         yield _output_check(subject, trunk, precision, frame, results)
         if precision is not Precision.FP32:
             yield _precision_hop(subject, trunk, precision, frame, walked.exact, results)
+
+
+def stored_checks(subject: Subject, frame: Frame, anew: Frame) -> Iterator[Check]:
+    """The logits that the bundle holds against those of the network: they may have been made from faulty graphs."""
+    if frame.case is None or frame.logits is None or anew.logits is None:
+        return
+    name, bound = frame.case.logits, subject.tolerance(Precision.FP32)
+    question = Question.of_hop(
+        f"{PYTORCH}, run anew",
+        name,
+        f"{frame.name}, phase {frame.case.phase}",
+        bound.of_logits(largest_logit(anew.logits)),
+        graph=name,
+    )
+    if anew.logits.shape != frame.logits.shape:
+        yield question.misshapen(frame.logits.shape, anew.logits.shape)
+        return
+    check = question.measured(logit_error(frame.logits, anew.logits))
+    yield check.located(f"{name}: not what the network computes for it") if check.failed else check
 
 
 def whole_checks(subject: Subject, exact: Ran) -> Iterator[Check]:
@@ -88,7 +110,11 @@ def whole_checks(subject: Subject, exact: Ran) -> Iterator[Check]:
         for question in (of_whole, of_merge):
             yield question.ended(whole)
         return
-    tolerance = bound.of_logits(float(np.abs(whole).max()))
+    wanted = (len(manifest.classes), *manifest.input.size)
+    if whole.shape != wanted:
+        yield from (question.misshapen(whole.shape, wanted) for question in (of_whole, of_merge))
+        return
+    tolerance = bound.of_logits(largest_logit(whole))
     if frame.case is not None and frame.logits is not None:
         (row, column), (h, w) = frame.case.phase, frame.case.window
         actual = whole[:, row::h, column::w]
@@ -96,7 +122,7 @@ def whole_checks(subject: Subject, exact: Ran) -> Iterator[Check]:
         expected = frame.logits[:, : actual.shape[1], : actual.shape[2]]
         where = f"{frame.name}, phase {frame.case.phase}"
         question = Question.of_hop(PYTORCH, graph, where, tolerance, graph=graph)
-        check = question.measured(relative_error(actual, expected))
+        check = question.measured(logit_error(actual, expected))
         yield _located(check, locating.in_model, subject, trunk, frame, whole)
     if isinstance(exact, BackendError):
         yield of_merge.ended(exact)
@@ -105,7 +131,7 @@ def whole_checks(subject: Subject, exact: Ran) -> Iterator[Check]:
         yield of_merge.not_run("the split batches have another order")
         return
     phases = merged(manifest.grid(trunk), logits_of(exact))
-    check = of_merge.held_to(tolerance).measured(relative_error(phases, whole))
+    check = of_merge.held_to(tolerance).measured(logit_error(phases, whole))
     yield _located(check, locating.in_merge, subject, trunk, frame, phases, whole)
 
 
@@ -121,8 +147,10 @@ def other_trunk_checks(subject: Subject) -> Iterator[Check]:
             continue
         grid = subject.bundle.manifest.grid(trunk)
         shared = set(phases_at(grid.window, frame.case.phase, frame.case.window))
-        # The walk is dispersed, so its first ones lie far from each other.
-        phases = [phases[0] for phases in grid.sub_batches(1) if phases[0] in shared][:_MOST_PHASES]
+        # The walk is dispersed, so those that follow each other lie far from each other; others every day.
+        walk = [phases[0] for phases in grid.sub_batches(1) if phases[0] in shared]
+        start = subject.rotation * _MOST_PHASES % len(walk)
+        phases = [*walk[start:], *walk[:start]][:_MOST_PHASES]
         exact: Ran = {}
         for precision in runnable(trunk):
             results = _ran_alone(subject, trunk, precision, planes, phases)
@@ -160,7 +188,7 @@ def _torch_hop(subject: Subject, trunk: TrunkRecord, frame: Frame, results: Ran,
     assert frame.logits is not None
     tolerance, window = subject.tolerance(Precision.FP32), subject.bundle.manifest.grid(trunk).window
     graph, where = trunk.graphs[Precision.FP32], f"{frame.name}, phase {frame.case.phase}"
-    bound = tolerance.of_logits(float(np.abs(frame.logits).max()))
+    bound = tolerance.of_logits(largest_logit(frame.logits))
     question = Question.of_hop(source, graph, where, bound, graph=graph)
     if isinstance(results, BackendError):
         return question.ended(results)
@@ -168,7 +196,7 @@ def _torch_hop(subject: Subject, trunk: TrunkRecord, frame: Frame, results: Ran,
     if len(logits) < len(results):
         return question.not_run(_OTHER_ORDER)
     actual, expected = _at_common_pixels(logits, window, frame)
-    check = question.measured(relative_error(actual, expected))
+    check = question.measured(logit_error(actual, expected))
     return _located(check, locating.in_trunk, subject, trunk, frame, actual)
 
 
@@ -187,7 +215,8 @@ def _at_common_pixels(
     expected = [
         frame.logits[:, (r - row) // h :: window[0] // h, (c - column) // w :: window[1] // w] for r, c in known
     ]
-    return np.stack([logits[phase] for phase in known]), np.stack(expected)
+    # Side by side: the classes stay the first axis.
+    return np.concatenate([logits[phase] for phase in known], 1), np.concatenate(expected, 1)
 
 
 def _output_check(subject: Subject, trunk: TrunkRecord, precision: Precision, frame: Frame, results: Ran) -> Check:
@@ -198,7 +227,7 @@ def _output_check(subject: Subject, trunk: TrunkRecord, precision: Precision, fr
         kind=Kind.LAYOUT,
         name=f"logits -> {kind.value} of {graph}",
         subject=f"{frame.name}, {_count_of(results)}",
-        quantity=_OUTPUT_QUANTITIES[kind],
+        quantity=OUTPUT_QUANTITIES[kind],
         tolerance=0 if labels else EXACT,
         graph=graph,
         precision=precision,
@@ -207,25 +236,16 @@ def _output_check(subject: Subject, trunk: TrunkRecord, precision: Precision, fr
         return question.ended(results)
     worst, at = 0.0, ""
     for phase, result in results.items():
+        if result.misshapen:
+            return question.broke(result.misshapen).located(f"{graph}: its output has another shape")
         if result.logits is None:
             return question.not_run(_OTHER_ORDER)
-        expected = expected_output(result.logits, kind)
-        if labels:
-            error = float((result.output != expected).mean())
-        else:
-            error = relative_error(np.asarray(result.output, np.float32), np.asarray(expected, np.float32))
+        error = output_error(result.output, result.logits, kind)
         if not error <= worst:
-            worst = error
+            worst, expected = error, expected_output(result.logits, kind)
             at = f"phase {phase} of {graph}" + locating.in_output(subject, trunk, result.output, expected)
     check = question.measured(worst)
     return check.located(at) if check.failed else check
-
-
-_OUTPUT_QUANTITIES = {
-    OutputKind.LABELS: Quantity.WRONG_LABELS,
-    OutputKind.LOGITS: Quantity.LOGIT_ERROR,
-    OutputKind.PROBABILITIES: Quantity.PROBABILITY_ERROR,
-}
 
 
 def _precision_hop(
@@ -242,7 +262,7 @@ def _precision_hop(
         expected = exact[phase].logits
         if result.logits is None or expected is None:
             return question.not_run(_OTHER_ORDER)
-        scale = max(scale, float(np.abs(expected).max()))
+        scale = max(scale, largest_logit(expected))
         error = float(np.abs(result.logits - expected).max())
         worst = max(worst, error if np.isfinite(error) else float("inf"))
     check = question.held_to(subject.tolerance(precision).of_logits(scale)).measured(worst / (scale or 1))
@@ -254,7 +274,7 @@ def _precision_question(subject: Subject, trunk: TrunkRecord, precision: Precisi
     return Question.of_hop(source, target, where, tolerance.logits, graph=target, precision=precision)
 
 
-def _computed(subject: Subject, frame: Frame) -> Frame:
+def computed_anew(subject: Subject, frame: Frame) -> Frame:
     """The frame with logits of one phase that PyTorch computes now."""
     manifest, traced = subject.bundle.manifest, subject.traced
     assert traced is not None
@@ -263,15 +283,6 @@ def _computed(subject: Subject, frame: Frame) -> Frame:
     normalization = Normalization(manifest.input.mean, manifest.input.std)
     logits = phase_logits(traced, frame.image, grid, like.phase, normalization)
     return Frame(frame.name, frame.image, case=like, logits=logits)
-
-
-def expected_output(logits: NDArray[np.float32], kind: OutputKind) -> NDArray[np.generic]:
-    """Labels, logits or probabilities of ``(classes, i, j)``."""
-    if kind is OutputKind.LABELS:
-        return np.asarray(logits.argmax(0), np.uint8)
-    if kind is OutputKind.LOGITS:
-        return logits
-    return softmax(logits)
 
 
 def _count_of(results: Ran) -> str:

@@ -8,10 +8,11 @@ import numpy as np
 
 from converters.verification.agreements import Agreement, ComparedLabels
 from converters.verification.subject import Subject, refusal
-from engines.bundle.records import Check, Kind, Quantity
+from engines.bundle.records import Check, Kind, Quantity, Tolerance
 from engines.errors import BackendError
 from engines.parity.checks import Question
 from engines.parity.metrics import ious, shift_of_labels
+from engines.parity.tolerances import MOST_UNDECIDED
 from engines.schedules.schedule import Precision
 
 
@@ -35,9 +36,24 @@ def label_checks(
             continue
         frames = f"{len(subject.judged)} frame{'s' if len(subject.judged) > 1 else ''}, {found.pixels} pixels"
         question = _question(subject, precision, frames, tolerance.label_agreement)
-        check = question.measured(found.shares.judged(tolerance), _words(found))
+        check = _judged(question, found, precision, tolerance)
         yield check.located(_location(subject, precision, compared, found)) if check.failed else check
         yield _mean_iou(subject, precision, found)
+
+
+def _judged(question: Question, found: Agreement, precision: Precision, tolerance: Tolerance) -> Check:
+    """Of all pixels; in int8, where these do not agree, of those whose best two classes it can tell apart."""
+    check = question.measured(found.shares.judged(tolerance), _words(found))
+    if not check.failed or precision is not Precision.INT8:
+        return check
+    share = found.undecided / found.pixels
+    decided = question.measured(found.decided, f"{_words(found)}; without {share:.1%} whose best two classes are close")
+    if decided.failed or share <= MOST_UNDECIDED:
+        return decided
+    return question.not_run(
+        f"the best two classes of {share:.1%} of the pixels are closer than int8 moves them, as in a network that is "
+        f"not trained; of the others {found.decided:.4%} have the same label ({_words(found)})"
+    )
 
 
 def _question(subject: Subject, precision: Precision, where: str, tolerance: float) -> Question:

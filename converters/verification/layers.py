@@ -6,6 +6,7 @@ grid of the frame, so that forms of one network with different schedules and low
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,14 +80,11 @@ def placed(
     """
     if values.ndim != 4 or size[0] % values.shape[2] or size[1] % values.shape[3]:
         return None
-    level = levels_within(windows, (size[0] // values.shape[2], size[1] // values.shape[3]))
-    if level is None:
+    coverage = size[0] // values.shape[2], size[1] // values.shape[3]
+    levels = _levels_held(tuple(windows), coverage, len(values))
+    if levels is None:
         return None
-    inner = next(
-        (n for n in range(level, -1, -1) if math.prod(h * w for h, w in windows[n:level]) == len(values)), None
-    )
-    if inner is None:
-        return None
+    inner, level = levels
     for h, w in reversed(windows[inner:level]):
         batch, channels, i, j = values.shape
         if outermost:
@@ -96,6 +94,18 @@ def placed(
         values = cut.reshape(batch // (h * w), channels, i * h, j * w)
     h, w = total_window(windows[:inner])
     return Placed(values[0], (h, w), (phase[0] % h, phase[1] % w))
+
+
+@functools.lru_cache(maxsize=256)
+def _levels_held(windows: tuple[Size, ...], coverage: Size, batch: int) -> tuple[int, int] | None:
+    """The first and the last level whose windows make up the batch of a tensor, each of whose pixels stands for
+    ``coverage`` of the frame; ``None`` where none do."""
+    level = levels_within(windows, coverage)
+    if level is None:
+        return None
+    held = (n for n in range(level, -1, -1) if math.prod(h * w for h, w in windows[n:level]) == batch)
+    inner = next(held, None)
+    return None if inner is None else (inner, level)
 
 
 def layers_of_trunk(

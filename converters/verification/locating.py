@@ -14,7 +14,7 @@ from converters.verification.runs import attempted
 from converters.verification.subject import Frame, Subject, runnable
 from engines.bundle.manifest import TrunkRecord
 from engines.errors import BackendError
-from engines.parity.comparison import relative_error
+from engines.parity.comparison import logit_error
 from engines.parity.metrics import exchanged_phases, shift_of_labels
 from engines.schedules.phases import Phase
 from engines.schedules.schedule import Precision
@@ -58,7 +58,7 @@ def in_model(subject: Subject, trunk: TrunkRecord, frame: Frame, whole: NDArray[
     (row, column), (h, w) = frame.case.phase, frame.case.window
     for other in ((r, c) for r in range(h) for c in range(w) if (r, c) != (row, column)):
         held = whole[:, other[0] :: h, other[1] :: w]
-        if held.shape == frame.logits.shape and relative_error(held, frame.logits) <= bound:
+        if held.shape == frame.logits.shape and logit_error(held, frame.logits) <= bound:
             return f"{manifest.model}: phase {other} holds what belongs to phase {(row, column)}"
     words = exchanged_phases(whole[:, row::h, column::w], frame.logits, manifest.windows[levels:], bound)
     if words:
@@ -112,6 +112,17 @@ def in_precision(subject: Subject, trunk: TrunkRecord, precision: Precision, fra
         if error is not None and not error <= bound:
             return f"{trunk.graphs[precision]}: {name} (relative error {error:.2g})"
     return f"{trunk.graphs[precision]}: after the last layer"
+
+
+def at_phase(subject: Subject, trunk: TrunkRecord, precision: Precision, phase: Phase) -> str:
+    """The first layer of a trunk that differs at one phase of the first frame: from ``model.onnx``, or in a lower
+    precision from its own fp32 graph."""
+    frame = subject.frames[0]
+    if precision is not Precision.FP32:
+        return in_precision(subject, trunk, precision, frame, phase).partition(": ")[2]
+    suspects = layers_of_trunk(subject, trunk, precision, frame, phase)
+    layer = first_that_differs(suspects, layers_of_model(subject, frame, phase, trunk.levels))
+    return layer or "after the last layer, or on the small frame alone"
 
 
 def in_output(subject: Subject, trunk: TrunkRecord, output: NDArray[np.generic], expected: NDArray[np.generic]) -> str:

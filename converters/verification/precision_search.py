@@ -22,7 +22,7 @@ from engines import Bundle
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.errors import BundleError, InputError
-from engines.parity.comparison import label_agreement, relative_error
+from engines.parity.comparison import label_agreement, logit_error
 from engines.parity.tolerances import LARGEST_FP16, TOLERANCES
 from engines.schedules.phases import dispersed
 from engines.schedules.schedule import Precision
@@ -174,7 +174,7 @@ class _Probe:
         error, agreement = 0.0, 1.0
         outputs = self._outputs(self._converted(kept), self.precision)
         for (actual,), expected in zip(outputs, self._expected, strict=True):
-            error = max(error, relative_error(actual, expected))
+            error = max(error, logit_error(actual, expected, axis=1))
             labels = np.nan_to_num(actual).argmax(1)
             for one, logits in zip(labels, expected, strict=True):
                 agreement = min(agreement, label_agreement(one, logits, tolerance.of_ties).judged(tolerance))

@@ -15,6 +15,7 @@ from converters.graphs.lifetimes import extents_of
 from converters.graphs.rounding import arithmetic_results, write_rounding
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.bundle.bundle import Bundle
+from engines.errors import BackendError
 from engines.schedules.schedule import Precision
 
 
@@ -24,12 +25,13 @@ class ProbedGraph:
     Args:
         path: of the graph, beside its weights.
         precision: of the network in it, which says how ONNX Runtime must run it.
+        model: what to run in place of what the file says, with the file's weights.
     """
 
-    def __init__(self, path: Path, precision: Precision = Precision.FP32) -> None:
+    def __init__(self, path: Path, precision: Precision = Precision.FP32, model: ir.Model | None = None) -> None:
         self.path = path
         self._precision = precision
-        self.model = ir.load(path)
+        self.model = ir.load(path) if model is None else model
 
     @property
     def layer_outputs(self) -> dict[str, str]:
@@ -84,9 +86,7 @@ class ProbedGraph:
 
     def until(self, tensor: str) -> ProbedGraph:
         """The graph up to one of its tensors."""
-        cut = ProbedGraph(self.path, self._precision)
-        cut.model = model_until(self.model, tensor)
-        return cut
+        return ProbedGraph(self.path, self._precision, model_until(self.model, tensor))
 
     def runner(
         self, tensors: Iterable[str] = (), magnitudes: Iterable[str] = (), samples: Mapping[str, Sample] | None = None
@@ -152,9 +152,13 @@ class Sample:
 
 
 def planes_of(bundle: Bundle, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What ``prepare.onnx`` makes of a frame."""
+    """What ``prepare.onnx`` makes of a frame. Raises :class:`BackendError` for planes of another shape."""
     with OnnxRuntimeRunner(bundle.file(bundle.manifest.prepare)) as prepare:
-        return np.asarray(prepare.infer({"frame": image})["planes"], np.float32)
+        planes = np.asarray(prepare.infer({"frame": image})["planes"], np.float32)
+    wanted = (3, *bundle.manifest.grid(bundle.manifest.trunk()).planes_size)
+    if planes.shape != wanted:
+        raise BackendError(f"{bundle.manifest.prepare} gives planes of {planes.shape} where {wanted} are expected")
+    return planes
 
 
 def probed(results: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.float32]:

@@ -60,6 +60,10 @@ class Subject:
     overrides: Mapping[str, float] = field(default_factory=dict)
     network: nn.Module | None = None
     """The network the bundle was exported from."""
+    quick: bool = False
+    """Whether the proofs on generated frames are left out."""
+    rotation: int = 0
+    """Which of the phases are taken where not all can be: another number, others."""
 
     @cached_property
     def traced(self) -> TracedNetwork | None:

@@ -37,6 +37,7 @@ def validate(
     network: nn.Module | None = None,
     frames: Sequence[Frame | NDArray[np.uint8]] = (),
     tolerances: Mapping[str, float] | None = None,
+    quick: bool = False,
     on_check: OnCheck = lambda check: None,
     command: str = "",
     keep: bool = True,
@@ -54,6 +55,8 @@ def validate(
             labels that people gave.
         tolerances: figures of :class:`engines.bundle.records.Tolerance` by name, in place of the table's in every
             precision.
+        quick: leave out the proofs on generated frames, every phase and sub-batch of every trunk among them; the record
+            lists that as not run.
         on_check: called with every check as soon as it is made.
         command: how a person makes this record again, to be written into it.
         keep: write the record, its pictures' arrays and Polygraphy's files into the bundle's ``reports/``.
@@ -76,7 +79,15 @@ def validate(
         _check_polygraphy()
         opened.check_reports()
     given = [_frame(opened, index, frame) for index, frame in enumerate(frames)]
-    subject = Subject(opened, [*reference_frames(opened), *given], tolerances or {}, network)
+    subject = Subject(
+        opened,
+        [*reference_frames(opened), *given],
+        tolerances or {},
+        network,
+        quick=quick,
+        # Other phases every day, where not all are taken.
+        rotation=int(time.time()) // 86400,
+    )
     checks: list[Check] = []
     with pinned_defaults():
         findings = _made(subject, checks, on_check)

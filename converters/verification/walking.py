@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.verification.probes import planes_of
-from converters.verification.runs import Ran, Results, attempted, opened_run, ran
+from converters.verification.runs import Ran, Results, attempted, logits_of, opened_run, ran
+from converters.verification.sub_batches import Sampled
 from converters.verification.subject import Frame, Subject, runnable
 from engines.errors import BackendError
 from engines.parity.comparison import phases_at
@@ -34,6 +35,8 @@ class WalkedFrame:
     grid: PhaseGrid
     ran: dict[Precision, Ran]
     """fp32 first; every precision at the same phases."""
+    planes: NDArray[np.float32] | BackendError
+    """What the frame was prepared to."""
     feed: dict[str, NDArray[np.generic]]
     """Inputs of the trunk for the first of the phases; empty where the frame could not be prepared."""
     counts: bool
@@ -59,6 +62,17 @@ class WalkedFrame:
         """What the trunk gave for :attr:`feed`, a batch of one."""
         return {precision: next(iter(results.values())).output[None] for precision, results in self.results.items()}
 
+    def sampled(self, phases: list[Phase]) -> Sampled | None:
+        """Some of the phases, to be computed in another way as well; ``None`` where the frame could not be prepared."""
+        if isinstance(self.planes, BackendError):
+            return None
+        alone = {}
+        for precision, results in self.results.items():
+            logits = logits_of({phase: results[phase] for phase in phases})
+            if len(logits) == len(phases):
+                alone[precision] = [logits[phase] for phase in phases]
+        return Sampled(self.planes, phases, alone)
+
     @property
     def has_logits(self) -> bool:
         """Whether fp32 ran, and all split batches could be put in place."""
@@ -83,6 +97,7 @@ def walked_frames(subject: Subject) -> Iterator[WalkedFrame]:
                 frame,
                 grid,
                 {precision: ran(run, planes, phases) for precision, run in runs.items()},
+                planes,
                 {} if isinstance(planes, BackendError) else grid.feed(planes, phases[:1]),
                 index == 0 or any(frame is judged for judged in subject.judged),
             )

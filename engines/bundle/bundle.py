@@ -227,6 +227,15 @@ class Bundle:
             npy_from_bytes(self.content(case.logits), "<f4", shape, self.path / case.logits),
         )
 
+    def edge_logits(self) -> NDArray[np.float32]:
+        """PyTorch's logits ``(frames, classes, i, j)`` float32 of the generated frames, as many as there are."""
+        manifest, edges = self.manifest, self.manifest.edges
+        if edges is None:
+            return np.zeros((0, len(manifest.classes), 0, 0), np.float32)
+        (h, w), (height, width) = edges.window, manifest.input.padded_size
+        shape = (len(edges.frames), len(manifest.classes), height // h, width // w)
+        return npy_from_bytes(self.content(edges.logits), "<f4", shape, self.path / edges.logits)
+
     def report(self, name: str, most: int = _LARGEST_REPORT) -> bytes | None:
         """The content of a file in ``reports/``; ``None`` where there is none.
 

@@ -15,11 +15,12 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import msgspec
 
 from engines.bundle.documents import json_of
+from engines.bundle.edges import EdgeFrame
 from engines.errors import BundleError
 from engines.schedules.phases import PhaseGrid
 from engines.schedules.schedule import Lowering, Precision, Schedule
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Raised by every change that an older reader would misunderstand."""
 
 MANIFEST_NAME = "manifest.json"
@@ -86,6 +87,8 @@ class NetworkRecord(_Record, frozen=True):
     """Channels of the stem, for a known architecture."""
     checkpoint_sha256: _Sha256 | None = None
     """Of the checkpoint file, where there was one."""
+    parameters_sha256: _Sha256 | None = None
+    """Of all parameters and buffers, as :func:`converters.reference.digest_of_parameters` reads them."""
 
 
 class InputRecord(_Record, frozen=True):
@@ -145,6 +148,19 @@ class ReferenceRecord(_Record, frozen=True):
     phase: tuple[_NotNegative, _NotNegative]
     logits: _FileName
     """``.npy``, float32 ``(classes, i, j)``."""
+
+
+class EdgeRecord(_Record, frozen=True):
+    """What PyTorch computes for one phase of each of the generated frames, in fp32."""
+
+    frames: Annotated[list[EdgeFrame], msgspec.Meta(min_length=1)]
+    """Those that the network has finite logits for."""
+    window: _SizeField
+    """The pooling window that the phases are of: of the network's first splits."""
+    phases: list[tuple[_NotNegative, _NotNegative]]
+    """Of each frame."""
+    logits: _FileName
+    """``.npy``, float32 ``(frames, classes, i, j)``."""
 
 
 class EngineRecord(_Record, frozen=True):
@@ -234,6 +250,8 @@ class Manifest(_Record, frozen=True):
     calibration: CalibrationRecord | None
     """Where there are int8 trunks."""
     reference: Annotated[list[ReferenceRecord], msgspec.Meta(min_length=1)]
+    edges: EdgeRecord | None
+    """Of frames at the edges of what a camera gives; ``None`` where the network has finite logits for none of them."""
     opset: _Positive
     tools: dict[str, str]
     """Versions of what wrote the bundle."""
@@ -351,6 +369,8 @@ def _check_manifest(manifest: Manifest) -> None:
     """What types cannot say: the files named exist in ``files``, and the geometry holds together."""
     named = [manifest.weights, *sorted(manifest.graphs)]
     named += [name for case in manifest.reference for name in (case.frame, case.logits)]
+    edges = manifest.edges
+    named += [edges.logits] if edges else []
     _check_listed(MANIFEST_NAME, named, manifest.files)
     if manifest.weights in manifest.graphs:
         raise BundleError(f"{MANIFEST_NAME} names {manifest.weights!r} as a graph and as weights")
@@ -362,11 +382,16 @@ def _check_manifest(manifest: Manifest) -> None:
             raise BundleError(f"{MANIFEST_NAME} does not count the convolutions of every trunk")
         # Raises for a window that does not divide the frame.
         manifest.grid(trunk)
-    for case in manifest.reference:
-        (row, column), (h, w), (height, width) = case.phase, case.window, manifest.input.padded_size
+    if edges and not len(set(edges.frames)) == len(edges.frames) == len(edges.phases):
+        raise BundleError(f"{MANIFEST_NAME} has {len(edges.phases)} phases for {len(edges.frames)} generated frames")
+    phases = [(case.phase, case.window) for case in manifest.reference]
+    if edges:
+        phases += [(phase, edges.window) for phase in edges.phases]
+    for phase, window in phases:
+        (row, column), (h, w), (height, width) = phase, window, manifest.input.padded_size
         if row >= h or column >= w or height % h or width % w:
             raise BundleError(
-                f"{MANIFEST_NAME} has a reference phase {case.phase} of a window of {h}x{w} in {height}x{width}"
+                f"{MANIFEST_NAME} has a reference phase {phase} of a window of {h}x{w} in {height}x{width}"
             )
 
 

@@ -66,6 +66,11 @@ class Question:
         """The measurement began and ended in an error: a failure without a figure."""
         return self._check(Status.FAILED, None, f"broke: {message}")
 
+    def misshapen(self, received: tuple[int, ...], expected: tuple[int, ...]) -> Check:
+        """What was to be compared has another shape: a failure without a figure, located in the graph."""
+        check = self._check(Status.FAILED, None, f"gives {received} where {expected} are expected")
+        return check.located(f"{self.graph}: its output has another shape") if self.graph else check
+
     def ended(self, error: BackendError) -> Check:
         """By an error of the runtime: memory was absent, or the work broke."""
         return self.not_run(str(error)) if isinstance(error, OutOfMemory) else self.broke(error)

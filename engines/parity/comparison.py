@@ -24,12 +24,47 @@ def relative_error(actual: NDArray[np.floating], expected: NDArray[np.floating])
 
     Raises :class:`LayoutError` for arrays of different shapes.
     """
-    if actual.shape != expected.shape:
-        raise LayoutError(f"results of different shapes: {actual.shape} and {expected.shape}")
+    _check_shapes(actual, expected)
     if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
         return float("inf")
     scale = float(np.abs(expected).max())
     error = float(np.abs(actual.astype(np.float64) - expected).max())
+    return error / scale if scale else error
+
+
+def _check_shapes(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> None:
+    if actual.shape != expected.shape:
+        raise LayoutError(f"results of different shapes: {actual.shape} and {expected.shape}")
+
+
+def largest_logit(logits: NDArray[np.floating], axis: int = 0) -> float:
+    """What errors of logits are relative to: the largest magnitude once their mean over the classes is taken off.
+
+    A common offset changes no label, and an error that hides behind a large one does. A single class has no others to
+    be compared with, and stays as it is. Infinite when anything is not finite.
+    """
+    if not np.isfinite(logits).all():
+        return float("inf")
+    if logits.shape[axis] < 2:
+        return float(np.abs(logits).max())
+    wide = logits.astype(np.float64)
+    return float(np.abs(wide - wide.mean(axis, keepdims=True)).max())
+
+
+def logit_error(actual: NDArray[np.floating], expected: NDArray[np.floating], axis: int = 0) -> float:
+    """``max |actual - expected|`` relative to :func:`largest_logit`; infinite when anything is not finite.
+
+    Args:
+        actual: logits with the classes on ``axis``.
+        expected: of the same shape.
+        axis: of the classes.
+
+    Raises :class:`LayoutError` for arrays of different shapes.
+    """
+    _check_shapes(actual, expected)
+    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
+        return float("inf")
+    error, scale = float(np.abs(actual.astype(np.float64) - expected).max()), largest_logit(expected, axis)
     return error / scale if scale else error
 
 
@@ -116,12 +151,17 @@ def ties(labels: NDArray[np.integer], logits: NDArray[np.floating], logit_tolera
     return close
 
 
+def undecided(logits: NDArray[np.floating], logit_tolerance: float) -> NDArray[np.bool_]:
+    """Pixels of ``(classes, H, W)`` whose best two logits are as close as :func:`ties` takes for one."""
+    if len(logits) < 2 or not logit_tolerance:
+        return np.zeros(logits.shape[1:], np.bool_)
+    second = np.argpartition(logits, len(logits) - 2, axis=0)[-2]
+    return ties(second, logits, logit_tolerance)
+
+
 def share_of_ties(logits: NDArray[np.floating], logit_tolerance: float) -> float:
     """Share of the pixels of ``(classes, H, W)`` where the best two logits are as close as :func:`ties` takes for one.
 
     0 for a single class, and for no tolerance.
     """
-    if len(logits) < 2 or not logit_tolerance:
-        return 0.0
-    second = np.argpartition(logits, len(logits) - 2, axis=0)[-2]
-    return float(ties(second, logits, logit_tolerance).mean())
+    return float(undecided(logits, logit_tolerance).mean())

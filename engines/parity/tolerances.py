@@ -23,6 +23,13 @@ TOLERANCES = {
     Precision.INT8: Tolerance(logits=0.5, label_agreement=0.99, ties=0.0, mean_iou=1.0),
 }
 
+INT8_MARGIN = 0.1
+"""Relative to the largest logit: the most that int8 is taken to move a logit where labels are compared. By how much it
+did move them, four times the root of the mean square, is what counts where it is less."""
+
+MOST_UNDECIDED = 0.5
+"""Share of the pixels whose best two classes int8 cannot tell apart, above which its labels say nothing."""
+
 LARGEST_FP16 = 65504.0
 """The largest finite number of IEEE half precision."""
 

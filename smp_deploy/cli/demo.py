@@ -46,7 +46,7 @@ def demo_command(
         steps = [
             _step("export", checkpoint, "--arch", _ARCH, "--size", _SIZE, "--reference-images", frame,
                   "--levels", 2, "-o", bundle, *(["--force"] if earlier else [])),
-            _step("validate", bundle),
+            _step("validate", bundle, "--quick"),
             _step("build-engine", bundle, "--fp16", "--sub-batch", 4),
             _step("run", bundle, frame, "-o", pictures, "--side-by-side"),
         ]  # fmt: skip
@@ -125,7 +125,8 @@ def _export_result(step: dict[str, Any]) -> str:
 
 def _validate_result(step: dict[str, Any]) -> str:
     statuses = [check["status"] for check in step["checks"]]
-    return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    return f"{counts}; quick: without the proofs on generated frames"
 
 
 def _engine_result(step: dict[str, Any]) -> str:

@@ -43,7 +43,7 @@ _LIMIT = 5
 
 _OF_FRAMES_AND_NETWORK = (
     *("checkpoint", "arch", "model", "weights", "strip_prefix", "labels", "dataset", "root", "split", "limit"),
-    *("reproduce", "no_weights"),
+    *("reproduce", "no_weights", "quick"),
 )
 """What goes without --backend."""
 
@@ -135,6 +135,10 @@ def validate_command(
         bool,
         typer.Option("--no-weights", help="With --reproduce: random weights of the same spread, if the fault stays."),
     ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Leave out the proofs on generated frames; the summary says what that is."),
+    ] = False,
     backend: Annotated[
         str | None,
         backend_option("Compare this runtime with the stored outputs alone, without PyTorch and onnx."),
@@ -185,6 +189,7 @@ def validate_command(
         "min_label_agreement": min_label_agreement,
         "reproduce": reproduce,
         "no_weights": no_weights or None,
+        "quick": quick or None,
         "backend": backend,
         "precision": precision,
         "levels": levels,
@@ -275,7 +280,10 @@ def _validate(bundle: Bundle, options: Mapping[str, Any], **recording: Any) -> V
     elif options["no_weights"]:
         raise InputError("--no-weights goes with --reproduce")
     frames, network = _images(bundle, options) + _dataset(bundle, options), _network(bundle, options)
-    validation = validate(bundle, network=network, frames=frames, tolerances=_tolerances(options), **recording)
+    quick = bool(options["quick"])
+    validation = validate(
+        bundle, network=network, frames=frames, tolerances=_tolerances(options), quick=quick, **recording
+    )
     if target is not None:
         _reproduce(bundle, target, validation, network=network, frames=frames, weights=not options["no_weights"])
     return validation
@@ -414,9 +422,8 @@ def _command(bundle: Path, options: Mapping[str, Any]) -> str:
         for single in value if isinstance(value, (tuple, list)) else [] if value is None else [value]:
             if name == "memory":
                 single = memory_text(single)
-            words.append(f"--{name.replace('_', '-')}")
-            if single is not True:
-                words.append(str(single.value if isinstance(single, Enum) else single))
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if single is True else [option, str(single.value if isinstance(single, Enum) else single)]
     return shlex.join(words)
 
 

@@ -103,6 +103,8 @@ def _files(
     for case in manifest.reference:
         kinds[case.frame] = ("data", "a reference frame")
         kinds[case.logits] = ("data", "what PyTorch computes for a phase of a reference frame")
+    if manifest.edges:
+        kinds[manifest.edges.logits] = ("data", "what PyTorch computes for generated frames")
     for engine in target.engines:
         kinds[engine.engine] = (model, "an engine, built of a trunk")
         kinds[engine.prepare] = ("file", f"an engine, built of {manifest.prepare}")

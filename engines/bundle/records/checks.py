@@ -38,7 +38,7 @@ class Quantity(enum.Enum):
     """What a check measures."""
 
     LOGIT_ERROR = "relative error of logits"
-    """Largest absolute error relative to the largest absolute logit."""
+    """Largest absolute error relative to the largest logit, logits being taken relative to their mean over classes."""
     ROUNDING = "relative error of logits, at least"
     """As :attr:`LOGIT_ERROR`, where too small a one shows that a coarser arithmetic was not used."""
     PROBABILITY_ERROR = "relative error of probabilities"
@@ -51,6 +51,12 @@ class Quantity(enum.Enum):
     LARGEST_MAGNITUDE = "largest magnitude in fp32"
     NOT_FINITE = "tensors that are not finite"
     OTHER_TYPES = "layers that compute in another type"
+    WEIGHT_ERROR = "largest error of a weight, steps of its type"
+    """A step is the distance of neighbouring numbers: a unit in the last place, or a scale of int8."""
+    SCALE_RATIO = "largest ratio of a scale to what its range needs"
+    OWN_ERROR = "largest own error of an operator, steps of its type"
+    """Of what it gives for the inputs that it had, without what summing in another order may change."""
+    CUT_OFF = "largest share of an activation that is cut off"
     OTHER_HASHES = "hashes that are not the bundle's"
 
     def within(self, value: float, tolerance: float) -> bool:
@@ -116,7 +122,7 @@ class Tolerance(Record, frozen=True, kw_only=True):
     """What a precision may change. A change of layout may change nothing."""
 
     logits: float
-    """Largest absolute error of a logit, relative to the largest absolute logit."""
+    """Largest absolute error of a logit, relative to the largest logit beside the mean over the classes."""
     label_agreement: float
     """Share of pixels with the same label, ties aside."""
     ties: float

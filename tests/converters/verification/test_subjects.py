@@ -20,7 +20,7 @@ from converters.verification.layers import _sample
 from converters.verification.layouts import layout_checks
 from converters.verification.precision_search import searched_precision
 from converters.verification.runs import TrunkRun
-from converters.verification.sub_batches import sub_batch_checks
+from converters.verification.small_frames import small_frame_checks
 from converters.verification.subject import refusal
 from converters.verification.validate import validate
 from engines import Bundle, OutputKind, Precision, Schedule, Session
@@ -196,7 +196,7 @@ def small_bundle(path: Path) -> Bundle:
     return export(network, path / "own", size=SIZE, levels=(0, 1), lowerings="reshape")
 
 
-@pytest.mark.parametrize("method", ["__enter__", "at", "raw"])
+@pytest.mark.parametrize("method", ["__enter__", "at", "together"])
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16], ids=lambda precision: precision.value)
 def test_a_precision_that_breaks_fails_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision, method: str
@@ -218,12 +218,12 @@ def test_a_precision_that_breaks_fails_and_the_others_go_on(
     assert {(check.value, check.detail) for check in broken} == {(None, f"broke: {BROKEN}")}
     runs = [check for check in told if check.graph and check.kind in (Kind.LAYOUT, Kind.SUB_BATCH)]
     of_it = {check.kind for check in runs if check.precision is precision and check.failed}
-    assert of_it == {"__enter__": {Kind.LAYOUT, Kind.SUB_BATCH}, "at": {Kind.LAYOUT}, "raw": {Kind.SUB_BATCH}}[method]
+    # What computes phases alone is what small frames do not need; there it is the sub-batch that breaks.
+    assert of_it == ({Kind.LAYOUT} if method == "at" else {Kind.LAYOUT, Kind.SUB_BATCH})
     others = [check for check in runs if check.precision is not precision]
     assert {check.status for check in others} == {Status.PASSED}
-    if method != "raw":
-        assert Kind.MAGNITUDE in {check.kind for check in broken}
-        assert Kind.LABELS in {check.kind for check in broken}
+    assert Kind.MAGNITUDE in {check.kind for check in broken}
+    assert Kind.LABELS in {check.kind for check in broken}
 
 
 def test_a_runtime_that_breaks_everywhere_ends_no_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,8 @@ def test_a_runtime_that_breaks_everywhere_ends_no_validation(tmp_path: Path, mon
     failed = {check.kind for check in validation.checks if check.failed}
     assert failed >= {Kind.INPUT, Kind.HOP, Kind.LAYOUT, Kind.MAGNITUDE, Kind.LABELS, Kind.SUB_BATCH}
     # What needs no runtime keeps its answer.
-    assert {check.kind for check in validation.checks if check.status is Status.PASSED} == {Kind.LAYOUT, Kind.PRECISION}
+    passed = [check for check in validation.checks if check.status is Status.PASSED]
+    assert {check.kind for check in passed} == {Kind.LAYOUT, Kind.PRECISION}
 
 
 def test_memory_that_runs_out_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,8 +247,11 @@ def test_memory_that_runs_out_is_absent(tmp_path: Path, monkeypatch: pytest.Monk
     def broken(*_: object) -> None:
         raise OutOfMemory("the memory does not suffice")
 
-    monkeypatch.setattr(TrunkRun, "raw", broken)
-    assert {check.status for check in sub_batch_checks(subject)} == {Status.NOT_RUN}
+    monkeypatch.setattr(TrunkRun, "together", broken)
+    statuses = {check.status for check in small_frame_checks(subject) if check.graph != bundle.manifest.model}
+    # Its operators are run one by one, which needs no sub-batch.
+    assert statuses == {Status.NOT_RUN, Status.PASSED}
+    assert not [check for check in small_frame_checks(subject) if check.failed]
 
 
 def test_a_fault_is_a_failure_also_where_its_place_is_not_found(
