@@ -14,7 +14,7 @@ from engines.bundle.records.bench import (
     Rearrangement,
     Throughput,
 )
-from engines.bundle.records.build import BUILD_RECORD_MOST, BuildDevice, BuildRecord, build_record_from_file
+from engines.bundle.records.build import BuildDevice, BuildRecord, build_record_from_file
 from engines.bundle.records.checks import Check, Kind, Quantity, Status, Tolerance
 from engines.bundle.records.codec import Figure, builtins_from_record, json_from_record, record_from_json
 from engines.bundle.records.differences import BuildComparison, Difference, compared_builds, field_differences
@@ -49,7 +49,6 @@ from engines.bundle.records.validation import (
 
 __all__ = [
     "ARRAYS",
-    "BUILD_RECORD_MOST",
     "MOST_TACTICS",
     "OVERLAY_ARRAYS",
     "VALIDATION",
