@@ -48,14 +48,14 @@ and a bundle's may be stored as fp16."""
 BUILD_RECORD_BYTES = 32 << 20
 """That of an engine with as many tactics as a record holds is half as large."""
 
-VALIDATION_BYTES = 8 << 20
-"""The record of a validation. Two maps of 1024 phases, in three precisions, take 0.2 MiB."""
+VALIDATION_BYTES = 4 << 20
+"""The record of a validation. Two maps of 2**14 phases, in three precisions, take 2 MiB."""
 
-PROOFS_BYTES = 8 << 20
-"""All proofs of backends together; one with 500 checks takes 0.3 MiB."""
+PROOF_BYTES, PROOFS_BYTES = 4 << 20, 16 << 20
+"""The proof of a backend, and all of them together; one with 500 checks takes 0.3 MiB."""
 
 RECORD_BYTES = 1 << 20
-"""What else lies in ``reports/`` and is read: measurements, a kilobyte each."""
+"""What else lies in ``reports/`` and is read: measurements, of a kilobyte each."""
 
 OVERLAY_BYTES = 128 << 20
 """Frames and labels beside a validation, packed. A frame of 1024x2048 with its labels takes 40 MiB unpacked."""

@@ -15,6 +15,10 @@ import msgspec
 
 from engines.bundle.consistency import check_manifest, check_target
 from engines.bundle.documents import glance, struct_from_json
+from engines.bundle.names import MANIFEST_NAME as MANIFEST_NAME
+from engines.bundle.names import SIGNATURE_NAME as SIGNATURE_NAME
+from engines.bundle.names import TARGET_NAME as TARGET_NAME
+from engines.bundle.names import TARGET_SIGNATURE_NAME as TARGET_SIGNATURE_NAME
 from engines.bundle.names import (
     AddedName,
     ArrayName,
@@ -25,10 +29,6 @@ from engines.bundle.names import (
     Sha256,
     WeightsName,
 )
-from engines.bundle.names import MANIFEST_NAME as MANIFEST_NAME
-from engines.bundle.names import SIGNATURE_NAME as SIGNATURE_NAME
-from engines.bundle.names import TARGET_NAME as TARGET_NAME
-from engines.bundle.names import TARGET_SIGNATURE_NAME as TARGET_SIGNATURE_NAME
 from engines.errors import BundleError
 from engines.schedules.phases import PhaseGrid
 from engines.schedules.schedule import Lowering, Precision, Schedule

@@ -1,8 +1,8 @@
 """Names of a bundle's files: of letters, digits and ``._-``, with ``/`` between their parts.
 
-One spelling for each file, the same on every file system and in every reader: no part begins with a dot, so none leaves
-its folder, is hidden or stands for nothing. What a file is for says how its name ends, and how it ends says to a runtime
-what it is given: some choose a parser by that.
+One spelling for each file, the same on every file system and in every reader: no part begins with a dot, so none
+leaves its folder, is hidden or stands for nothing. What a file is for says how its name ends, since some runtimes
+choose a parser by that.
 
 The patterns mean the same to Python and in a JSON Schema: to Python alone, ``$`` also stands before a last line break.
 """
@@ -36,9 +36,7 @@ GraphName: TypeAlias = Annotated[str, msgspec.Meta(pattern=_PATH + r"\.onnx" + _
 WeightsName: TypeAlias = Annotated[str, msgspec.Meta(pattern=_PATH + r"\.bin" + _END, max_length=_LONGEST)]
 ArrayName: TypeAlias = Annotated[str, msgspec.Meta(pattern=_PATH + r"\.npy" + _END, max_length=_LONGEST)]
 AddedName: TypeAlias = Annotated[str, msgspec.Meta(pattern=f"^{ENGINES}/{_PART}{_END}", max_length=_LONGEST)]
-PlanName: TypeAlias = Annotated[
-    str, msgspec.Meta(pattern=rf"^{ENGINES}/{_PART}\.engine{_END}", max_length=_LONGEST)
-]
+PlanName: TypeAlias = Annotated[str, msgspec.Meta(pattern=rf"^{ENGINES}/{_PART}\.engine{_END}", max_length=_LONGEST)]
 BuildRecordName: TypeAlias = Annotated[
     str, msgspec.Meta(pattern=rf"^{ENGINES}/{_PART}\.json{_END}", max_length=_LONGEST)
 ]

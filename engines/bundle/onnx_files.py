@@ -1,8 +1,9 @@
 """What is checked of an ONNX file before any runtime parses it, without the package ``onnx``.
 
-A runtime opens every file that a graph names, and expands every function that it calls. So a graph of somebody else may
-name one file, the bundle's weights, within its size; and call no function of its own, nor an operator that is not of the
-standard. The field numbers are those of ``onnx.proto``; https://protobuf.dev/programming-guides/encoding has the encoding.
+A runtime opens every file that a graph names, and expands every function that it calls. So a graph of somebody else
+may name one file, the bundle's weights, within its size; and call no function of its own, nor an operator that is not
+of the standard. The field numbers are those of ``onnx.proto``; the encoding is that of
+https://protobuf.dev/programming-guides/encoding.
 
 What is skipped here must be what a runtime skips. Parsers of C++ cut a tag to 32 bits and take numbers of many forms,
 so only the one form is read that all of them write; and fields that are not known here are refused, for a runtime may
@@ -68,7 +69,9 @@ class _Reader:
         self.name, self.weights, self.size, self.place = name, weights, size, place
         self.nodes, self.fields = 0, 0
 
-    def known(self, content: memoryview, known: Collection[int], message: str) -> Iterator[tuple[int, int | memoryview]]:
+    def known(
+        self, content: memoryview, known: Collection[int], message: str
+    ) -> Iterator[tuple[int, int | memoryview]]:
         """The fields of a message, all of which must be known and are counted."""
         for field, value in _fields(content):
             self.fields += 1
@@ -108,7 +111,9 @@ class _Reader:
     def node(self, content: memoryview, depth: int) -> None:
         for field, value in self.known(content, _OF_NODE, "node"):
             if field == _NODE_DOMAIN and (domain := bytes(_message(value)).decode()) not in _DOMAINS:
-                raise BundleError(f"{self.name} has an operator of {domain!r}; an exported graph has the standard's alone")
+                raise BundleError(
+                    f"{self.name} has an operator of {domain!r}; an exported graph has the standard's alone"
+                )
             if field == _NODE_ATTRIBUTE:
                 self.attribute(_message(value), depth)
 

@@ -39,11 +39,11 @@ from engines.bundle.records.validation import (
     LayerFigures,
     OverlayName,
     Platform,
+    Proven,
     ToolVersions,
     ValidatedNetwork,
     Validation,
     counts_of,
-    validation_name,
     verdict_of,
 )
 
@@ -76,6 +76,7 @@ __all__ = [
     "OverlayName",
     "PeakMemory",
     "Platform",
+    "Proven",
     "Quantity",
     "Rearrangement",
     "Status",
@@ -94,6 +95,5 @@ __all__ = [
     "json_from_record",
     "layers_sha256",
     "record_from_json",
-    "validation_name",
     "verdict_of",
 ]
