@@ -227,8 +227,8 @@ def write_file(path: Path, content: bytes) -> None:
 
 def _write(directory: int, name: str, content: bytes, mode: int | None = None, *, most: int = 0o777) -> None:
     partial = _partial_name(name)
-    # As readable as the file that it replaces, else as ``mode`` says, or as any other of its owner; within ``most``, and
-    # never to be executed, by its owner's right least of all.
+    # As readable as the file that it replaces, else as ``mode`` says, or as any other of its owner; within ``most``,
+    # and never to be executed, least of all by its owner's right.
     with contextlib.suppress(OSError):
         held = os.stat(name, dir_fd=directory, follow_symlinks=False)
         mode = held.st_mode if stat.S_ISREG(held.st_mode) else mode
