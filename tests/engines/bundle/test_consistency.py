@@ -64,7 +64,15 @@ def test_a_file_has_one_spelling(document: dict[str, Any], name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["manifest.json", "Manifest.JSON", "target.json", "model.sig", "target.sig", "reports/bench.json", "engines/x.json"],
+    [
+        "manifest.json",
+        "Manifest.JSON",
+        "target.json",
+        "model.sig",
+        "target.sig",
+        "reports/bench.json",
+        "engines/x.json",
+    ],
 )
 def test_what_is_not_the_exports_is_not_listed_by_it(document: dict[str, Any], name: str) -> None:
     """A manifest that listed itself gave the digest of another one to be signed in its place."""
@@ -109,7 +117,10 @@ def resized(name: str, size: int) -> Change:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (resized("reference/frame-0.npy", 3 << 30), r"frame-0\.npy' with 3221225472 bytes, where an array of its shape"),
+        (
+            resized("reference/frame-0.npy", 3 << 30),
+            r"frame-0\.npy' with 3221225472 bytes, where an array of its shape",
+        ),
         (resized("reference/frame-0.npy", 3 * 64 * 96), r"has 18432 and a header"),
         (resized("reference/logits-0.npy", 4 * 19 * 64 * 96 + 1025), r"has 466944 and a header"),
         (resized("trunk.onnx", (16 << 20) + 1), r"lists trunk\.onnx of 16777217 bytes; the most .* is 16777216"),
@@ -137,7 +148,10 @@ def trunks_of_all_levels(m: dict[str, Any]) -> None:
         (trunks_of_all_levels, "a trunk of 0 levels whose windows are not those of the first splits"),
         (lambda m: m["trunks"][0].update(levels=6), "a trunk of 6 levels of 5 splits"),
         (lambda m: m["trunks"][0].update(cut_window=[8, 8]), "whose windows are not those of the first splits"),
-        (lambda m: m["trunks"][0].update(inner_windows=[[2, 2]] * 3), "whose windows are not those of the first splits"),
+        (
+            lambda m: m["trunks"][0].update(inner_windows=[[2, 2]] * 3),
+            "whose windows are not those of the first splits",
+        ),
         (lambda m: m.update(windows=[[1, 2]] * 15), "has 15 splits, where a network has 14 at most"),
         (lambda m: m["windows"].append([1, 1]), "a split of a window of 1x1, which splits nothing"),
         (lambda m: m["reference"][0].update(window=[8, 4]), r"a reference phase .* of a window of 8x4"),
@@ -183,7 +197,10 @@ def test_what_was_added_lies_below_engines(added: Bundle, name: str) -> None:
     [
         (lambda t: t["files"].update({"engines/x.engine": RECORD}), "lists 'engines/x.engine', which is no engine's"),
         (lambda t: t["engines"].append(t["engines"][0]), "has two engines for the same use"),
-        (lambda t: t["files"][t["engines"][0]["engine"]].update(size=2 << 30), r"\.engine of 2147483648 bytes; the most"),
+        (
+            lambda t: t["files"][t["engines"][0]["engine"]].update(size=2 << 30),
+            r"\.engine of 2147483648 bytes; the most",
+        ),
         (lambda t: t["files"][t["engines"][0]["record"]].update(size=33 << 20), r"\.json of 34603008 bytes; the most"),
     ],
 )

@@ -150,7 +150,10 @@ def test_damaged_bundles(cli: Cli, bundle: Path, command: tuple[str, ...], tmp_p
     for change, part in (
         ({"schema_version": SCHEMA_VERSION + 1}, f"schema version {SCHEMA_VERSION + 1}"),
         ({"model": "other.onnx"}, "does not list it"),
-        ({"files": {**manifest["files"], "../../outside": {"sha256": "0" * 64, "size": 1}}}, "Expected `str` matching regex"),
+        (
+            {"files": {**manifest["files"], "../../outside": {"sha256": "0" * 64, "size": 1}}},
+            "Expected `str` matching regex",
+        ),
     ):
         (bundle / "manifest.json").write_text(json.dumps({**manifest, **change}))
         refused(say(bundle), part)
