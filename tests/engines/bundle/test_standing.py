@@ -79,7 +79,7 @@ def test_a_proof_that_failed_stays_until_the_same_is_proven(path: Path) -> None:
         is Status.FAILED
     )
     prove(opened, "onnxruntime", schedule=Schedule(2))
-    prove(opened, "onnxruntime", Precision.TF32, schedule=Schedule(2, 4))
+    prove(opened, "onnxruntime", Precision.FP16, schedule=Schedule(2, 4))
     assert report_of(path).judgement.headline == (
         "on onnxruntime, fp32, levels 2, sub-batch 4, reshape: 1 of 1 checks failed, where it was proven on a target"
     )

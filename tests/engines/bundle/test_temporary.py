@@ -84,7 +84,7 @@ def test_a_link_to_a_directory_is_no_directory(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / "half").exists()
 
 
-@pytest.mark.parametrize("name", ["smp-deploy-demo", "smp-deploy-results", "smp-deploy-copies-of-mine"])
+@pytest.mark.parametrize("name", ["smp-deploy-demo", "smp-deploy-results", ".smp-deploy-copies-of-mine"])
 def test_a_session_leaves_folders_of_the_user_alone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / name).mkdir()
