@@ -136,8 +136,9 @@ def with_hidden_function(tag: bytes) -> bytes:
     model = with_function(model_of(inline(), nodes=[helper.make_node("F", ["x"], ["y"], domain="own")]))
     model.opset_import.append(helper.make_opsetid("own", 1))
     # The runtime may be older than the package.
-    model.ir_version = 9
+    model.ir_version, model.opset_import[0].version = 9, 18
     (function,) = model.functions
+    function.opset_import[0].version = 18
     del model.functions[:]
     return model.SerializeToString() + field(tag, function.SerializeToString())
 
