@@ -23,11 +23,11 @@ from engines.bundle.manifest import EngineRecord, OutputKind, ReferenceRecord
 from engines.bundle.records import (
     Check,
     Kind,
+    Proven,
     Quantity,
     Tolerance,
     Validation,
     json_from_record,
-    validation_name,
 )
 from engines.errors import BundleError, MachineError, WorkFailed
 from engines.parity.checks import Question
@@ -79,7 +79,8 @@ def prove(
         tolerances: figures of :class:`Tolerance` by name, in place of the table's.
         on_check: called with every check as soon as it is made.
         command: how a person makes this record again, to be written into it.
-        keep: write the record into the bundle's ``reports/``, as ``validation-BACKEND.json``.
+        keep: write the record into the bundle's ``reports/``, under the name that :class:`Proven` gives it. It takes
+            the place of an older one of the same backend, precision and schedule, and of no other.
 
     Raises:
         BundleError: the bundle is damaged, or has no trunk of this schedule and precision.
@@ -94,7 +95,8 @@ def prove(
         # Said before the work, not after it.
         opened.check_reports()
     schedules = on.schedules(opened, arithmetic)
-    if on.kind is not BackendKind.GPU or (schedule, memory) != (None, None) or not schedules:
+    every = on.kind is BackendKind.GPU and (schedule, memory) == (None, None) and bool(schedules)
+    if not every:
         schedules = [session_schedule(opened, on, arithmetic, schedule, memory=memory, device=device)]
     uses, checks = {(on.name, arithmetic, held) for held in schedules}, []
     for check in chain(
@@ -113,7 +115,8 @@ def prove(
         tools=tool_versions(),
     )
     if keep:
-        opened.write_report(validation_name(on.name), json_from_record(validation))
+        proven = Proven(on.name, arithmetic, None if every else schedules[0])
+        opened.write_report(proven.file, json_from_record(validation))
     return validation
 
 

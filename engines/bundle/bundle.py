@@ -18,13 +18,10 @@ from numpy.typing import NDArray
 from engines.bundle.arrays import npy_from_bytes
 from engines.bundle.channels import check_channels
 from engines.bundle.gate import Folder
+from engines.bundle.limits import RECORD_BYTES
 from engines.bundle.manifest import (
     LARGEST_MANIFEST,
-    MANIFEST_NAME,
     SCHEMA_VERSION,
-    SIGNATURE_NAME,
-    TARGET_NAME,
-    TARGET_SIGNATURE_NAME,
     EngineRecord,
     FileRecord,
     Manifest,
@@ -36,19 +33,15 @@ from engines.bundle.manifest import (
     manifest_from_json,
     target_from_json,
 )
-from engines.bundle.onnx_files import LARGEST_GRAPH, check_graph
+from engines.bundle.names import ENGINES, MANIFEST_NAME, SIGNATURE_NAME, TARGET_NAME, TARGET_SIGNATURE_NAME
+from engines.bundle.names import REPORTS as REPORTS
+from engines.bundle.onnx_files import check_graph
 from engines.bundle.records import BuildRecord, json_from_record
 from engines.bundle.snapshot import Snapshot, hash_of
 from engines.errors import BundleError
 from engines.schedules.schedule import Precision, Schedule
 
 _Used = TypeVar("_Used")
-
-REPORTS = "reports"
-"""The directory of records, pages and pictures. No manifest lists what lies there: it may be replaced at any time."""
-
-_LARGEST_REPORT = 256 * 2**20
-"""Bytes. Feeds and outputs in Polygraphy's JSON, for frames of full size, are the largest."""
 
 
 @dataclass(frozen=True)
@@ -147,21 +140,22 @@ class Bundle:
     @property
     def digests(self) -> dict[str, str]:
         """SHA-256 by name: of ``manifest.json`` and of every file that is listed. What a record of it is bound to."""
-        return self.export_digests | {name: record.sha256 for name, record in self.target.files.items()}
+        return {name: record.sha256 for name, record in self.target.files.items()} | self.export_digests
 
     @property
     def export_digests(self) -> dict[str, str]:
         """SHA-256 by name of what was exported: ``manifest.json`` and every file that it lists."""
-        own = {MANIFEST_NAME: self.target.manifest_sha256}
-        return own | {name: record.sha256 for name, record in self.manifest.files.items()}
+        # What was read counts, whatever a list says.
+        read = {MANIFEST_NAME: self.target.manifest_sha256}
+        return {name: record.sha256 for name, record in self.manifest.files.items()} | read
 
     @property
     def target_digests(self) -> dict[str, str]:
         """SHA-256 by name of what was added on the target, and of the manifest that it was added to; or nothing."""
         if self.target_sha256 is None:
             return {}
-        own = {MANIFEST_NAME: self.target.manifest_sha256, TARGET_NAME: self.target_sha256}
-        return own | {name: record.sha256 for name, record in self.target.files.items()}
+        read = {MANIFEST_NAME: self.target.manifest_sha256, TARGET_NAME: self.target_sha256}
+        return {name: record.sha256 for name, record in self.target.files.items()} | read
 
     @property
     def unlisted(self) -> list[str]:
@@ -236,8 +230,8 @@ class Bundle:
         shape = (len(edges.frames), len(manifest.classes), height // h, width // w)
         return npy_from_bytes(self.content(edges.logits), "<f4", shape, self.path / edges.logits)
 
-    def report(self, name: str, most: int = _LARGEST_REPORT) -> bytes | None:
-        """The content of a file in ``reports/``; ``None`` where there is none.
+    def report(self, name: str, most: int = RECORD_BYTES) -> bytes | None:
+        """The content of a file in ``reports/`` of at most so many bytes; ``None`` where there is none.
 
         Nothing proves it: it is checked as it is parsed. Raises :class:`BundleError`.
         """
@@ -284,9 +278,9 @@ class Bundle:
         use = f"b{schedule.sub_batch}-{backend}-{beginning}"
         stem = f"{PurePosixPath(trunk.graphs[precision.graph]).stem}-{use}"
         engine = EngineRecord(
-            engine=f"engines/{stem}.engine",
-            prepare=f"engines/prepare-{use}.engine",
-            record=f"engines/{stem}.json",
+            engine=f"{ENGINES}/{stem}.engine",
+            prepare=f"{ENGINES}/prepare-{use}.engine",
+            record=f"{ENGINES}/{stem}.json",
             backend=backend,
             precision=precision,
             schedule=schedule,
@@ -337,7 +331,7 @@ class Bundle:
     def check_writable(self) -> None:
         """Raise :class:`OutputError` unless engines can be stored: said before a build, not after it."""
         # target.json lies beside the engines' directory, and is written anew too.
-        for name in ("", *({"engines"} & set(self._names("")))):
+        for name in ("", *({ENGINES} & set(self._names("")))):
             self.folder.check_writable(name)
 
     def _with(self, target: TargetManifest, digest: str) -> Bundle:
@@ -397,8 +391,6 @@ class Bundle:
         if name not in self.files:
             raise BundleError(f"{name!r} is no file of the bundle {self.path}")
         path, record = self.path / name, self.files[name]
-        if name in self.manifest.graphs and record.size > LARGEST_GRAPH:
-            raise BundleError(f"{path} is a graph of {record.size} bytes; the largest that is read has {LARGEST_GRAPH}")
         try:
             with self.folder.opened(name) as (stream, size):
                 if size != record.size:

@@ -1,21 +1,57 @@
-"""JSON of others without a schema: small classes files, metadata."""
+"""JSON of others: one reader, for which a document has one meaning or none."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
 
 from engines.bundle.limits import JSON_DEPTH
 
+_Read = TypeVar("_Read")
 
-def json_of(document: str | bytes) -> Any:
-    """What a JSON document says. Raises ``ValueError`` for damage, a key that stands twice, and deep nesting.
 
-    The caller bounds its length. Values that are nested deeper than :data:`JSON_DEPTH` would be accepted here and
-    break whatever walks through them.
+def struct_from_json(
+    document: bytes, kind: type[_Read], dec_hook: Callable[[type[Any], Any], Any] | None = None
+) -> _Read:
+    """What a JSON document of a known schema says.
+
+    The caller bounds its length. Its types are compared first, so that what is not of the schema is refused where it
+    begins, before it takes memory; then all that :func:`json_of` refuses is. Raises ``msgspec.ValidationError`` for
+    another schema, ``ValueError`` for all else.
     """
     try:
-        value = json.loads(document, object_pairs_hook=_object)
+        read = msgspec.json.decode(document, type=kind, dec_hook=dec_hook)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    json_of(document)
+    return read
+
+
+def glance(document: bytes, kind: type[_Read]) -> _Read | None:
+    """The few fields that ``kind`` names, of a document that was refused: to say why; ``None`` where it has none."""
+    try:
+        return msgspec.json.decode(document, type=kind)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def json_of(document: str | bytes) -> Any:
+    """What a JSON document says.
+
+    The caller bounds its length. Raises ``ValueError`` for damage, bytes that are no UTF-8, NaN and the infinities, a
+    key that stands twice, and values that are nested deeper than :data:`JSON_DEPTH`, which would break whatever walks
+    through them.
+    """
+    text = document.decode("utf-8") if isinstance(document, bytes) else document
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
     level, depth = [value], 0
@@ -35,12 +71,20 @@ _TOO_DEEP = f"lists and objects are nested more than {JSON_DEPTH} deep"
 
 
 def repeated_key(pairs: list[tuple[str, Any]]) -> str | None:
-    """The first key of an object that stands there more than once: readers differ in which value they take."""
-    names = [name for name, _ in pairs]
-    return next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    """The first key of an object that stands there once more: readers differ in which value they take."""
+    seen = set[str]()
+    for name, _ in pairs:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if (twice := repeated_key(pairs)) is not None:
         raise ValueError(f"the key {twice!r} stands twice")
     return dict(pairs)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")

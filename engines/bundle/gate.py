@@ -119,8 +119,10 @@ class Folder:
         """
         try:
             with self._holding(name, make=True) as (directory, last):
-                # Who may read the directory may read what is added to it, whatever the mask of who adds it.
-                _write(directory, last, content, stat.S_IMODE(os.fstat(directory).st_mode) & 0o666)
+                # Who may read the directory may read what is added to it, whatever the mask of who adds it; and what
+                # lies there may be a file of others, which nobody may do more with than with the directory.
+                open_to = stat.S_IMODE(os.fstat(directory).st_mode)
+                _write(directory, last, content, open_to, most=open_to)
         except OSError as error:
             raise OutputError(f"cannot write {self.path / name}: {error.strerror or error}") from error
 
@@ -245,12 +247,15 @@ def _check_name(path: str | Path) -> None:
         raise OSError(errno.EINVAL, "a name holds no NUL", str(path))
 
 
-def _write(directory: int, name: str, content: bytes, mode: int | None = None, *, replace: bool = True) -> None:
+def _write(
+    directory: int, name: str, content: bytes, mode: int | None = None, *, replace: bool = True, most: int = 0o777
+) -> None:
     partial = _partial_name(name)
-    # As readable as the file that it replaces, else as ``mode`` says, or as any other of its owner.
+    # As readable as the file that it replaces, else as ``mode`` says, or as any other of its owner; within ``most``,
+    # and never to be executed, least of all by its owner's right.
     with contextlib.suppress(OSError):
         held = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        mode = stat.S_IMODE(held.st_mode) if stat.S_ISREG(held.st_mode) else mode
+        mode = held.st_mode if stat.S_ISREG(held.st_mode) else mode
     with half_written():
         descriptor = os.open(partial, _CREATING, 0o666, dir_fd=directory)
         try:
@@ -258,7 +263,7 @@ def _write(directory: int, name: str, content: bytes, mode: int | None = None, *
                 stream.write(content)
                 stream.flush()
                 if mode is not None:
-                    os.fchmod(descriptor, mode)
+                    os.fchmod(descriptor, mode & most & 0o666)
                 os.fsync(descriptor)
             if replace:
                 os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)

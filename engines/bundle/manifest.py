@@ -8,14 +8,28 @@ the same schemas as JSON Schema documents.
 from __future__ import annotations
 
 import enum
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
-from engines.bundle.documents import json_of
+from engines.bundle.consistency import check_manifest, check_target
+from engines.bundle.documents import glance, struct_from_json
 from engines.bundle.edges import EdgeFrame
+from engines.bundle.names import MANIFEST_NAME as MANIFEST_NAME
+from engines.bundle.names import SIGNATURE_NAME as SIGNATURE_NAME
+from engines.bundle.names import TARGET_NAME as TARGET_NAME
+from engines.bundle.names import TARGET_SIGNATURE_NAME as TARGET_SIGNATURE_NAME
+from engines.bundle.names import (
+    AddedName,
+    ArrayName,
+    BuildRecordName,
+    FileName,
+    GraphName,
+    PlanName,
+    Sha256,
+    WeightsName,
+)
 from engines.errors import BundleError
 from engines.schedules.phases import PhaseGrid
 from engines.schedules.schedule import Lowering, Precision, Schedule
@@ -23,16 +37,8 @@ from engines.schedules.schedule import Lowering, Precision, Schedule
 SCHEMA_VERSION = 8
 """Raised by every change that an older reader would misunderstand."""
 
-MANIFEST_NAME = "manifest.json"
-TARGET_NAME = "target.json"
-SIGNATURE_NAME, TARGET_SIGNATURE_NAME = "model.sig", "target.sig"
-"""Signatures of either, and of the files that it lists. The first is what ``model_signing`` calls its own."""
-
 LARGEST_MANIFEST = 8 * 2**20
 """Bytes of either."""
-LARGEST_SIDE, MOST_PIXELS, MOST_PHASES = 2**16, 2**28, 2**14
-"""Of a padded frame, and of the phases that a loop walks. A frame of 8K has 2**25 pixels, five splits of 2x2 give 2**10
-phases."""
 
 _MOST = 2**53
 """What a float holds exactly: shares and sums of what a manifest counts can be computed."""
@@ -41,9 +47,7 @@ _Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
 _NotNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 _Byte: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _Milliseconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
-_Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _SizeField: TypeAlias = tuple[_Positive, _Positive]
-_FileName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,255}$")]
 
 
 class OutputKind(enum.Enum):
@@ -64,7 +68,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class FileRecord(_Record, frozen=True):
     """What a file of the bundle must be."""
 
-    sha256: _Sha256
+    sha256: Sha256
     size: _NotNegative
     """Bytes."""
 
@@ -85,9 +89,9 @@ class NetworkRecord(_Record, frozen=True):
     parameters: _NotNegative
     width: _Positive | None = None
     """Channels of the stem, for a known architecture."""
-    checkpoint_sha256: _Sha256 | None = None
+    checkpoint_sha256: Sha256 | None = None
     """Of the checkpoint file, where there was one."""
-    parameters_sha256: _Sha256 | None = None
+    parameters_sha256: Sha256 | None = None
     """Of all parameters and buffers, as :func:`converters.reference.digest_of_parameters` reads them."""
 
 
@@ -112,7 +116,7 @@ class TrunkRecord(_Record, frozen=True):
     """The one pooling window of the levels whose offset is where a window is cut."""
     inner_windows: list[_SizeField]
     """The windows of the further levels, whose offsets are an input of the trunk, outermost first."""
-    graphs: dict[Precision, _FileName]
+    graphs: dict[Precision, GraphName]
     convolutions: dict[Precision, dict[Precision, _Positive]]
     """Of each graph: how many compute in which precision."""
     operations: _NotNegative
@@ -141,12 +145,12 @@ class CalibrationRecord(_Record, frozen=True):
 class ReferenceRecord(_Record, frozen=True):
     """A frame and what PyTorch computes for one phase of it, in fp32."""
 
-    frame: _FileName
+    frame: ArrayName
     """``.npy``, uint8 ``(H, W, 3)``."""
     window: _SizeField
     """The pooling window that the phase is one of: of the network's first splits."""
     phase: tuple[_NotNegative, _NotNegative]
-    logits: _FileName
+    logits: ArrayName
     """``.npy``, float32 ``(classes, i, j)``."""
 
 
@@ -159,18 +163,18 @@ class EdgeRecord(_Record, frozen=True):
     """The pooling window that the phases are of: of the network's first splits."""
     phases: list[tuple[_NotNegative, _NotNegative]]
     """Of each frame."""
-    logits: _FileName
+    logits: ArrayName
     """``.npy``, float32 ``(frames, classes, i, j)``."""
 
 
 class EngineRecord(_Record, frozen=True):
     """A built engine and its build record."""
 
-    engine: _FileName
+    engine: PlanName
     """The trunk's plan."""
-    prepare: _FileName
+    prepare: PlanName
     """The plan of ``prepare.onnx``."""
-    record: _FileName
+    record: BuildRecordName
     backend: str
     """The name of the one that built it and that runs it, ``"tensorrt"`` say."""
     precision: Precision
@@ -217,12 +221,12 @@ class TargetManifest(_Record, frozen=True):
     """``target.json``."""
 
     schema_version: _Positive
-    manifest_sha256: _Sha256
+    manifest_sha256: Sha256
     """Of the ``manifest.json`` that it belongs to."""
     engines: list[EngineRecord]
     tunings: list[TuningRecord]
-    files: dict[_FileName, FileRecord]
-    """Those of the engines."""
+    files: dict[AddedName, FileRecord]
+    """Those of the engines, and no others."""
 
 
 class Manifest(_Record, frozen=True):
@@ -239,9 +243,9 @@ class Manifest(_Record, frozen=True):
     classes: Annotated[list[ClassRecord], msgspec.Meta(min_length=1)]
     windows: list[_SizeField]
     """The windows of the network's splits, in the order of their levels."""
-    model: _FileName
-    prepare: _FileName
-    weights: _FileName
+    model: GraphName
+    prepare: GraphName
+    weights: WeightsName
     """External data of every graph."""
     trunks: Annotated[list[TrunkRecord], msgspec.Meta(min_length=1)]
     """The default first."""
@@ -255,7 +259,7 @@ class Manifest(_Record, frozen=True):
     opset: _Positive
     tools: dict[str, str]
     """Versions of what wrote the bundle."""
-    files: dict[_FileName, FileRecord]
+    files: dict[FileName, FileRecord]
     """All that the export wrote."""
 
     @property
@@ -304,6 +308,8 @@ class Manifest(_Record, frozen=True):
 
 
 class _Version(msgspec.Struct):
+    """Of any manifest."""
+
     schema_version: _Positive
 
 
@@ -312,29 +318,29 @@ _Read = TypeVar("_Read", Manifest, TargetManifest)
 
 def manifest_from_json(document: bytes) -> Manifest:
     """Read a manifest; :class:`BundleError` says what the schema wants and where."""
-    return _read(document, Manifest, MANIFEST_NAME, _check_manifest)
+    return _read(document, Manifest, MANIFEST_NAME, check_manifest)
 
 
 def target_from_json(document: bytes, manifest: Manifest, manifest_sha256: str) -> TargetManifest:
     """Read what was added to a bundle of this manifest; :class:`BundleError` as :func:`manifest_from_json` does."""
-    return _read(document, TargetManifest, TARGET_NAME, lambda target: _check_target(target, manifest, manifest_sha256))
+    return _read(document, TargetManifest, TARGET_NAME, lambda target: check_target(target, manifest, manifest_sha256))
 
 
 def _read(document: bytes, kind: type[_Read], name: str, check: Callable[[_Read], None]) -> _Read:
     try:
-        version = msgspec.json.decode(document, type=_Version).schema_version
-        if version != SCHEMA_VERSION:
-            remedy = "update smp-deploy or export again" if version > SCHEMA_VERSION else "export again"
-            raise BundleError(
-                f"the bundle has schema version {version}, this smp-deploy reads {SCHEMA_VERSION}; {remedy}"
-            )
-        # Readers differ in which of two equal keys they take.
-        json_of(document)
-        read = msgspec.json.decode(document, type=kind)
+        read = struct_from_json(document, kind)
+        _check_version(read.schema_version)
         check(read)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except (msgspec.ValidationError, ValueError) as error:
+        _check_version(getattr(glance(document, _Version), "schema_version", SCHEMA_VERSION))
         raise BundleError(f"{name} is not a valid manifest: {error}") from error
     return read
+
+
+def _check_version(version: int) -> None:
+    if version != SCHEMA_VERSION:
+        remedy = "update smp-deploy or export again" if version > SCHEMA_VERSION else "export again"
+        raise BundleError(f"the bundle has schema version {version}, this smp-deploy reads {SCHEMA_VERSION}; {remedy}")
 
 
 def json_from_manifest(manifest: Manifest) -> bytes:
@@ -363,75 +369,3 @@ def manifest_schema() -> dict[str, Any]:
 def target_schema() -> dict[str, Any]:
     """The schema of ``target.json`` as a JSON Schema document."""
     return msgspec.json.schema(TargetManifest)
-
-
-def _check_manifest(manifest: Manifest) -> None:
-    """What types cannot say: the files named exist in ``files``, and the geometry holds together."""
-    named = [manifest.weights, *sorted(manifest.graphs)]
-    named += [name for case in manifest.reference for name in (case.frame, case.logits)]
-    edges = manifest.edges
-    named += [edges.logits] if edges else []
-    _check_listed(MANIFEST_NAME, named, manifest.files)
-    if manifest.weights in manifest.graphs:
-        raise BundleError(f"{MANIFEST_NAME} names {manifest.weights!r} as a graph and as weights")
-    if len({(trunk.levels, trunk.lowering) for trunk in manifest.trunks}) < len(manifest.trunks):
-        raise BundleError(f"{MANIFEST_NAME} lists two trunks of the same levels and lowering")
-    _check_sizes(manifest)
-    for trunk in manifest.trunks:
-        if not trunk.graphs.keys() <= trunk.convolutions.keys():
-            raise BundleError(f"{MANIFEST_NAME} does not count the convolutions of every trunk")
-        # Raises for a window that does not divide the frame.
-        manifest.grid(trunk)
-    if edges and not len(set(edges.frames)) == len(edges.frames) == len(edges.phases):
-        raise BundleError(f"{MANIFEST_NAME} has {len(edges.phases)} phases for {len(edges.frames)} generated frames")
-    phases = [(case.phase, case.window) for case in manifest.reference]
-    if edges:
-        phases += [(phase, edges.window) for phase in edges.phases]
-    for phase, window in phases:
-        (row, column), (h, w), (height, width) = phase, window, manifest.input.padded_size
-        if row >= h or column >= w or height % h or width % w:
-            raise BundleError(
-                f"{MANIFEST_NAME} has a reference phase {phase} of a window of {h}x{w} in {height}x{width}"
-            )
-
-
-def _check_sizes(manifest: Manifest) -> None:
-    """Before anything is made of them: who asks for a grid of 2**28 phases gets as many objects."""
-    frame = manifest.input
-    height, width = frame.padded_size
-    if max(height, width) > LARGEST_SIDE or height * width > MOST_PIXELS:
-        raise BundleError(f"{MANIFEST_NAME} has a frame of {height}x{width}, which is too large")
-    if any(side < inner for side, inner in zip(frame.padded_size, frame.size, strict=True)):
-        raise BundleError(f"{MANIFEST_NAME} pads {frame.size} to {frame.padded_size}")
-    if max(frame.border) > max(height, width):
-        raise BundleError(f"{MANIFEST_NAME} has a border of {frame.border} around {height}x{width}")
-    for trunk in manifest.trunks:
-        windows = [trunk.cut_window, *trunk.inner_windows]
-        if math.prod(side for window in windows for side in window) > MOST_PHASES:
-            raise BundleError(f"{MANIFEST_NAME} has a trunk of more than {MOST_PHASES} phases")
-
-
-def _check_target(target: TargetManifest, manifest: Manifest, manifest_sha256: str) -> None:
-    if target.manifest_sha256 != manifest_sha256:
-        raise BundleError(
-            f"{TARGET_NAME} is of another {MANIFEST_NAME}: its engines and tunings are of other graphs; remove it"
-        )
-    graphs = {(trunk.levels, trunk.lowering): trunk.graphs for trunk in manifest.trunks}
-    for tuning in target.tunings:
-        for held in tuning.measurements:
-            if (held.schedule.levels, held.schedule.lowering) not in graphs:
-                raise BundleError(f"{TARGET_NAME} has a tuning of {held.schedule}, but no such trunk")
-    for engine in target.engines:
-        if engine.precision.graph not in graphs.get((engine.schedule.levels, engine.schedule.lowering), {}):
-            raise BundleError(
-                f"{TARGET_NAME} has an engine in {engine.precision.value} of {engine.schedule}, but no such trunk"
-            )
-    _check_listed(TARGET_NAME, [name for engine in target.engines for name in engine.files], target.files)
-    if both := target.files.keys() & {*manifest.files, MANIFEST_NAME, TARGET_NAME}:
-        raise BundleError(f"{TARGET_NAME} lists {min(both)!r}, which is the export's")
-
-
-def _check_listed(document: str, named: Iterable[str], files: Mapping[str, FileRecord]) -> None:
-    for name in named:
-        if name not in files:
-            raise BundleError(f"{document} names {name!r} but does not list it among its files")

@@ -1,20 +1,25 @@
 """What is checked of an ONNX file before any runtime parses it, without the package ``onnx``.
 
-A runtime opens every file that a graph names, and expands every function that it calls. So a graph of somebody else may
-name one file, the bundle's weights, within its size; and call no function of its own. The field numbers are those of
-``onnx.proto``; https://protobuf.dev/programming-guides/encoding has the encoding.
+A runtime opens every file that a graph names, and expands every function that it calls. So a graph of somebody else
+may name one file, the bundle's weights, within its size; and call no function of its own, nor an operator that is not
+of the standard. The field numbers are those of ``onnx.proto``; the encoding is that of
+https://protobuf.dev/programming-guides/encoding.
+
+What is skipped here must be what a runtime skips. Parsers of C++ cut a tag to 32 bits and take numbers of many forms,
+so only the one form is read that all of them write; and fields that are not known here are refused, for a runtime may
+know them. A message that may stand once and stands twice is merged by them: it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
 
 from engines.errors import BundleError
 
-LARGEST_GRAPH = 64 * 2**20
-"""Bytes. Weights lie beside a graph, so the largest of a network of 300 layers are below 1 MiB."""
-MOST_NODES = 200_000
+MOST_NODES = 50_000
+MOST_FIELDS = 200_000
+"""Of all messages that are looked into: 25 for a node. A network of 300 layers, quantized, has 1500 nodes."""
 DEEPEST = 4
 """Graphs within graphs, as the bodies of loops are."""
 
@@ -28,14 +33,23 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 # Of ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto and an entry of external data.
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
-_NODE_NAME, _NODE_ATTRIBUTE, _NODE_METADATA = 3, 5, 9
+_NODE_NAME, _NODE_ATTRIBUTE, _NODE_DOMAIN, _NODE_METADATA = 3, 5, 7, 9
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
-_ATTRIBUTE_SPARSE = (22, 23)
+_ATTRIBUTE_SPARSE = frozenset((22, 23))
 _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 # Of ValueInfoProto, TypeProto, its tensor type, TensorShapeProto and its sizes.
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_SIZE, _SIZE_VALUE = 1, 2, 1, 2, 1, 1
+
+# All fields but those that are refused by name, and but what says where a graph is computed.
+_OF_MODEL = frozenset((*range(1, 9), 14))
+_OF_GRAPH = frozenset((1, 2, 5, *range(10, 15), 16))
+_OF_NODE = frozenset(range(1, 10))
+_OF_ATTRIBUTE = frozenset((*range(1, 12), 13, 14, 15, 20, 21))
+_OF_TENSOR = frozenset((*range(1, 15), 16))
+_OF_ENTRY = frozenset((_ENTRY_KEY, _ENTRY_VALUE))
 _EXTERNAL_KEYS = {"location", "offset", "length", "checksum"}
+_DOMAINS = ("", "ai.onnx")
 
 
 def check_graph(content: bytes, name: str, weights: str, weights_size: int) -> None:
@@ -106,11 +120,23 @@ class _MalformedError(ValueError):
 class _Reader:
     def __init__(self, name: str, weights: str, size: int, place: PurePosixPath) -> None:
         self.name, self.weights, self.size, self.place = name, weights, size, place
-        self.nodes = 0
+        self.nodes, self.fields = 0, 0
+
+    def known(
+        self, content: memoryview, known: Collection[int], message: str
+    ) -> Iterator[tuple[int, int | memoryview]]:
+        """The fields of a message, all of which must be known and are counted."""
+        for field, value in _fields(content):
+            self.fields += 1
+            if self.fields > MOST_FIELDS:
+                raise BundleError(f"{self.name} has more than {MOST_FIELDS} fields")
+            if field not in known:
+                raise BundleError(f"{self.name}: a {message} has the field {field}; an exported graph has none")
+            yield field, value
 
     def model(self, content: memoryview) -> None:
         graphs = 0
-        for field, value in _fields(content):
+        for field, value in self.known(content, _OF_MODEL | {_MODEL_TRAINING, _MODEL_FUNCTIONS}, "model"):
             if field == _MODEL_FUNCTIONS:
                 raise BundleError(f"{self.name} has functions of its own; an exported graph has none")
             if field == _MODEL_TRAINING:
@@ -124,7 +150,7 @@ class _Reader:
     def graph(self, content: memoryview, depth: int) -> None:
         if depth > DEEPEST:
             raise BundleError(f"{self.name} has graphs within graphs, more than {DEEPEST} deep")
-        for field, value in _fields(content):
+        for field, value in self.known(content, _OF_GRAPH | {_GRAPH_SPARSE}, "graph"):
             if field == _GRAPH_NODE:
                 self.nodes += 1
                 if self.nodes > MOST_NODES:
@@ -136,32 +162,48 @@ class _Reader:
                 raise BundleError(f"{self.name} has sparse tensors; an exported graph has none")
 
     def node(self, content: memoryview, depth: int) -> None:
-        for field, value in _fields(content):
-            if field != _NODE_ATTRIBUTE:
-                continue
-            for kind, held in _fields(_message(value)):
-                if kind in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-                    self.tensor(_message(held))
-                elif kind in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-                    self.graph(_message(held), depth + 1)
-                elif kind in _ATTRIBUTE_SPARSE:
-                    raise BundleError(f"{self.name} has sparse tensors; an exported graph has none")
+        for field, value in self.known(content, _OF_NODE, "node"):
+            if field == _NODE_DOMAIN and (domain := bytes(_message(value)).decode()) not in _DOMAINS:
+                raise BundleError(
+                    f"{self.name} has an operator of {domain!r}; an exported graph has the standard's alone"
+                )
+            if field == _NODE_ATTRIBUTE:
+                self.attribute(_message(value), depth)
+
+    def attribute(self, content: memoryview, depth: int) -> None:
+        once = set[int]()
+        for field, value in self.known(content, _OF_ATTRIBUTE | _ATTRIBUTE_SPARSE, "attribute"):
+            if field in _ATTRIBUTE_SPARSE:
+                raise BundleError(f"{self.name} has sparse tensors; an exported graph has none")
+            if field in once:
+                raise BundleError(f"{self.name}: an attribute has two values")
+            if field in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH):
+                once.add(field)
+            if field in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
+                self.tensor(_message(value))
+            elif field in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
+                self.graph(_message(value), depth + 1)
 
     def tensor(self, content: memoryview) -> None:
         entries: dict[str, str] = {}
         tensor, outside = "", False
-        for field, value in _fields(content):
+        for field, value in self.known(content, _OF_TENSOR, "tensor"):
             if field == _TENSOR_NAME:
                 tensor = bytes(_message(value)).decode()
             elif field == _TENSOR_LOCATION:
-                outside = outside or value == 1
+                outside = outside or value != 0
             elif field == _TENSOR_EXTERNAL:
-                key, text = _entry(_message(value))
+                key, text = self.entry(_message(value))
                 if key in entries:
                     raise BundleError(f"{self.name}: the tensor {tensor!r} says twice where its data is ({key})")
                 entries[key] = text
         if outside or entries:
             self.external(tensor, entries)
+
+    def entry(self, content: memoryview) -> tuple[str, str]:
+        fields = self.known(content, _OF_ENTRY, "entry")
+        found = {field: bytes(_message(value)).decode() for field, value in fields}
+        return found.get(_ENTRY_KEY, ""), found.get(_ENTRY_VALUE, "")
 
     def external(self, tensor: str, entries: dict[str, str]) -> None:
         location = entries.get("location", "")
@@ -178,11 +220,6 @@ class _Reader:
             raise BundleError(f"{self.name}: the tensor {tensor!r} lies behind the end of {location}")
 
 
-def _entry(content: memoryview) -> tuple[str, str]:
-    found = {field: bytes(_message(value)).decode() for field, value in _fields(content)}
-    return found.get(_ENTRY_KEY, ""), found.get(_ENTRY_VALUE, "")
-
-
 def _message(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
         raise _MalformedError("a number where a message is expected")
@@ -195,6 +232,8 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while place < end:
         tag, place = _varint(content, place)
         field, kind = tag >> 3, tag & 7
+        if tag >= 1 << 32 or not field:
+            raise _MalformedError(f"a field of the number {field}")
         if kind == _VARINT:
             value, place = _varint(content, place)
             yield field, value
@@ -207,19 +246,25 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise _MalformedError(f"a field of wire type {kind}")
         if size > end - place:
             raise _MalformedError("it ends in the middle of a field")
-        if kind == _LENGTH:
-            yield field, content[place : place + size]
+        held = content[place : place + size]
+        yield field, held if kind == _LENGTH else int.from_bytes(held, "little")
         place += size
 
 
 def _varint(content: memoryview, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(content):
-            raise _MalformedError("it ends in the middle of a number")
+    """A number in its shortest form, of 64 bits at most, and where it ends."""
+    value, shift = 0, 0
+    while place < len(content):
         byte = content[place]
         place += 1
-        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, place
-    raise _MalformedError("a number of more than 64 bits")
+            if (not byte and shift) or (shift == 63 and byte > 1):
+                break
+            return value | byte << shift, place
+        if shift == 63:
+            break
+        value |= (byte & 0x7F) << shift
+        shift += 7
+    else:
+        raise _MalformedError("it ends in the middle of a number")
+    raise _MalformedError("a number that is longer than it needs to be, or of more than 64 bits")

@@ -21,7 +21,7 @@ from engines.bundle.gate import parts_of
 from engines.bundle.temporary import locked_directory
 from engines.errors import OutputError
 
-_PREFIX = "smp-deploy-"
+_PREFIX = ".smp-deploy-copies-"
 _BLOCK = 1 << 20
 
 

@@ -65,12 +65,13 @@ def staged_directory(target: Path, *, replaces: str | None = None) -> Iterator[P
     with half_written():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            stage, lock = locked_directory(f".{target.name}.", ".partial", target.parent)
+            place, lock = locked_directory(f".{target.name}.", ".partial", target.parent)
         except OSError as error:
             raise OutputError(f"cannot write to {_shown(target.parent)}: {error.strerror}") from error
         try:
-            # mkdtemp gives 0o700; a bundle is as readable as any other directory of its owner.
-            stage.chmod(0o777 & ~_umask())
+            # Beside it lies what says that all of it is temporary.
+            stage = place / "stage"
+            stage.mkdir()
             yield stage
             _flush_tree(stage)
             _put(stage, target, replaces)
@@ -80,7 +81,7 @@ def staged_directory(target: Path, *, replaces: str | None = None) -> Iterator[P
         finally:
             os.close(lock)
             # What was exchanged for the new directory, or what came of it. What cannot be removed is no failure.
-            shutil.rmtree(stage, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _put(stage: Path, target: Path, replaces: str | None) -> None:
@@ -151,10 +152,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    # The only way to read the mask is to set it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

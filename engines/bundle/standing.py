@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from engines.bundle.bundle import Bundle
+from engines.bundle.names import MANIFEST_NAME
 from engines.bundle.records import Validation
 
 
@@ -28,21 +29,30 @@ class Comparison:
     standing: Standing
     changed: tuple[str, ...]
     """Files that the record saw and that are others now, or gone."""
+    missed: tuple[str, ...]
+    """Files that it did not see, of those that it speaks of: a record that is bound to nothing is of nothing."""
     unseen: tuple[str, ...]
-    """Files of engines that were added since: the record says nothing of them."""
+    """Engines that were added since, by their file's name: the record says nothing of them."""
 
     @property
     def words(self) -> str:
         """What a person should know of it; nothing where nothing changed."""
-        names = f"{', '.join(self.changed[:3])}{f' and {len(self.changed) - 3} more' if len(self.changed) > 3 else ''}"
         if self.standing is Standing.FOREIGN:
-            return f"the record is foreign: it is of another network ({names} differ); validate this bundle"
-        if self.standing is Standing.STALE:
-            return f"the record is stale: the bundle changed since ({names}); validate it again"
+            return (
+                f"the record is foreign: it is of another network ({_named(self.changed)} differ); validate this bundle"
+            )
+        if self.changed:
+            return f"the record is stale: the bundle changed since ({_named(self.changed)}); validate it again"
+        if self.missed:
+            return f"the record is stale: it did not see all of the bundle ({_named(self.missed)}); validate it again"
         if not self.unseen:
             return ""
-        engines = sum(name.endswith(".json") for name in self.unseen)
+        engines = len(self.unseen)
         return f"{engines} engine{'s were' if engines > 1 else ' was'} built since, not proven here"
+
+
+def _named(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
 
 
 def compared(record: Validation, bundle: Bundle) -> Comparison:
@@ -53,20 +63,21 @@ def compared(record: Validation, bundle: Bundle) -> Comparison:
     own = (record.network.source, record.network.parameters, record.frame, record.outputs)
     manifest = bundle.manifest
     same = own == (manifest.network.source, manifest.network.parameters, manifest.input.size, manifest.outputs)
-    return _compared(record.files, bundle, same)
+    return _compared(record.files, bundle.export_digests.keys(), bundle, same)
 
 
 def of_digests(saw: Mapping[str, str], bundle: Bundle) -> Standing:
-    """The standing of a record that names no more than the digests of what it saw."""
-    return _compared(saw, bundle, same_network=True).standing
+    """The standing of a record of a part of the bundle, that names no more than the digests of what it saw."""
+    return _compared(saw, {MANIFEST_NAME}, bundle, same_network=True).standing
 
 
-def _compared(saw: Mapping[str, str], bundle: Bundle, same_network: bool) -> Comparison:
+def _compared(saw: Mapping[str, str], needed: Collection[str], bundle: Bundle, same_network: bool) -> Comparison:
+    """What a record saw against what is there; it must have seen all that is ``needed``."""
     now = bundle.digests
-    changed = tuple(sorted(name for name, digest in saw.items() if now.get(name) != digest))
-    if not saw:
-        # A record that is bound to nothing is of nothing.
-        return Comparison(Standing.STALE, ("manifest.json",), ())
+    changed = {name for name, digest in saw.items() if now.get(name) != digest}
     if changed:
-        return Comparison(Standing.STALE if same_network else Standing.FOREIGN, changed, ())
-    return Comparison(Standing.CURRENT, (), tuple(sorted(now.keys() - saw.keys())))
+        return Comparison(Standing.STALE if same_network else Standing.FOREIGN, tuple(sorted(changed)), (), ())
+    if missed := sorted(set(needed) - saw.keys()):
+        return Comparison(Standing.STALE, (), tuple(missed), ())
+    unseen = (engine.engine for engine in bundle.engines if not saw.keys() >= set(engine.files))
+    return Comparison(Standing.CURRENT, (), (), tuple(unseen))

@@ -102,10 +102,10 @@ def device_memory_text(session_bytes: int, context_bytes: int | None) -> str:
 def validation_summary(bundle: Bundle) -> str:
     """What its records say of a bundle in one line: ``"passed: all 66 checks that ran passed"``."""
     try:
-        record = stored(bundle)
+        record, proofs = stored(bundle), stored_proofs(bundle)
     except InputError as error:
         return f"not validated: {error}" if isinstance(error, BundleError) else "not validated"
-    judgement = judged(bundle, record, stored_proofs(bundle))
+    judgement = judged(bundle, record, proofs)
     return f"{judgement.verdict.value}: {judgement.headline}"
 
 

@@ -40,7 +40,7 @@ def bom_of_bundle(
 
     Raises :class:`InputError` where ``SOURCE_DATE_EPOCH`` is no time.
     """
-    files = _files(manifest, target, {MANIFEST_NAME: manifest_file, **manifest.files, **target.files}, builds)
+    files = _files(manifest, target, {**manifest.files, **target.files, MANIFEST_NAME: manifest_file}, builds)
     components = [*files, *_origins(manifest), *_tools(manifest), *_runtimes(builds)]
     needs = {_BUNDLE: [part.bom_ref for part in files], **_needs(manifest, target, builds)}
     return bom_of(_network(manifest), components, needs, tool_version=__version__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -23,7 +23,7 @@ class _Benches(msgspec.Struct, frozen=True):
     """The file."""
 
     record_version: int
-    runs: list[msgspec.Raw]
+    runs: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=4096)]
     """Of :class:`BenchRecord`; each is read by itself, so that one that is damaged costs no other."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from typing import Any
 
@@ -11,15 +10,18 @@ from numpy.typing import NDArray
 
 from engines.bundle.arrays import overlays_from_npz
 from engines.bundle.bundle import REPORTS, Bundle
-from engines.bundle.records import ARRAYS, VALIDATION, VALIDATION_VERSION, Validation, record_from_json
+from engines.bundle.documents import glance
+from engines.bundle.limits import OVERLAY_BYTES, PROOF_BYTES, PROOFS_BYTES, VALIDATION_BYTES
+from engines.bundle.records import ARRAYS, VALIDATION, VALIDATION_VERSION, Proven, Validation, record_from_json
 from engines.errors import BundleError, InputError
 
 _ANEW = "run smp-deploy validate anew"
-_PROOF = re.compile(r"validation-([a-z-]+)\.json")
 
 
 class _Version(msgspec.Struct):
-    record_version: Any = None
+    """Of any record of a validation."""
+
+    record_version: int
 
 
 def stored(bundle: Bundle) -> Validation:
@@ -28,36 +30,52 @@ def stored(bundle: Bundle) -> Validation:
     Raises :class:`InputError` when there is none, and :class:`BundleError` for one that cannot be read, is of another
     version or contradicts itself.
     """
-    held = _validation(bundle, VALIDATION)
-    if held is None:
+    content = _content(bundle, VALIDATION, VALIDATION_BYTES)
+    if content is None:
         raise InputError(f"{bundle.path} has not been validated; run smp-deploy validate {bundle.path} first")
-    return held
+    return _validation(bundle, VALIDATION, content)
 
 
-def stored_proofs(bundle: Bundle) -> dict[str, Validation]:
-    """By backend: its own proof of the bundle on a target, of those that can be read."""
-    found = {}
+def stored_proofs(bundle: Bundle) -> dict[Proven, Validation]:
+    """The proofs of the bundle on a target, of those that can be read.
+
+    Raises :class:`BundleError` where there are more than are read: one that failed must not be passed over.
+    """
+    found, taken = {}, 0
     for name in bundle.reports():
-        if match := _PROOF.fullmatch(name):
-            with suppress(BundleError):
-                held = _validation(bundle, name)
-                if held is not None:
-                    found[match[1]] = held
+        if (proven := Proven.of_file(name)) is None:
+            continue
+        with suppress(BundleError):
+            content = _content(bundle, name, PROOF_BYTES) or b""
+            taken += len(content)
+            found[proven] = _validation(bundle, name, content)
+        if taken > PROOFS_BYTES:
+            raise BundleError(
+                f"{bundle.path / REPORTS} holds proofs of more than {PROOFS_BYTES >> 20} MiB, the most that is read; "
+                "remove some"
+            )
     return found
 
 
-def _validation(bundle: Bundle, name: str) -> Validation | None:
-    path = bundle.path / REPORTS / name
+def _content(bundle: Bundle, name: str, most: int) -> bytes | None:
     try:
-        content = bundle.report(name)
-        if content is None:
-            return None
-        found = record_from_json(content, _Version, path).record_version
-        if found == VALIDATION_VERSION:
-            return record_from_json(content, Validation, path)
+        return bundle.report(name, most)
     except BundleError as error:
         raise BundleError(f"{error}; {_ANEW}") from error
-    raise BundleError(f"{path} has record version {found}, this smp-deploy reads {VALIDATION_VERSION}; {_ANEW}")
+
+
+def _validation(bundle: Bundle, name: str, content: bytes) -> Validation:
+    path = bundle.path / REPORTS / name
+    try:
+        record = record_from_json(content, Validation, path)
+        version = record.record_version
+    except BundleError as error:
+        version = getattr(glance(content, _Version), "record_version", VALIDATION_VERSION)
+        if version == VALIDATION_VERSION:
+            raise BundleError(f"{error}; {_ANEW}") from error
+    if version != VALIDATION_VERSION:
+        raise BundleError(f"{path} has record version {version}, this smp-deploy reads {VALIDATION_VERSION}; {_ANEW}")
+    return record
 
 
 def stored_overlays(bundle: Bundle, count: int) -> list[tuple[NDArray[Any], ...]]:
@@ -66,7 +84,7 @@ def stored_overlays(bundle: Bundle, count: int) -> list[tuple[NDArray[Any], ...]
     Of each the frame ``(H, W, 3)`` uint8, labels in fp32 and in the other precision ``(H, W)`` integers, and where
     they are ties ``(H, W)`` bool. Raises :class:`BundleError` for a file that cannot be read.
     """
-    path, content = bundle.path / REPORTS / ARRAYS, bundle.report(ARRAYS)
+    path, content = bundle.path / REPORTS / ARRAYS, _content(bundle, ARRAYS, OVERLAY_BYTES)
     if content is None:
         return []
     try:

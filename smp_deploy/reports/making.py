@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.bundle.bundle import REPORTS, Bundle
-from engines.bundle.records import Validation
+from engines.bundle.records import Proven, Validation
 from smp_deploy.reports.benches import rows_of
 from smp_deploy.reports.documents import stored, stored_proofs
 from smp_deploy.reports.pages import bench_text, page_of, text_of
@@ -27,8 +27,8 @@ class Report:
     """A row for every measurement."""
     judgement: Judgement
     """The verdict of all records together: no pass where the validation is of other bytes than the bundle's."""
-    proofs: dict[str, Validation]
-    """Those of backends on a target, by the backend's name."""
+    proofs: dict[Proven, Validation]
+    """Those of backends on a target."""
     path: Path | None = None
     """The page, where one was written."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -11,7 +10,9 @@ import msgspec
 import numpy as np
 
 from engines.bundle.bundle import Bundle
-from engines.bundle.records import VALIDATION, Check, Kind, LabelFigures, Quantity, Validation
+from engines.bundle.documents import json_of
+from engines.bundle.limits import PROOF_BYTES, RECORD_BYTES
+from engines.bundle.records import VALIDATION, Check, Kind, LabelFigures, Proven, Quantity, Validation
 from engines.errors import BundleError, MissingDependency
 from engines.schedules.schedule import Precision
 from engines.text import shown, shown_lines
@@ -21,6 +22,7 @@ from smp_deploy.reports.pictures import chain_figure, hop_words, layers_figure, 
 from smp_deploy.reports.verdicts import Judgement
 
 _MOST_CHANGES = 12
+_MOST_RECORDS = 64
 
 
 def page_of(bundle: Bundle, record: Validation, judgement: Judgement) -> str:
@@ -190,20 +192,19 @@ def _colored(bundle: Bundle, labels: Any) -> Any:
 
 def _other_records(bundle: Bundle) -> list[dict[str, Any]]:
     """Backends' own proofs and what else lies there: every other JSON object in ``reports/``, its plain figures."""
+    own = (VALIDATION, BENCHES, "inputs.json", "outputs.json")
+    others = [name for name in bundle.reports() if name.endswith(".json") and name not in own]
     found = []
-    for name in bundle.reports():
-        if not name.endswith(".json") or name in (VALIDATION, BENCHES, "inputs.json", "outputs.json"):
-            continue
-        rows = list(_plain_rows(_read(bundle, name)))
-        if rows:
+    for name in others[:_MOST_RECORDS]:
+        if rows := list(_plain_rows(_read(bundle, name))):
             found.append({"name": name.removesuffix(".json"), "rows": rows})
     return found
 
 
 def _read(bundle: Bundle, name: str) -> Any:
     try:
-        return json.loads(bundle.report(name) or b"")
-    except (BundleError, ValueError, RecursionError):
+        return json_of(bundle.report(name, RECORD_BYTES if Proven.of_file(name) is None else PROOF_BYTES) or b"")
+    except (BundleError, ValueError):
         return {"cannot be read": name}
 
 

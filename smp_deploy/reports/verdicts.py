@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engines.bundle.bundle import Bundle
-from engines.bundle.records import Status, Validation
+from engines.bundle.records import Proven, Status, Validation
 from engines.bundle.standing import Standing, compared
 
 
@@ -31,21 +31,21 @@ class Judgement:
     headline: str
 
 
-def judged(bundle: Bundle, record: Validation, proofs: Mapping[str, Validation]) -> Judgement:
+def judged(bundle: Bundle, record: Validation, proofs: Mapping[Proven, Validation]) -> Judgement:
     """The bundle's own validation decides, if it is of these bytes, and every backend's proof that failed.
 
     Args:
         bundle: as it is now.
         record: its last validation.
-        proofs: those of backends on a target, by the backend's name.
+        proofs: those of backends on a target.
     """
     comparison = compared(record, bundle)
     if comparison.standing is not Standing.CURRENT:
         return Judgement(Verdict(comparison.standing.value), comparison.words)
     if record.verdict is not Status.FAILED:
-        for backend, proof in proofs.items():
+        for proven, proof in proofs.items():
             if proof.verdict is Status.FAILED and compared(proof, bundle).standing is Standing.CURRENT:
-                return Judgement(Verdict.FAILED, f"on {backend} {_counted(proof)}, where it was proven on a target")
+                return Judgement(Verdict.FAILED, f"on {proven}: {_counted(proof)}, where it was proven on a target")
     return Judgement(Verdict(record.verdict.value), "; ".join(filter(None, (_counted(record), comparison.words))))
 
 

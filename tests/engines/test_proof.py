@@ -245,7 +245,7 @@ def test_a_reference_of_one_class_proves_nothing_of_labels(bundle: Path) -> None
 def test_the_record_of_a_proof_is_kept_beside_the_bundles_own(bundle: Path) -> None:
     told: list[object] = []
     validation = prove(bundle, "onnxruntime", Precision.FP32, on_check=told.append, tolerances={"label_agreement": 0.5})
-    path = bundle / "reports" / "validation-onnxruntime.json"
+    path = bundle / "reports" / "validation-onnxruntime-fp32-l2-b1-reshape.json"
     assert record_from_json(path.read_bytes(), Validation, path) == validation
     assert validation.verdict is Status.PASSED
     assert validation.counts == {Status.PASSED: 1, Status.FAILED: 0, Status.NOT_RUN: 0}

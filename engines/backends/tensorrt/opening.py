@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from engines.backends.tensorrt.engine import TensorRTEngine
 from engines.backends.tensorrt.flavours import Flavour
 from engines.bundle.bundle import Bundle
+from engines.bundle.comparing import build_record_of
 from engines.bundle.manifest import EngineRecord
+from engines.bundle.records import BuildRecord
 from engines.devices.cuda import CudaDevice
 from engines.devices.gpus import gpus
 from engines.devices.names import DeviceName
-from engines.errors import BackendError, OutOfMemory
+from engines.errors import BackendError, BundleError, OutOfMemory
 from engines.executors.base import Executor
 from engines.executors.device import DeviceExecutor
 
@@ -46,7 +46,7 @@ def executor_from_engine(
     )
 
 
-def why_not_loaded(record: dict[str, Any], runtime: str, gpu: tuple[str, str] | None) -> str:
+def why_not_loaded(record: BuildRecord, runtime: str, gpu: tuple[str, str] | None) -> str:
     """What differs between where an engine was built and here, as the likely reason why it does not load; or ``""``.
 
     ``runtime`` is the module of TensorRT here and its version, ``gpu`` the name and the compute capability of the one
@@ -54,10 +54,9 @@ def why_not_loaded(record: dict[str, Any], runtime: str, gpu: tuple[str, str] | 
     """
     differences = []
     module, _, version = runtime.partition(" ")
-    if record.get("version") != version:
-        differences.append(f"it was built with {module} {record.get('version')}, here is {version}")
-    device = record.get("device")
-    built_for = (device.get("gpu"), device.get("compute_capability")) if isinstance(device, dict) else (None, None)
+    if record.version != version:
+        differences.append(f"it was built with {module} {record.version}, here is {version}")
+    built_for = record.device.gpu, record.device.compute_capability
     if built_for[0] is not None and gpu is not None and built_for != gpu:
         differences.append(f"it was built on {built_for[0]} ({built_for[1]}), here is {gpu[0]} ({gpu[1]})")
     if not differences:
@@ -72,7 +71,14 @@ def _loaded(trt: Any, bundle: Bundle, engine: EngineRecord, name: str, index: in
     except OutOfMemory:
         raise
     except BackendError as error:
-        record = msgspec.json.decode(bundle.content(engine.record))
         found = gpus()[index : index + 1]
         gpu = (found[0].name, found[0].compute_capability) if found else None
-        raise BackendError(f"{error}{why_not_loaded(record, f'{trt.__name__} {trt.__version__}', gpu)}") from error
+        reason = _likely_reason(bundle, engine, f"{trt.__name__} {trt.__version__}", gpu)
+        raise BackendError(f"{error}{reason}") from error
+
+
+def _likely_reason(bundle: Bundle, engine: EngineRecord, runtime: str, gpu: tuple[str, str] | None) -> str:
+    try:
+        return why_not_loaded(build_record_of(bundle, engine), runtime, gpu)
+    except BundleError as error:
+        return f" ({error}: build it again on this machine)"

@@ -14,7 +14,7 @@ from engines.bundle.records.bench import (
     Rearrangement,
     Throughput,
 )
-from engines.bundle.records.build import BUILD_RECORD_MOST, BuildDevice, BuildRecord, build_record_from_file
+from engines.bundle.records.build import BuildDevice, BuildRecord, build_record_from_file
 from engines.bundle.records.checks import Check, Kind, Quantity, Status, Tolerance
 from engines.bundle.records.codec import Figure, builtins_from_record, json_from_record, record_from_json
 from engines.bundle.records.differences import BuildComparison, Difference, compared_builds, field_differences
@@ -39,17 +39,16 @@ from engines.bundle.records.validation import (
     LayerFigures,
     OverlayName,
     Platform,
+    Proven,
     ToolVersions,
     ValidatedNetwork,
     Validation,
     counts_of,
-    validation_name,
     verdict_of,
 )
 
 __all__ = [
     "ARRAYS",
-    "BUILD_RECORD_MOST",
     "MOST_TACTICS",
     "OVERLAY_ARRAYS",
     "VALIDATION",
@@ -77,6 +76,7 @@ __all__ = [
     "OverlayName",
     "PeakMemory",
     "Platform",
+    "Proven",
     "Quantity",
     "Rearrangement",
     "Status",
@@ -95,6 +95,5 @@ __all__ = [
     "json_from_record",
     "layers_sha256",
     "record_from_json",
-    "validation_name",
     "verdict_of",
 ]

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from engines.bundle.gate import read_file
+from engines.bundle.limits import BUILD_RECORD_BYTES
+from engines.bundle.names import Sha256
 from engines.bundle.records.codec import Count, Record, record_from_json
-from engines.bundle.records.fingerprint import Fingerprint, Sha256, Tactics
+from engines.bundle.records.fingerprint import Fingerprint, Tactics
 from engines.errors import InputError
 from engines.schedules.schedule import Precision
-
-BUILD_RECORD_MOST = 32 << 20
-"""Bytes of a build record: that of an engine with as many tactics as a record holds is half as large."""
 
 
 class BuildDevice(Record, frozen=True, kw_only=True):
@@ -69,7 +68,7 @@ def build_record_from_file(path: str | Path) -> BuildRecord:
     Raises :class:`InputError` where there is no such file, and :class:`BundleError` where it is no build record.
     """
     try:
-        document = read_file(path, BUILD_RECORD_MOST)
+        document = read_file(path, BUILD_RECORD_BYTES)
     except OSError as error:
         raise InputError(f"cannot read the build record {path}: {error.strerror}") from error
     return record_from_json(document, BuildRecord, path)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
+from engines.bundle.documents import struct_from_json
 from engines.errors import BundleError
 from engines.text import encodable
 
@@ -42,10 +43,10 @@ def builtins_from_record(record: msgspec.Struct) -> dict[str, Any]:
 def record_from_json(document: bytes, kind: type[_Read], name: str | Path) -> _Read:
     """Read a record; ``name`` is its file's. Raises :class:`BundleError` that says what is wrong, and where."""
     try:
-        return msgspec.json.decode(document, type=kind, dec_hook=_decoded)
+        return struct_from_json(document, kind, _decoded)
     except msgspec.ValidationError as error:
         raise BundleError(f"{name} is no record of its kind: {error}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except ValueError as error:
         raise BundleError(f"{name} cannot be read: {error}") from error
 
 

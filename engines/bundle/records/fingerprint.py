@@ -13,9 +13,8 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
+from engines.bundle.names import Sha256
 from engines.bundle.records.codec import Record
-
-Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 MOST_TACTICS = 2**16
 """Of a graph, that a record holds."""
@@ -24,9 +23,9 @@ MOST_TACTICS = 2**16
 class Tactic(Record, frozen=True, kw_only=True, array_like=True):
     """The kernel that TensorRT chose for one problem."""
 
-    key: Annotated[str, msgspec.Meta(pattern="^[!-~]{1,128}$")]
+    key: Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,128}(?!\n)$")]
     """The problem, as TensorRT writes it: ``0x`` and 32 hexadecimal digits."""
-    tactic: Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{16}$")]
+    tactic: Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{16}$", max_length=18)]
     """The kernel's hash, 64 bits: as text, since many readers of JSON keep 53."""
     ms: Annotated[float, msgspec.Meta(ge=0)]
     """How long it took when it was chosen. TensorRT weighs layouts against each other by these times."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -10,10 +12,10 @@ import msgspec
 from engines.bundle.manifest import OutputKind
 from engines.bundle.records.checks import Check, Kind, Status, Tolerance
 from engines.bundle.records.codec import Count, Figure, Record
-from engines.schedules.schedule import Precision
+from engines.schedules.schedule import Lowering, Precision, Schedule
 
 VALIDATION = "validation.json"
-"""The record of the bundle's own validation; :func:`validation_name` gives that of a backend."""
+"""The record of the bundle's own validation; :class:`Proven` names those of backends."""
 
 ARRAYS = "validation.npz"
 """Frames and labels of :attr:`Validation.overlays`: a kind of :data:`OVERLAY_ARRAYS`, a dash, the overlay's place."""
@@ -176,6 +178,41 @@ def counts_of(checks: Iterable[Check]) -> dict[Status, int]:
     return counts
 
 
-def validation_name(backend: str | None) -> str:
-    """File name of a validation: a backend's own proof stands beside the bundle's."""
-    return VALIDATION if backend is None else f"validation-{backend}.json"
+@dataclass(frozen=True)
+class Proven:
+    """What the proof of a backend is of. Each has a record of its own, beside the bundle's: a proof takes the place of
+    none but an older one of the same."""
+
+    backend: str
+    precision: Precision
+    schedule: Schedule | None
+    """``None`` for all schedules that the backend has in the bundle, in one proof."""
+
+    @property
+    def file(self) -> str:
+        """Name of the record: ``validation-onnxruntime-fp32-l2-b1-reshape.json``."""
+        held = self.schedule
+        walked = "" if held is None else f"-l{held.levels}-b{held.sub_batch}-{held.lowering.value}"
+        return f"validation-{self.backend}-{self.precision.value}{walked}.json"
+
+    @classmethod
+    def of_file(cls, name: str) -> Proven | None:
+        """The one whose record has this name; ``None`` where it is another file's."""
+        if (match := _PROOF.fullmatch(name)) is None:
+            return None
+        backend, precision, levels, sub_batch, lowering = match.groups()
+        schedule = None if levels is None else Schedule(int(levels), int(sub_batch), Lowering(lowering))
+        return cls(backend, Precision(precision), schedule)
+
+    def __str__(self) -> str:
+        walked = "" if self.schedule is None else f", {self.schedule}"
+        return f"{self.backend}, {self.precision.value}{walked}"
+
+
+def _one_of(kind: type[Precision] | type[Lowering]) -> str:
+    return f"({'|'.join(member.value for member in kind)})"
+
+
+_PROOF = re.compile(
+    rf"validation-([a-z][a-z-]*)-{_one_of(Precision)}(?:-l(\d{{1,4}})-b([1-9]\d{{0,8}})-{_one_of(Lowering)})?\.json"
+)

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,11 +21,15 @@ from engines.backends.tensorrt.backend import TENSORRT_RTX
 from engines.backends.tensorrt.builder import BuildConfig, engine_from_onnx
 from engines.backends.tensorrt.engine import TensorRTEngine
 from engines.backends.tensorrt.logger import BuildLog
-from engines.backends.tensorrt.opening import why_not_loaded
+from engines.backends.tensorrt.opening import _loaded, why_not_loaded
+from engines.bundle.records import BuildDevice
 from engines.devices.gpus import gpus
 from engines.errors import BackendError, BundleError, InputError, OutOfMemory
 from engines.planning.smaller import smaller_schedules
 from tests.conftest import Cli
+from tests.converters.verification.faults import sealed
+from tests.engines.test_proof import with_engine
+from tests.records import build_record
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="not run: tensorrt_rtx is not installed"
@@ -41,7 +46,7 @@ def built(exported: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     prepare = engine_from_onnx(bundle.file(bundle.manifest.prepare), TENSORRT_RTX.flavour, BuildConfig(None))
     for sub_batch in (4, 1):
         plan = engine_from_onnx(graph, TENSORRT_RTX.flavour, BuildConfig(Precision.FP16, sub_batch=sub_batch)).plan
-        record = {"version": "1.0.0", "device": {"gpu": None, "compute_capability": None}}
+        record = build_record(version="1.0.0")
         schedule = Schedule(2, sub_batch)
         bundle = bundle.with_engine(
             "tensorrt-rtx", Precision.FP16, schedule, plan=plan, prepare=prepare.plan, record=record
@@ -123,14 +128,33 @@ def test_smaller_schedules_need_clearly_less_each(built: Bundle) -> None:
 
 def test_what_differs_is_the_likely_reason() -> None:
     orin, thor = ("Orin", "8.7"), ("Thor", "11.0")
-    record = {"version": "10.3.0", "device": {"gpu": "Orin", "compute_capability": "8.7"}}
+    device = BuildDevice(architecture="aarch64", soc="Orin", gpu="Orin", compute_capability="8.7")
+    record = build_record(version="10.3.0", device=device)
     assert why_not_loaded(record, "tensorrt 10.3.0", orin) == ""
     assert why_not_loaded(record, "tensorrt 10.16.1", thor) == (
         " (it was built with tensorrt 10.3.0, here is 10.16.1; it was built on Orin (8.7), here is Thor (11.0): "
         "build it again on this machine)"
     )
-    portable = {"version": "1.7.1", "device": {"gpu": None, "compute_capability": None}}
+    portable = build_record(version="1.7.1")
     assert why_not_loaded(portable, "tensorrt_rtx 1.7.1", orin) == ""
+
+
+@pytest.mark.parametrize("document", [b"[]", b"[1]", b"{}", b"not JSON", b"[" * 100_000])
+def test_a_build_record_that_is_none_is_said_beside_why_the_engine_does_not_load(bundle: Path, document: bytes) -> None:
+    opened = with_engine(Bundle.open(bundle), "tensorrt", Precision.FP16, Schedule(2))
+    (engine,) = opened.engines
+    (bundle / engine.record).write_bytes(document)
+    opened = sealed(bundle, engines=[engine])
+    plan = opened.content(engine.engine)
+
+    class Refusing:
+        __name__, __version__ = "tensorrt", "10.3.0"
+
+        def __getattr__(self, name: str) -> Any:
+            raise BackendError(f"does not load {plan!r}")
+
+    with pytest.raises(BackendError, match=r"does not load b'plan' \(engines/.*\.json (is no record|cannot be read).*"):
+        _loaded(Refusing(), opened, engine, engine.engine, 0)
 
 
 def test_a_log_that_speaks_of_memory() -> None:

@@ -188,6 +188,29 @@ def test_what_is_added_is_as_readable_as_the_folder(tmp_path: Path) -> None:
         assert (path / "reports" / "new").stat().st_mode & 0o777 == file_mode
 
 
+@pytest.mark.parametrize(
+    ("folder", "planted", "mode"),
+    [
+        (0o755, 0o4777, 0o644),
+        (0o755, 0o2755, 0o644),
+        (0o700, 0o666, 0o600),
+        (0o775, 0o666, 0o664),
+        (0o755, 0o600, 0o600),
+    ],
+)
+def test_what_lies_there_lends_no_rights(folder: int, planted: int, mode: int, tmp_path: Path) -> None:
+    """A planted file that anybody may execute as its owner, or write to."""
+    (tmp_path / "target.json").write_bytes(b"planted")
+    (tmp_path / "target.json").chmod(planted)
+    tmp_path.chmod(folder)
+    Folder(tmp_path).write("target.json", b"ours")
+    assert (tmp_path / "target.json").stat().st_mode & 0o7777 == mode
+    (tmp_path / "page.html").write_bytes(b"planted")
+    (tmp_path / "page.html").chmod(planted)
+    write_file(tmp_path / "page.html", b"ours")
+    assert (tmp_path / "page.html").stat().st_mode & 0o7777 == planted & 0o666
+
+
 def test_a_folder_is_what_was_opened(tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "file").write_bytes(b"old")

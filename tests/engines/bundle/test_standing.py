@@ -63,10 +63,33 @@ def test_a_proof_on_a_target_that_failed_is_no_pass(path: Path) -> None:
     opened = Bundle.open(path)
     proof = prove(opened, "onnxruntime", tolerances={"label_agreement": 1.1}, keep=False)
     assert proof.verdict is Status.FAILED
-    opened.write_report("validation-onnxruntime.json", json_from_record(proof))
+    opened.write_report("validation-onnxruntime-fp32.json", json_from_record(proof))
     found = report_of(path)
     assert found.judgement.verdict is Verdict.FAILED
-    assert found.text.startswith("FAILED: on onnxruntime 1 of 1 checks failed, where it was proven on a target\n")
+    assert found.text.startswith(
+        "FAILED: on onnxruntime, fp32: 1 of 1 checks failed, where it was proven on a target\n"
+    )
+
+
+def test_a_proof_that_failed_stays_until_the_same_is_proven(path: Path) -> None:
+    """One that passes in another schedule or precision is not of the same."""
+    opened = Bundle.open(path)
+    assert (
+        prove(opened, "onnxruntime", schedule=Schedule(2, 4), tolerances={"label_agreement": 1.1}).verdict
+        is Status.FAILED
+    )
+    prove(opened, "onnxruntime", schedule=Schedule(2))
+    prove(opened, "onnxruntime", Precision.FP16, schedule=Schedule(2, 4))
+    assert report_of(path).judgement.headline == (
+        "on onnxruntime, fp32, levels 2, sub-batch 4, reshape: 1 of 1 checks failed, where it was proven on a target"
+    )
+    prove(opened, "onnxruntime", schedule=Schedule(2, 4))
+    assert report_of(path).judgement.verdict is Verdict.PASSED
+    assert sorted(proven.file for proven in report_of(path).proofs) == [
+        "validation-onnxruntime-fp16-l2-b4-reshape.json",
+        "validation-onnxruntime-fp32-l2-b1-reshape.json",
+        "validation-onnxruntime-fp32-l2-b4-reshape.json",
+    ]
 
 
 def test_the_reports_of_another_network(path: Path) -> None:
@@ -84,6 +107,26 @@ def test_a_record_that_is_bound_to_nothing_is_no_pass(path: Path) -> None:
     opened.write_report("validation.json", json_from_record(msgspec.structs.replace(record_of(path), files={})))
     assert report_of(path).judgement.verdict is Verdict.STALE
     assert of_digests({}, opened) is Standing.STALE
+
+
+@pytest.mark.parametrize("seen", [["README.md"], ["manifest.json"], ["manifest.json", "weights.bin"]])
+def test_a_record_that_did_not_see_all_of_the_bundle_is_no_pass(path: Path, seen: list[str]) -> None:
+    opened = Bundle.open(path)
+    files = {name: digest for name, digest in opened.digests.items() if name in seen}
+    opened.write_report("validation.json", json_from_record(msgspec.structs.replace(record_of(path), files=files)))
+    found = report_of(path)
+    assert found.judgement.verdict is Verdict.STALE
+    assert found.judgement.headline.startswith("the record is stale: it did not see all of the bundle (")
+    # A measurement is of a part: the manifest has the digests of all of it.
+    assert of_digests(files, opened) is (Standing.CURRENT if "manifest.json" in seen else Standing.STALE)
+
+
+def test_an_engine_that_was_built_since_is_counted_once(path: Path) -> None:
+    opened = with_engine(Bundle.open(path), "tensorrt", Precision.FP16, Schedule(2))
+    half = {name: digest for name, digest in opened.digests.items() if not name.endswith(".engine")}
+    found = compared(msgspec.structs.replace(record_of(path), files=half), opened)
+    assert (found.standing, found.unseen) == (Standing.CURRENT, (opened.engines[0].engine,))
+    assert found.words == "1 engine was built since, not proven here"
 
 
 def test_engines_that_were_built_since_are_named(path: Path) -> None:

@@ -32,7 +32,7 @@ from engines.errors import BundleError, OutputError
 from engines.parity.checks import Question
 from engines.parity.validation import ValidationFigures, validation_from_checks
 from smp_deploy.reports.benches import RECORD_VERSION, keep, kept, rows_of
-from smp_deploy.reports.documents import stored
+from smp_deploy.reports.documents import stored, stored_proofs
 from smp_deploy.reports.targets import check_file_target
 from tests.conftest import SIZE, Cli
 from tests.records import page
@@ -224,3 +224,73 @@ def test_overlays_of_more_classes_than_a_byte_counts(bundle: Path) -> None:
     assert found is not None
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found[1]))))
     np.testing.assert_array_equal(shown, np.stack([labels % 256, labels // 256, np.full(SIZE, 7)], axis=-1))
+
+
+def bomb(items: str, size: int) -> str:
+    """JSON of so many bytes, of values that take 30 times as much when they are read."""
+    return f'{{"record_version": {RECORD_VERSION}, "runs": [{items * (size // len(items))}0]}}'
+
+
+def test_measurements_of_any_size_are_not_read(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    for content in (bomb("0,", 1 << 20), bomb("0,", 10_000)):
+        opened.write_report("bench.json", content.encode())
+        assert kept(opened) == []
+    opened.write_report("bench.json", bytes((1 << 20) + 1))
+    with pytest.raises(BundleError, match=r"bench\.json is larger than 1 MiB, the most that is read of such a file"):
+        opened.report("bench.json")
+
+
+def test_a_record_of_any_size_is_not_read(bundle: Path) -> None:
+    opened = with_record(bundle)
+    opened.write_report("validation.json", bytes((4 << 20) + 1))
+    with pytest.raises(BundleError, match=r"validation\.json is larger than 4 MiB.*; run smp-deploy validate anew"):
+        stored(opened)
+    opened.write_report("validation.json", b'{"record_version": ' + b"[[]," * 200_000 + b"[]" + b"]" * 200_000 + b"}")
+    with pytest.raises(BundleError, match=r"validation\.json.*; run smp-deploy validate anew"):
+        stored(opened)
+    opened.write_report("validation.json", b'{"record_version": 99}')
+    with pytest.raises(BundleError, match=f"has record version 99, this smp-deploy reads {VALIDATION_VERSION}"):
+        stored(opened)
+
+
+def test_of_two_verdicts_none_counts(bundle: Path) -> None:
+    path = with_record(bundle).path / "reports" / "validation.json"
+    path.write_text(path.read_text().replace('"verdict":', '"verdict": "failed", "verdict":', 1))
+    with pytest.raises(BundleError, match="the key 'verdict' stands twice; run smp-deploy validate anew"):
+        stored(Bundle.open(bundle))
+
+
+def test_more_proofs_than_are_read_are_not_passed_over(bundle: Path) -> None:
+    """One of them may have failed."""
+    opened = with_record(bundle)
+    for precision in ("fp32", "tf32", "fp16", "bf16", "int8"):
+        opened.write_report(f"validation-onnxruntime-{precision}.json", bytes(4 << 20))
+    with pytest.raises(
+        BundleError, match=r"reports holds proofs of more than 16 MiB, the most that is read; remove some"
+    ):
+        stored_proofs(opened)
+    (bundle / "reports" / "validation-onnxruntime-int8.json").write_bytes(bytes((4 << 20) + 1))
+    assert stored_proofs(opened) == {}
+
+
+def test_other_records_on_the_page(bundle: Path) -> None:
+    """Those that cannot be read are named; of many, the first ones are shown."""
+    opened = with_record(bundle)
+    for name, content in {
+        "a-fine": b'{"figure": 1}',
+        "b-twice": b'{"figure": 1, "figure": 2}',
+        "c-large": bytes((1 << 20) + 1),
+        "d-deep": b"[" * 100_000,
+        **{f"e-{number:03}": b"{}" for number in range(70)},
+        "z-last": b'{"figure": 1}',
+    }.items():
+        opened.write_report(f"{name}.json", content)
+    shown = page(opened, stored(opened))
+    assert "a-fine" in shown
+    assert [name for name in ("b-twice", "c-large", "d-deep") if f"{name}.json" in shown] == [
+        "b-twice",
+        "c-large",
+        "d-deep",
+    ]
+    assert "z-last" not in shown
