@@ -13,6 +13,7 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,10 @@ from engines.errors import BundleError, InputError, OutputError
 _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CREATING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+
+LONGEST_WAIT_S = 60.0
+"""For a lock: what is done under one takes milliseconds, and storing a large engine a few seconds."""
+_BETWEEN_TRIES_S = 0.01
 
 
 def read_file(path: str | Path, most: int) -> bytes:
@@ -143,14 +148,14 @@ class Folder:
     def locked(self) -> Iterator[None]:
         """Inside, no other process or thread that locks this directory is at work on it: they wait for one another.
 
-        The lock ends with the process, however that ends, and leaves no file behind. Raises :class:`OutputError` where
-        it cannot be locked, :class:`BundleError` where the path has come to lead to another directory.
+        Not for ever: whoever may read a directory can lock it. The lock ends with the process, however that ends, and leaves no file behind. Raises :class:`OutputError` where
+        it cannot be locked in :data:`LONGEST_WAIT_S`, :class:`BundleError` where the path has come to lead to another directory.
         """
         # A descriptor of its own: a lock belongs to one, and threads share that of the folder.
         try:
             descriptor = os.open(".", _FOLDER, dir_fd=self._descriptor)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _lock(descriptor)
             except OSError:
                 os.close(descriptor)
                 raise
@@ -187,6 +192,20 @@ class Folder:
             yield directory, last
         finally:
             os.close(directory)
+
+
+def _lock(descriptor: int) -> None:
+    end = time.monotonic() + LONGEST_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= end:
+                message = f"another process has held its lock for {LONGEST_WAIT_S:g} s"
+                raise OSError(errno.EWOULDBLOCK, message) from error
+            time.sleep(_BETWEEN_TRIES_S)
+        else:
+            return
 
 
 def _make_folder(name: str, parent: int) -> None:
