@@ -29,6 +29,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What the orientations of EXIF ask for."""
+_BAND = 256
+"""Rows that are converted at a time."""
 _ON_ITS_SIDE = {5, 6, 7, 8}
 """Those that exchange height and width."""
 
@@ -76,8 +78,7 @@ def frame_from_file(path: Path, wanted: Wanted | None = None) -> NDArray[np.uint
         elif wanted is not None:
             wanted.check(path, (image.height, image.width))
         turned = image if turn is None else image.transpose(turn)
-        # A copy: Pillow's own buffer is read-only.
-        return np.array(_rgb(turned, path), np.uint8)
+        return _array(turned, path)
 
 
 def check_header(path: Path, wanted: Wanted | None) -> None:
@@ -164,6 +165,16 @@ def _orientation(image: Image.Image) -> int:
 def _is_deep(image: Image.Image) -> bool:
     """Whether the file has more than 8 bits a channel: Pillow cuts 16-bit colour down without a word."""
     return any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+
+
+def _array(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """The pixels in memory of their own, a band of rows at a time: Pillow copies what it converts three times over."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _BAND):
+        bottom = min(top + _BAND, height)
+        pixels[top:bottom] = _rgb(image.crop((0, top, width, bottom)), path)
+    return pixels
 
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:

@@ -245,7 +245,7 @@ def test_without_cryptography_the_extra_is_named(bundle: Path) -> None:
         "from engines.trust import Policy, sign_bundle, verify_bundle\n"
         "def policy():\n"
         '    open(\'policy.json\', \'w\').write(\'{"policy_version": 1, "signers": [{"type": "key", "name": "a", \'\n'
-        '        \'"roles": ["bundle"], "key": "k"}]}\')\n'
+        '        \'"roles": ["bundle"], "products": ["p"], "key": "k"}]}\')\n'
         "    Policy.open('policy.json')\n"
         "for call in (lambda: sign_bundle('b', 'k'), lambda: verify_bundle('b', key='k'),\n"
         "             lambda: verify_bundle('b', certificate_chain=['k']), policy):\n"
