@@ -7,7 +7,8 @@ Revocation is not checked: a vehicle has nobody to ask.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import (
     Criticality,
@@ -39,6 +41,7 @@ _UNREADABLE = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
     UnsupportedAlgorithm,
+    CryptographyDeprecationWarning,
 )
 """What the parser raises, sooner or later."""
 
@@ -95,8 +98,9 @@ class TrustedRoots:
         if not envelope.certificates:
             raise UntrustedBundle("was made with a plain key, not with a certificate")
         try:
-            own, *chain = map(x509.load_der_x509_certificate, envelope.certificates)
-            subject, usable, key = own.subject.rfc4514_string(), _may_sign(own), own.public_key()
+            with _strictly():
+                own, *chain = map(x509.load_der_x509_certificate, envelope.certificates)
+                subject, usable, key = own.subject.rfc4514_string(), _may_sign(own), own.public_key()
         except _UNREADABLE as error:
             raise UntrustedBundle("has a certificate that cannot be read") from error
         if not usable:
@@ -151,15 +155,24 @@ def check_certificates(own: x509.Certificate, others: list[x509.Certificate], no
 def certificates_from_pem(path: Path) -> list[x509.Certificate]:
     """The certificates in a file, at least one. Raises :class:`InputError`, which names it."""
     try:
-        found = x509.load_pem_x509_certificates(read_file(path, MOST_BYTES))
-        # Extensions and keys are parsed when they are first asked for.
-        for certificate in found:
-            _ = certificate.extensions, certificate.public_key()
+        with _strictly():
+            found = x509.load_pem_x509_certificates(read_file(path, MOST_BYTES))
+            # Extensions and keys are parsed when they are first asked for.
+            for certificate in found:
+                _ = certificate.extensions, certificate.public_key()
     except _UNREADABLE as error:
         raise InputError(
             f"{path} cannot be used: it holds no certificate in PEM, or one that cannot be read"
         ) from error
     return found
+
+
+@contextlib.contextmanager
+def _strictly() -> Iterator[None]:
+    """Inside, what the parser only warns of, since it will refuse it one day, is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CryptographyDeprecationWarning)
+        yield
 
 
 def _out_of_time(certificate: x509.Certificate, now: datetime) -> str:

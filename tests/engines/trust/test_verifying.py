@@ -275,7 +275,12 @@ def test_an_unreadable_certificate_is_refused(place: int, tmp_path: Path) -> Non
     # X.509 has the versions 1 to 3, which are written as 0 to 2.
     versioned = right.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020107"), 1)
     assert versioned != right
-    for content in (b"\0\0\0", versioned):
+    serial = (h.leaf, h.middle)[place].certificate.serial_number
+    number = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    # Below zero, of which the parser warns.
+    negative = right.replace(number, b"\xff" + number[1:], 1)
+    assert negative != right
+    for content in (b"\0\0\0", versioned, negative):
         file = json.loads(certified(h.leaf, h.middle).signature or b"")
         held = file["verificationMaterial"]["x509CertificateChain"]["certificates"]
         held[place]["rawBytes"] = base64.b64encode(content).decode()
