@@ -173,7 +173,7 @@ def _array(image: Image.Image, path: Path) -> NDArray[np.uint8]:
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, _BAND):
         bottom = min(top + _BAND, height)
-        pixels[top:bottom] = _rgb(image.crop((0, top, width, bottom)), path)
+        pixels[top:bottom] = np.asarray(_rgb(image.crop((0, top, width, bottom)), path))
     return pixels
 
 

@@ -148,8 +148,9 @@ class Folder:
     def locked(self) -> Iterator[None]:
         """Inside, no other process or thread that locks this directory is at work on it: they wait for one another.
 
-        Not for ever: whoever may read a directory can lock it. The lock ends with the process, however that ends, and leaves no file behind. Raises :class:`OutputError` where
-        it cannot be locked in :data:`LONGEST_WAIT_S`, :class:`BundleError` where the path has come to lead to another directory.
+        Not for ever: whoever may read a directory can lock it. The lock ends with the process, however that ends, and
+        leaves no file behind. Raises :class:`OutputError` where it cannot be locked within :data:`LONGEST_WAIT_S`,
+        :class:`BundleError` where the path has come to lead to another directory.
         """
         # A descriptor of its own: a lock belongs to one, and threads share that of the folder.
         try:

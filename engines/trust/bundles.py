@@ -101,7 +101,8 @@ def sign_bundle(
     Raises:
         BundleError: nothing was added on a target, or an engine is not the one of its build record.
         UntrustedBundle: the policy would not take the signature, or on the target that of the export.
-        InputError: another key's signature is there, no policy on the target, or a file that is not what it should be; the message names it.
+        InputError: another key's signature is there, no policy on the target, or a file that is not what it should be;
+            the message names it.
         OutputError: the signature cannot be written.
         MissingDependency: ``cryptography`` is not installed.
     """
@@ -138,8 +139,8 @@ def _check_builds(bundle: Bundle) -> None:
     for engine in bundle.engines:
         if wrong := other_files(bundle, engine, build_record_of(bundle, engine)):
             raise BundleError(
-                f"{bundle.path / engine.engine} is not what {engine.record} says: other {' and '.join(wrong)}; build it "
-                "again"
+                f"{bundle.path / engine.engine} is not what {engine.record} says: other {' and '.join(wrong)}; "
+                "build it again"
             )
 
 

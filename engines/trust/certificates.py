@@ -200,7 +200,7 @@ def _may_sign(certificate: x509.Certificate) -> bool:
     constraints = _extension(certificate, x509.BasicConstraints)
     usage = _extension(certificate, x509.KeyUsage)
     extended = _extension(certificate, x509.ExtendedKeyUsage)
-    if (constraints is not None and constraints.ca) or usage is extended is None:
+    if (constraints is not None and constraints.ca) or (usage is None and extended is None):
         return False
     # What is there restricts: the certificate of a web server signs no bundles.
     return (usage is None or usage.digital_signature) and (extended is None or _for_code(extended))

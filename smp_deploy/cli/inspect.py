@@ -81,8 +81,8 @@ def inspect_command(
         statements = _statements(opened)
         if key is not None and len(statements) > 1:
             note(
-                f"{len(statements) - 1} of the {len(statements)} statements say what records in the bundle say: whoever "
-                "could write to it could write them, and from now on the key vouches for them"
+                f"{len(statements) - 1} of the {len(statements)} statements say what records in the bundle say: "
+                "whoever could write to it could write them, and from now on the key vouches for them"
             )
         print_json([builtins_from_record(held) for held in statements] if key is None else _signed(statements, key))
         return

@@ -105,7 +105,9 @@ def test_a_signature_that_cannot_be_written_is_an_error(bundle: Path, private: P
 def test_the_signature_of_another_key_is_not_replaced_in_silence(bundle: Path, private: Path, tmp_path: Path) -> None:
     theirs = key_file(tmp_path / "supplier.pem", new_key())
     held = sign_bundle(bundle, theirs).read_bytes()
-    message = f"^{re.escape(str(bundle))}/model.sig is not a signature of this key: give replace=True to put one in its "
+    message = (
+        f"^{re.escape(str(bundle))}/model.sig is not a signature of this key: give replace=True to put one in its "
+    )
     with pytest.raises(InputError, match=message):
         sign_bundle(bundle, private)
     # Nor because it says that it is one of this key.

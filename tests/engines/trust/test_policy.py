@@ -137,7 +137,9 @@ def test_a_bundle_of_a_product_that_is_not_named_is_refused(tmp_path: Path) -> N
 def test_a_place_for_versions_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """A partition that is not mounted must not look like a vehicle that has not seen a version yet."""
     policy = Policy.open(write(tmp_path, versions="mounted/versions.json"))
-    message = f"^{re.escape(str(tmp_path))}/mounted/versions.json cannot be used: it lies in a folder that is not there$"
+    message = (
+        f"^{re.escape(str(tmp_path))}/mounted/versions.json cannot be used: it lies in a folder that is not there$"
+    )
     for remember in (False, True):
         with pytest.raises(InputError, match=message):
             verified([bundle()], policy, FIRST, remember=remember)
@@ -236,7 +238,8 @@ def key_rule(**changes: object) -> dict[str, Any]:
          "bundles name them - at `$.signers[0]`"),
         ({"signers": [key_rule(roles=["target"])]}, "'supplier' signs no bundles, so products means nothing - at "
          "`$.signers[0]`"),
-        ({"signers": [key_rule(key="a\0b")]}, "Expected `str` matching regex '\\\\A[^\\\\x00]+\\\\Z' - at `$.signers[0].key`"),
+        ({"signers": [key_rule(key="a\0b")]}, "Expected `str` matching regex '\\\\A[^\\\\x00]+\\\\Z' - at "
+         "`$.signers[0].key`"),
         ({"versions": "v\0.json"}, "Expected `str` matching regex '\\\\A[^\\\\x00]+\\\\Z' - at `$.versions`"),
         ({"signers": [key_rule(name="\ud800")]}, "it is not JSON: the escape \\ud800 stands for half of a character"),
     ],

@@ -91,11 +91,11 @@ def test_what_is_added_on_the_target_is_signed_there(bundle: Path, policy: Path,
         Session.open(bundle, trust=policy)
 
 
-def test_nothing_is_vouched_for_beside_an_export_that_nobody_signed(
-    bundle: Path, policy: Path, tmp_path: Path
-) -> None:
+def test_nothing_is_vouched_for_beside_an_export_that_nobody_signed(bundle: Path, policy: Path, tmp_path: Path) -> None:
     with_engine(Bundle.open(bundle), "tensorrt", Precision.FP16, Schedule(2))
-    with pytest.raises(InputError, match=r"^what was added on a target is signed where a policy takes the export: give"):
+    with pytest.raises(
+        InputError, match=r"^what was added on a target is signed where a policy takes the export: give"
+    ):
         sign_bundle(bundle, tmp_path / "vehicle.pem", role=Role.TARGET)
     with pytest.raises(BundleError, match=r"model\.sig is not there: the bundle is not signed$"):
         sign_bundle(bundle, tmp_path / "vehicle.pem", role=Role.TARGET, trust=policy)

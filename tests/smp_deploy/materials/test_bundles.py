@@ -209,8 +209,8 @@ def test_nothing_is_said_of_files_that_are_not_in_the_bundle(cli: Cli, bundle: P
     words = ("inspect", bundle, "--attestations", "--key", key)
     result = cli(*words)
     assert result.stderr == (
-        "3 of the 4 statements say what records in the bundle say: whoever could write to it could write them, and from "
-        "now on the key vouches for them\n"
+        "3 of the 4 statements say what records in the bundle say: whoever could write to it could write them, and "
+        "from now on the key vouches for them\n"
     )
     made = [json.loads(base64.b64decode(held["dsseEnvelope"]["payload"])) for held in json.loads(result.stdout)]
     assert [held["predicateType"] for held in made[1:]] == [RESULT, RESULT, FIGURES]
