@@ -20,6 +20,7 @@ from engines.backends.versions import tool_versions
 from engines.bundle.bundle import Bundle
 from engines.bundle.comparing import build_record_of
 from engines.bundle.manifest import EngineRecord, OutputKind, ReferenceRecord
+from engines.bundle.provenance import other_files
 from engines.bundle.records import (
     Check,
     Kind,
@@ -140,16 +141,7 @@ def _provenance_check(bundle: Bundle, engine: EngineRecord) -> Check:
         record = build_record_of(bundle, engine)
     except BundleError as error:
         return question.broke(error).located(engine.record)
-    files, manifest = bundle.files, bundle.manifest
-    trunk = manifest.trunk_of(engine.schedule)
-    expected = {
-        "weights": (record.weights_sha256, manifest.weights),
-        "graph": (record.graph_sha256, trunk.graphs[engine.precision.graph]),
-        "prepare": (record.prepare_sha256, manifest.prepare),
-        "plan": (record.plan_sha256, engine.engine),
-        "plan of prepare": (record.prepare_plan_sha256, engine.prepare),
-    }
-    wrong = [what for what, (held, name) in expected.items() if held != files[name].sha256]
+    wrong = other_files(bundle, engine, record)
     check = question.measured(
         len(wrong), f"of graph, weights, prepare and both plans; the engine computes in {record.effective_precision}"
     )

@@ -29,6 +29,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What the orientations of EXIF ask for."""
+_BAND = 256
+"""Rows that are converted at a time."""
 _ON_ITS_SIDE = {5, 6, 7, 8}
 """Those that exchange height and width."""
 _LARGEST = 255
@@ -69,8 +71,7 @@ def frame_from_file(path: Path, wanted: Wanted | None = None) -> NDArray[np.uint
     what is no image at all.
     """
     with _opened_frame(path, wanted) as image:
-        # A copy: Pillow's own buffer is read-only.
-        return np.array(_rgb(turned(image, path, wanted), path), np.uint8)
+        return _array(turned(image, path, wanted), path)
 
 
 def check_header(path: Path, wanted: Wanted | None) -> None:
@@ -174,6 +175,16 @@ def _orientation(image: Image.Image) -> int:
     # A PNG's own getexif would decode the pixels.
     found = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     return found if isinstance(found, int) else 1
+
+
+def _array(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """The pixels in memory of their own, a band of rows at a time: Pillow copies what it converts three times over."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _BAND):
+        bottom = min(top + _BAND, height)
+        pixels[top:bottom] = np.asarray(_rgb(image.crop((0, top, width, bottom)), path))
+    return pixels
 
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:

@@ -38,7 +38,7 @@ from engines.bundle.names import REPORTS as REPORTS
 from engines.bundle.onnx_files import check_graph
 from engines.bundle.records import BuildRecord, json_from_record
 from engines.bundle.snapshot import Snapshot, hash_of
-from engines.errors import BundleError
+from engines.errors import BundleError, UntrustedBundle
 from engines.schedules.schedule import Precision, Schedule
 
 _Used = TypeVar("_Used")
@@ -269,8 +269,9 @@ class Bundle:
         They take the place of an engine for the same use.
 
         File names carry a hash of their content, so nothing is overwritten, and ``target.json`` is replaced last:
-        until then readers see the bundle as it was. Engines that others have stored meanwhile are kept. Raises
-        :class:`OutputError` where the bundle cannot be written, or was replaced meanwhile.
+        until then readers see the bundle as it was. Engines that others have stored meanwhile are kept, but for a
+        bundle that is held (:meth:`hold`): then it is refused. Raises :class:`OutputError` where the bundle cannot be
+        written, or was replaced meanwhile, and :class:`UntrustedBundle` for a held one that others have added to.
         """
         document = json_from_record(record)
         beginning = record_of(plan + prepare + document).sha256[:12]
@@ -319,14 +320,23 @@ class Bundle:
             digest = self._write_target(stored)
         return self._with(stored, digest)
 
-    def check_unchanged(self) -> None:
-        """Raise :class:`BundleError` unless the ``manifest.json`` on the disk is still this bundle's."""
+    def hold(self) -> None:
+        """From now on add to this ``target.json`` alone, as this bundle and those that are made of it know it.
+
+        For who has proven who wrote it: what others put there afterwards was not looked at, and must not go on under
+        the name of who signs next.
+        """
+        self._copies.held = True
+
+    def check_unchanged(self) -> FileRecord:
+        """Raise :class:`BundleError` unless the ``manifest.json`` on the disk is still this bundle's; what it is."""
         try:
-            same = record_of(self.folder.read(MANIFEST_NAME, LARGEST_MANIFEST)).sha256 == self.target.manifest_sha256
+            found = record_of(self.folder.read(MANIFEST_NAME, LARGEST_MANIFEST))
         except (OSError, BundleError):
-            same = False
-        if not same:
+            found = None
+        if found is None or found.sha256 != self.target.manifest_sha256:
             raise BundleError(f"{self.path} was exported anew meanwhile; do it again")
+        return found
 
     def check_writable(self) -> None:
         """Raise :class:`OutputError` unless engines can be stored: said before a build, not after it."""
@@ -338,9 +348,15 @@ class Bundle:
         return replace(self, target=target, target_sha256=digest)
 
     def _current(self) -> TargetManifest:
-        """``target.json`` as it is on the disk now."""
+        """``target.json`` as it is on the disk now, to be added to."""
         self.check_unchanged()
-        return _read_target(self.folder, self.manifest, self.target.manifest_sha256)[0]
+        target, digest = _read_target(self.folder, self.manifest, self.target.manifest_sha256)
+        if self._copies.held and digest != self.target_sha256:
+            raise UntrustedBundle(
+                f"{self.path / TARGET_NAME} is not the one that was verified: others have written it since; nothing "
+                "was added to it"
+            )
+        return target
 
     def _write_target(self, target: TargetManifest) -> str:
         """Replace ``target.json``; its SHA-256."""
@@ -406,12 +422,16 @@ class Bundle:
 
 
 class _Copies:
-    """What was verified of a bundle, and the private copies of it, made when the first one is asked for."""
+    """What was verified of a bundle, and the private copies of it, made when the first one is asked for.
+
+    Bundles that are made of one another share it.
+    """
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
         self._lock = threading.Lock()
         self.verified: set[str] = set()
+        self.held = False
 
     def of(self, bundle: Bundle, name: str) -> Path:
         # Two threads that want one file: the second one finds it whole.

@@ -13,6 +13,7 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,10 @@ from engines.errors import BundleError, InputError, OutputError
 _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CREATING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+
+LONGEST_WAIT_S = 60.0
+"""For a lock: what is done under one takes milliseconds, and storing a large engine a few seconds."""
+_BETWEEN_TRIES_S = 0.01
 
 
 def read_file(path: str | Path, most: int) -> bytes:
@@ -143,18 +148,18 @@ class Folder:
             os.unlink(last, dir_fd=directory)
 
     @contextmanager
-    def locked(self, *, wait: bool = True) -> Iterator[None]:
+    def locked(self, longest_wait_s: float = LONGEST_WAIT_S) -> Iterator[None]:
         """Inside, no other process or thread that locks this directory is at work on it: they wait for one another.
 
-        The lock ends with the process, however that ends, and leaves no file behind. Raises :class:`OutputError` where
-        it cannot be locked, and where another has locked it and ``wait`` is false; :class:`BundleError` where the path
-        has come to lead to another directory.
+        Not for ever: whoever may read a directory can lock it. The lock ends with the process, however that ends, and
+        leaves no file behind. Raises :class:`OutputError` where it cannot be locked within ``longest_wait_s``,
+        :class:`BundleError` where the path has come to lead to another directory.
         """
         # A descriptor of its own: a lock belongs to one, and threads share that of the folder.
         try:
             descriptor = os.open(".", _FOLDER, dir_fd=self._descriptor)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(descriptor, longest_wait_s)
             except OSError:
                 os.close(descriptor)
                 raise
@@ -193,6 +198,19 @@ class Folder:
             yield directory, last
         finally:
             os.close(directory)
+
+
+def _lock(descriptor: int, longest_wait_s: float) -> None:
+    end = time.monotonic() + longest_wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_BETWEEN_TRIES_S)
+        else:
+            return
 
 
 def _make_folder(name: str, parent: int) -> None:

@@ -12,7 +12,7 @@ know them. A message that may stand once and stands twice is merged by them: it 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePosixPath
 
 from engines.errors import BundleError
@@ -104,7 +104,7 @@ def module_of_node(content: bytes, name: str) -> str | None:
             for field, value in _fields(graph):
                 held = list(_fields(_message(value))) if field == _GRAPH_NODE else []
                 if any(kind == _NODE_NAME and bytes(_message(value)) == name.encode() for kind, value in held):
-                    return dict(_entry(_message(entry)) for kind, entry in held if kind == _NODE_METADATA).get(
+                    return dict(_entry(_fields(_message(entry))) for kind, entry in held if kind == _NODE_METADATA).get(
                         MODULE_KEY
                     )
     except (_MalformedError, UnicodeDecodeError):
@@ -201,9 +201,7 @@ class _Reader:
             self.external(tensor, entries)
 
     def entry(self, content: memoryview) -> tuple[str, str]:
-        fields = self.known(content, _OF_ENTRY, "entry")
-        found = {field: bytes(_message(value)).decode() for field, value in fields}
-        return found.get(_ENTRY_KEY, ""), found.get(_ENTRY_VALUE, "")
+        return _entry(self.known(content, _OF_ENTRY, "entry"))
 
     def external(self, tensor: str, entries: dict[str, str]) -> None:
         location = entries.get("location", "")
@@ -218,6 +216,12 @@ class _Reader:
             raise BundleError(f"{self.name}: the tensor {tensor!r} has no place in {location}: {numbers}")
         if sum(map(int, numbers)) > self.size:
             raise BundleError(f"{self.name}: the tensor {tensor!r} lies behind the end of {location}")
+
+
+def _entry(fields: Iterable[tuple[int, int | memoryview]]) -> tuple[str, str]:
+    """Key and value."""
+    found = {field: bytes(_message(value)).decode() for field, value in fields}
+    return found.get(_ENTRY_KEY, ""), found.get(_ENTRY_VALUE, "")
 
 
 def _message(value: int | memoryview) -> memoryview:

@@ -7,7 +7,8 @@ Revocation is not checked: a vehicle has nobody to ask.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import (
     Criticality,
@@ -31,8 +33,16 @@ from engines.errors import InputError, UntrustedBundle
 from engines.trust.authorities import Signer
 from engines.trust.envelopes import Envelope
 from engines.trust.keys import MOST_BYTES, key_sha256, verifies
+from engines.trust.names import name_from_text
 
-_UNREADABLE = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
+_UNREADABLE = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+    CryptographyDeprecationWarning,
+)
 """What the parser raises, sooner or later."""
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
@@ -43,16 +53,20 @@ class Identity:
     """Whose certificate is meant: what is given must be in it; with nothing given, any that the roots vouch for."""
 
     subject: str | None = None
-    """As ``openssl x509 -noout -subject -nameopt RFC2253`` shows it."""
+    """RFC 4514, read by :func:`engines.trust.names.name_from_text`: the same name in any spelling fits."""
     alternative_name: str | None = None
     """``email:...``, ``URI:...`` or ``DNS:...``, one of the certificate's names."""
     sha256: str | None = None
     """Of the certificate itself (DER), in lower-case hexadecimal."""
 
+    def __post_init__(self) -> None:
+        if self.subject is not None:
+            name_from_text(self.subject)
+
     def fits(self, certificate: x509.Certificate) -> bool:
         """Whether a certificate is the one that is meant."""
         return (
-            self.subject in (None, certificate.subject.rfc4514_string())
+            (self.subject is None or name_from_text(self.subject) == certificate.subject)
             and (self.alternative_name is None or self.alternative_name in _alternative_names(certificate))
             and self.sha256 in (None, certificate.fingerprint(hashes.SHA256()).hex())
         )
@@ -84,15 +98,13 @@ class TrustedRoots:
         if not envelope.certificates:
             raise UntrustedBundle("was made with a plain key, not with a certificate")
         try:
-            own, *chain = map(x509.load_der_x509_certificate, envelope.certificates)
-            subject, usable, key = own.subject.rfc4514_string(), _may_sign(own), own.public_key()
+            with _strictly():
+                own, *chain = map(x509.load_der_x509_certificate, envelope.certificates)
+                subject, usable, key = own.subject.rfc4514_string(), _may_sign(own), own.public_key()
         except _UNREADABLE as error:
             raise UntrustedBundle("has a certificate that cannot be read") from error
         if not usable:
-            raise UntrustedBundle(
-                f"was made with the certificate of {subject!r}, which is not one for signatures: it needs the key "
-                "usage digitalSignature or the extended usage codeSigning, and must not be an authority's"
-            )
+            raise UntrustedBundle(f"was made with the certificate of {subject!r}, which is {NOT_FOR_SIGNATURES}")
         if not self.identity.fits(own):
             raise UntrustedBundle(f"was made with the certificate of {subject!r}, who is not {self.name}")
         self._check_chain(own, [*chain, *self.others], now)
@@ -109,7 +121,10 @@ class TrustedRoots:
             # What was good on its first day has become too old since.
             with contextlib.suppress(VerificationError):
                 held = self._chain(own, others, own.not_valid_before_utc)
-                reason = next(filter(None, (_out_of_time(certificate, now) for certificate in held)), reason)
+                late = ((certificate, wrong) for certificate in held if (wrong := _out_of_time(certificate, now)))
+                for certificate, wrong in late:
+                    reason = f"rests on the certificate of {certificate.subject.rfc4514_string()!r}, which {wrong}"
+                    break
             raise UntrustedBundle(reason) from error
 
     def _chain(self, own: x509.Certificate, others: list[x509.Certificate], when: datetime) -> list[x509.Certificate]:
@@ -119,13 +134,32 @@ class TrustedRoots:
         return policy.build_client_verifier().verify(own, others).chain
 
 
+def check_certificates(own: x509.Certificate, others: list[x509.Certificate], now: datetime) -> None:
+    """Whether anybody may take a signature that comes with these certificates, the signer's own and those above it.
+
+    The self-signed ones among the others count as roots; without one, all of them, for the verifier has the rest.
+    Raises :class:`UntrustedBundle`; the message is a sentence's end that follows the name of the signer's certificate.
+    """
+    if not _may_sign(own):
+        raise UntrustedBundle(f"is {NOT_FOR_SIGNATURES}")
+    if late := _out_of_time(own, now):
+        raise UntrustedBundle(f"cannot be used: it {late}")
+    roots = tuple(filter(_is_root, others)) or tuple(others)
+    if roots:
+        try:
+            TrustedRoots("", roots)._chain(own, others, now)
+        except VerificationError as error:
+            raise UntrustedBundle("does not lead to a root through the others, all of them valid today") from error
+
+
 def certificates_from_pem(path: Path) -> list[x509.Certificate]:
     """The certificates in a file, at least one. Raises :class:`InputError`, which names it."""
     try:
-        found = x509.load_pem_x509_certificates(read_file(path, MOST_BYTES))
-        # Extensions and keys are parsed when they are first asked for.
-        for certificate in found:
-            _ = certificate.extensions, certificate.public_key()
+        with _strictly():
+            found = x509.load_pem_x509_certificates(read_file(path, MOST_BYTES))
+            # Extensions and keys are parsed when they are first asked for.
+            for certificate in found:
+                _ = certificate.extensions, certificate.public_key()
     except _UNREADABLE as error:
         raise InputError(
             f"{path} cannot be used: it holds no certificate in PEM, or one that cannot be read"
@@ -133,11 +167,18 @@ def certificates_from_pem(path: Path) -> list[x509.Certificate]:
     return found
 
 
+@contextlib.contextmanager
+def _strictly() -> Iterator[None]:
+    """Inside, what the parser only warns of, since it will refuse it one day, is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CryptographyDeprecationWarning)
+        yield
+
+
 def _out_of_time(certificate: x509.Certificate, now: datetime) -> str:
     """What is wrong with the time, or ``""``."""
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    wrong = f"expired on {end:%Y-%m-%d}" if now > end else f"holds from {start:%Y-%m-%d}" if now < start else ""
-    return f"rests on the certificate of {certificate.subject.rfc4514_string()!r}, which {wrong}" if wrong else ""
+    return f"expired on {end:%Y-%m-%d}" if now > end else f"holds from {start:%Y-%m-%d}" if now < start else ""
 
 
 def _is_root(certificate: x509.Certificate) -> bool:
@@ -149,15 +190,24 @@ def _is_root(certificate: x509.Certificate) -> bool:
     return constraints is not None and constraints.ca
 
 
+NOT_FOR_SIGNATURES = (
+    "not one for signatures: it needs the key usage digitalSignature or the extended usage codeSigning, no usage that "
+    "lacks them, and must not be an authority's"
+)
+
+
 def _may_sign(certificate: x509.Certificate) -> bool:
     constraints = _extension(certificate, x509.BasicConstraints)
     usage = _extension(certificate, x509.KeyUsage)
     extended = _extension(certificate, x509.ExtendedKeyUsage)
-    if constraints is not None and constraints.ca:
+    if (constraints is not None and constraints.ca) or (usage is None and extended is None):
         return False
-    return (usage is not None and usage.digital_signature) or (
-        extended is not None and ExtendedKeyUsageOID.CODE_SIGNING in extended
-    )
+    # What is there restricts: the certificate of a web server signs no bundles.
+    return (usage is None or usage.digital_signature) and (extended is None or _for_code(extended))
+
+
+def _for_code(extended: x509.ExtendedKeyUsage) -> bool:
+    return ExtendedKeyUsageOID.CODE_SIGNING in extended
 
 
 def _authorities() -> ExtensionPolicy:
@@ -166,6 +216,7 @@ def _authorities() -> ExtensionPolicy:
         ExtensionPolicy.permit_all()
         .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _check_is_authority)
         .may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _check_may_certify)
+        .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _check_certifies_for_code)
     )
 
 
@@ -177,6 +228,11 @@ def _check_is_authority(_: Policy, __: x509.Certificate, constraints: x509.Basic
 def _check_may_certify(_: Policy, __: x509.Certificate, usage: x509.KeyUsage | None) -> None:
     if usage is not None and not usage.key_cert_sign:
         raise ValueError("not for certificates")
+
+
+def _check_certifies_for_code(_: Policy, __: x509.Certificate, extended: x509.ExtendedKeyUsage | None) -> None:
+    if extended is not None and not _for_code(extended):
+        raise ValueError("not for certificates of those who sign")
 
 
 def _alternative_names(certificate: x509.Certificate) -> set[str]:

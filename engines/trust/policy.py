@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -19,6 +18,7 @@ _MOST_BYTES = 1 << 20
 
 _Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
+_FileName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00]+\Z")]
 
 
 class _Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
@@ -27,12 +27,20 @@ class _Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     name: _Text
     """What messages and remembered versions call them; somebody with an old and a new key has it twice."""
     roles: Annotated[list[Role], msgspec.Meta(min_length=1)]
+    products: list[_Text] = []
+    """Whose bundles they may sign, :attr:`Manifest.product`; belongs to the role ``bundle``."""
+
+    def __post_init__(self) -> None:
+        if Role.BUNDLE in self.roles and not self.products:
+            raise ValueError(f"{self.name!r} may sign bundles: products has to say of which, as the bundles name them")
+        if self.products and Role.BUNDLE not in self.roles:
+            raise ValueError(f"{self.name!r} signs no bundles, so products means nothing")
 
 
 class KeyRule(_Rule, frozen=True, tag="key"):
     """The owner of a key."""
 
-    key: _Text
+    key: _FileName
     """The public key's file in PEM, relative to the policy."""
     sha256: _Sha256 | None = None
     """Of the key, :attr:`engines.trust.Signer.key_sha256`: the file must hold this one."""
@@ -41,7 +49,7 @@ class KeyRule(_Rule, frozen=True, tag="key"):
 class CertificateRule(_Rule, frozen=True, tag="certificate"):
     """Whose certificate leads to a root, and is one that is meant."""
 
-    roots: _Text
+    roots: _FileName
     """The root certificates' file in PEM, relative to the policy."""
     subject: _Text | None = None
     """RFC 4514."""
@@ -55,7 +63,7 @@ class PolicyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     policy_version: Literal[1]
     signers: Annotated[list[KeyRule | CertificateRule], msgspec.Meta(min_length=1)]
-    versions: _Text | None = None
+    versions: _FileName | None = None
     """The file of accepted versions, relative to the policy; without it older versions are taken, too."""
 
 
@@ -64,9 +72,16 @@ class Policy:
     """A policy with its keys and certificates read."""
 
     path: Path
-    authorities: Mapping[Role, tuple[Authority, ...]]
-    """Who may sign what; every role has an entry."""
+    signers: tuple[tuple[KeyRule | CertificateRule, Authority], ...]
     versions: Versions | None
+
+    def authorities(self, role: Role, product: str) -> tuple[Authority, ...]:
+        """Who may sign in a role; the role ``bundle`` for this product alone."""
+        return tuple(
+            authority
+            for rule, authority in self.signers
+            if role in rule.roles and (role is not Role.BUNDLE or product in rule.products)
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> Policy:
@@ -76,10 +91,9 @@ class Policy:
         """
         path = Path(path)
         held = document_from_json(read_file(path, _MOST_BYTES), PolicyFile, str(path), InputError)
-        rules = [(rule, _authority(rule, path)) for rule in held.signers]
         return cls(
             path,
-            {role: tuple(authority for rule, authority in rules if role in rule.roles) for role in Role},
+            tuple((rule, _authority(rule, path)) for rule in held.signers),
             None if held.versions is None else Versions(path.parent / held.versions),
         )
 
@@ -102,5 +116,8 @@ def _authority(rule: KeyRule | CertificateRule, policy: Path) -> Authority:
         raise InputError(
             f"{policy} names the roots {rule.roots!r} for {rule.name!r} without a subject, alternative_name or sha256"
         )
-    identity = Identity(rule.subject, rule.alternative_name, rule.sha256)
+    try:
+        identity = Identity(rule.subject, rule.alternative_name, rule.sha256)
+    except InputError as error:
+        raise InputError(f"{policy} cannot be used: {error}") from error
     return TrustedRoots.open([policy.parent / rule.roots], rule.name, identity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from cryptography import x509
@@ -12,10 +13,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from engines.bundle.gate import read_file
-from engines.errors import InputError, PassPhraseNeeded
-from engines.trust.certificates import certificates_from_pem
+from engines.errors import InputError, PassPhraseNeeded, UntrustedBundle
+from engines.trust.certificates import certificates_from_pem, check_certificates
 from engines.trust.envelopes import MOST_CERTIFICATES, Envelope, json_from_envelope, message_of
-from engines.trust.keys import HASHES, MOST_BYTES, key_sha256
+from engines.trust.keys import HASHES, MOST_BYTES, key_sha256, verifies
 from engines.trust.statements import statement_from_digests
 
 
@@ -46,10 +47,11 @@ class SigningKey:
             raise InputError(f"{path} cannot be used: a key of P-256, P-384 or P-521 is needed")
         return cls(key)
 
-    def certified(self, certificate: Path, chain: tuple[Path, ...]) -> SigningKey:
+    def certified(self, certificate: Path, chain: tuple[Path, ...], now: datetime | None = None) -> SigningKey:
         """The key with its owner's certificate and those that lead from it to a root.
 
-        Raises :class:`InputError` for the certificate of another key, and for more certificates than are read again.
+        They must be such that a signature can be taken ``now``, by default today. Raises :class:`InputError` where they
+        are not, for the certificate of another key, and for more certificates than are read again.
         """
         (own, *others) = certificates_from_pem(certificate)
         if key_sha256(own.public_key()) != key_sha256(self.key.public_key()):
@@ -59,7 +61,15 @@ class SigningKey:
             raise InputError(
                 f"a signature carries up to {MOST_CERTIFICATES} certificates; received {len(certificates)}"
             )
+        try:
+            check_certificates(own, [*certificates[1:]], now or datetime.now(timezone.utc))
+        except UntrustedBundle as error:
+            raise InputError(f"{certificate} {error}") from error
         return SigningKey(self.key, certificates)
+
+    def made(self, envelope: Envelope) -> bool:
+        """Whether this key made the signature of an envelope, with whatever certificates."""
+        return verifies(self.key.public_key(), envelope)
 
     def signature(self, name: str, digests: Mapping[str, str]) -> bytes:
         """The signature file of the files ``{name: SHA-256}`` of a bundle with this name."""

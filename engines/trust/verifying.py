@@ -72,10 +72,12 @@ def verified(
     policy: Policy,
     release: Release,
     *,
-    remember: bool = True,
+    remember: bool = False,
     now: datetime | None = None,
 ) -> dict[Role, Signer]:
     """Who signed each of the sets, one of each role: the policy must name all of them for what they signed.
+
+    Who signs bundles does so for the products that the policy says.
 
     The version must not be older than one that was accepted before; with ``remember`` it is what is remembered.
     Call it before anything of these files is parsed by a runtime. Raises as :func:`verify` does, and
@@ -86,7 +88,12 @@ def verified(
         raise ValueError(f"a bundle, and no role twice; received {[signed.role.value for signed in sets]}")
     if len({signed.digests[MANIFEST_NAME] for signed in sets}) > 1:
         raise ValueError("the sets are of several bundles: their manifests differ")
-    signers = {role: verify(signed, policy.authorities[role], now) for role, signed in by_role.items()}
+    signers = {}
+    for role, signed in by_role.items():
+        authorities = policy.authorities(role, release.product)
+        if not authorities and role is Role.BUNDLE:
+            raise _nobody(signed, f" of the product {release.product!r}")
+        signers[role] = verify(signed, authorities, now)
     if policy.versions is not None:
         signer, where = signers[Role.BUNDLE].name, by_role[Role.BUNDLE].where
         policy.versions.check(signer, release, where)
@@ -103,11 +110,15 @@ def _signer(envelope: Envelope, authorities: Sequence[Authority], signed: Signed
         except UntrustedBundle as error:
             reasons.append(str(error))
     if not reasons:
-        raise UntrustedBundle(
-            f"{signed.where} is of no use: the policy names nobody who may sign a {signed.role.value}"
-        )
+        raise _nobody(signed)
     # One reason may be given by several, who differ in their names alone.
     raise UntrustedBundle(f"{signed.where} {'; it '.join(dict.fromkeys(reasons))}")
+
+
+def _nobody(signed: SignedSet, more: str = "") -> UntrustedBundle:
+    return UntrustedBundle(
+        f"{signed.where} is of no use: the policy names nobody who may sign a {signed.role.value}{more}"
+    )
 
 
 def _check_files(signed: SignedSet, expected: Mapping[str, str]) -> None:

@@ -24,7 +24,7 @@ class _Remembered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 @dataclass(frozen=True)
 class Versions:
-    """A file of counters that only grow. Where it is not there, nothing is remembered yet."""
+    """A file of counters that only grow. Where it is not there, nothing is remembered yet; its folder must be there."""
 
     path: Path
 
@@ -59,6 +59,10 @@ class Versions:
     def _read(self) -> _Remembered:
         try:
             content = read_file(self.path, _MOST_BYTES)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            # A partition that is not mounted looks like this, and must not pass for a first start.
+            if self.path.is_symlink() or not self.path.parent.is_dir():
+                what = "it leads to a file" if self.path.is_symlink() else "it lies in a folder"
+                raise InputError(f"{self.path} cannot be used: {what} that is not there") from error
             return _Remembered()
         return document_from_json(content, _Remembered, str(self.path), InputError)

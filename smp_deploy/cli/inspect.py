@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from engines.bundle.bundle import Bundle, record_of
-from engines.bundle.comparing import EngineComparison, compared_engines
-from engines.bundle.manifest import LARGEST_MANIFEST, MANIFEST_NAME, FileRecord
-from engines.bundle.records import BuildRecord, builtins_from_record, record_from_json
+from engines.bundle.bundle import Bundle
+from engines.bundle.comparing import EngineComparison, build_record_of, compared_engines
+from engines.bundle.provenance import other_files
+from engines.bundle.records import Validation, builtins_from_record
+from engines.bundle.standing import Standing, compared, of_digests
 from engines.errors import BundleError, InputError, MissingDependency
 from smp_deploy.cli.console import note, print_json, print_table
 from smp_deploy.cli.keys import with_pass_phrase
@@ -80,6 +81,11 @@ def inspect_command(
         return
     if attestations:
         statements = _statements(opened)
+        if key is not None and len(statements) > 1:
+            note(
+                f"{len(statements) - 1} of the {len(statements)} statements say what records in the bundle say: "
+                "whoever could write to it could write them, and from now on the key vouches for them"
+            )
         print_json([builtins_from_record(held) for held in statements] if key is None else _signed(statements, key))
         return
     try:
@@ -117,7 +123,7 @@ def inspect_command(
     if opened.tunings:
         print_table(("tuned on", "backend", "precision", "fastest", "ms a frame"), tuning_summaries(opened))
     if measured := bench_summaries(opened):
-        print_table(("measured on", "backend", "precision", "schedule", "ms a frame", "memory"), measured)
+        print_table(("measured on", "backend", "precision", "schedule", "ms a frame", "memory", "record"), measured)
     if unlisted := opened.unlisted:
         note(f"in the directory, but in no manifest, so never read: {', '.join(unlisted)}")
     print_table(("file", "bytes", "SHA-256"), [(name, f.size, f.sha256[:16]) for name, f in opened.files.items()])
@@ -163,7 +169,8 @@ def _bill(bundle: Bundle) -> dict[str, Any]:
     from smp_deploy.materials.bundles import bom_of_bundle
     from smp_deploy.materials.cyclonedx import builtins_from_bom
 
-    return builtins_from_bom(bom_of_bundle(bundle.manifest, bundle.target, _manifest_file(bundle), _builds(bundle)))
+    builds = {engine.record: build_record_of(bundle, engine) for engine in bundle.engines}
+    return builtins_from_bom(bom_of_bundle(bundle.manifest, bundle.target, bundle.check_unchanged(), builds))
 
 
 def _signed(statements: list[Statement], key: Path) -> list[Any]:
@@ -179,7 +186,10 @@ def _signed(statements: list[Statement], key: Path) -> list[Any]:
 
 
 def _statements(bundle: Bundle) -> list[Statement]:
-    """Of the export, of every engine, of the last validation, of backends' proofs and of benchmarks."""
+    """Of the export, of every engine, of the last validation, of backends' proofs and of benchmarks.
+
+    Of records that are of other bytes there is none: nothing is said of files that are not in the bundle.
+    """
     from engines.bundle.records.statements import (
         statement_of_bench,
         statement_of_build,
@@ -189,29 +199,31 @@ def _statements(bundle: Bundle) -> list[Statement]:
     from smp_deploy.reports.benches import kept
     from smp_deploy.reports.documents import stored, stored_proofs
 
-    manifest, builds = bundle.manifest, _builds(bundle)
+    manifest = bundle.manifest
     made = [statement_of_export(manifest, bundle.target.manifest_sha256)]
-    made += [statement_of_build(builds[engine.record], engine, manifest.weights) for engine in bundle.engines]
+    for engine in bundle.engines:
+        record = build_record_of(bundle, engine)
+        if wrong := other_files(bundle, engine, record):
+            note(f"without a statement of {engine.engine}: its build record is of other {' and '.join(wrong)}")
+        else:
+            made.append(statement_of_build(record, engine, manifest.weights))
+    validations: dict[str, Validation] = {}
     try:
-        validation = stored(bundle)
+        validations["the validation"] = stored(bundle)
     except BundleError:
         raise
     except InputError:
         note(f"without a statement of a validation: {bundle.path} has none")
-    else:
-        made.append(statement_of_validation(validation, validation.files))
-    made += [statement_of_validation(proof, proof.files) for proof in stored_proofs(bundle).values()]
-    made += [statement_of_bench(run, run.files) for run in kept(bundle)]
+    validations |= {f"the proof on {backend}": proof for backend, proof in stored_proofs(bundle).items()}
+    for what, validation in validations.items():
+        comparison = compared(validation, bundle)
+        if comparison.standing is Standing.CURRENT:
+            made.append(statement_of_validation(validation, validation.files))
+        else:
+            note(f"without a statement of {what}: {comparison.words}")
+    for run in kept(bundle):
+        if of_digests(run.files, bundle) is Standing.CURRENT:
+            made.append(statement_of_bench(run, run.files))
+        else:
+            note(f"without a statement of the benchmark on {run.machine.device}: the bundle changed since")
     return made
-
-
-def _builds(bundle: Bundle) -> dict[str, BuildRecord]:
-    """The build record of every engine, by the name of its file."""
-    names = [engine.record for engine in bundle.engines]
-    return {name: record_from_json(bundle.content(name), BuildRecord, bundle.path / name) for name in names}
-
-
-def _manifest_file(bundle: Bundle) -> FileRecord:
-    """Size and SHA-256 of the manifest that was opened."""
-    bundle.check_unchanged()
-    return record_of(bundle.folder.read(MANIFEST_NAME, LARGEST_MANIFEST))

@@ -7,6 +7,7 @@ from statistics import median
 from engines.backends.base import Backend
 from engines.backends.memory import DeviceMemoryModel
 from engines.bundle.bundle import Bundle
+from engines.bundle.standing import of_digests
 from engines.errors import BundleError, InputError, LayoutError
 from engines.planning.sizes import shown_bytes
 from engines.schedules.phases import Size
@@ -117,7 +118,7 @@ def warn_of_validation(bundle: Bundle) -> None:
 
 
 def bench_summaries(bundle: Bundle) -> list[tuple[str, ...]]:
-    """Where, what, the median and the memory of every measurement of ``bench``."""
+    """Where, what, the median and the memory of every measurement of ``bench``, and whether it is of these bytes."""
     rows: list[tuple[str, ...]] = []
     for run in kept(bundle):
         where, device = f"{run.machine.device}; {run.machine.runtime}", run.memory.device
@@ -127,7 +128,9 @@ def bench_summaries(bundle: Bundle) -> list[tuple[str, ...]]:
             taken = f"{shown_bytes(run.memory.process_bytes)} of the process"
         else:
             taken = "not measured"
-        rows.append((where, run.backend, run.precision.value, str(run.schedule), f"{run.latency_ms.median:.1f}", taken))
+        what = (run.backend, run.precision.value, str(run.schedule))
+        standing = of_digests(run.files, bundle).value
+        rows.append((where, *what, f"{run.latency_ms.median:.1f}", taken, standing))
     return rows
 
 

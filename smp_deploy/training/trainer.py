@@ -110,7 +110,7 @@ class Trainer:
         :class:`CheckFailed` when the loss or the weights are no longer numbers, and :class:`MemoryError` when a step
         needs more than there is.
         """
-        with self._directory().locked(wait=False):
+        with self._directory().locked(longest_wait_s=0):
             return self._fit(observer, resume=resume)
 
     def _fit(self, observer: Observer, *, resume: bool) -> Measurement:

@@ -7,6 +7,8 @@ from PIL import Image
 
 from converters.palettes import default_classes
 from engines.bundle.manifest import ClassRecord
+from smp_deploy.benchmarking.peak_memory import current_peak_bytes, peak_of
+from smp_deploy.images import frame_from_file
 from smp_deploy.pictures import colored, indexed_labels, overlay, side_by_side
 
 CLASSES = list(default_classes(11, usual=True)[0])
@@ -25,6 +27,30 @@ def test_overlay_by_hand() -> None:
     # 0.45 * 100 + 0.55 * (64, 0, 128)
     assert overlay(frame, LABELS, CLASSES)[0, 2].tolist() == [80, 45, 115]
     assert colored(LABELS, CLASSES)[1, 0].tolist() == [0, 128, 192]
+
+
+def overlay_of_a_picture(path: str) -> int:
+    """How many bytes reading a picture and laying labels over it take. In a process of its own."""
+    before = current_peak_bytes()
+    frame = frame_from_file(Path(path))
+    labels = np.zeros(frame.shape[:2], np.uint8)
+    assert overlay(frame, labels, CLASSES).shape == frame.shape
+    return current_peak_bytes() - before
+
+
+def test_a_large_picture_takes_a_few_bytes_a_pixel(tmp_path: Path) -> None:
+    """In Pillow 4, as a frame 3, its labels 1, the overlay 3; with 8 bytes a number it would be 48 more."""
+    Image.new("RGB", (4096, 4096)).save(tmp_path / "large.png")
+    peak = peak_of("tests.smp_deploy.test_pictures:overlay_of_a_picture", str(tmp_path / "large.png"), timeout_s=120)
+    assert peak.returned < 14 * 4096 * 4096
+
+
+def test_an_overlay_is_the_same_in_bands() -> None:
+    draw = np.random.default_rng(0)
+    frame = draw.integers(0, 256, (700, 5, 3)).astype(np.uint8)
+    labels = draw.integers(0, 11, (700, 5)).astype(np.uint8)
+    rows = [overlay(frame[row : row + 1], labels[row : row + 1], CLASSES) for row in range(700)]
+    np.testing.assert_array_equal(overlay(frame, labels, CLASSES), np.concatenate(rows))
 
 
 def test_side_by_side_holds_three_panels_and_a_legend_of_what_occurs() -> None:

@@ -7,15 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
+from engines import Precision, Schedule
 from engines.bundle.bundle import Bundle, record_of_file
 from engines.errors import BundleError, InputError, OutputError, UntrustedBundle
-from engines.trust import sign_bundle, verify_bundle
+from engines.trust import Role, sign_bundle, verify_bundle
+from engines.trust.keys import key_sha256
 from tests.conftest import ROOT
-from tests.signers import key_file, new_key, public_file
+from tests.engines.test_proof import with_engine
+from tests.signers import Owner, certificate_file, key_file, new_key, public_file
 
 KEY = new_key()
 
@@ -70,8 +74,11 @@ def test_what_is_no_signature_is_refused(bundle: Path, private: Path, public: Pa
     signature.symlink_to(bundle.parent / "elsewhere.sig")
     with pytest.raises(BundleError, match=r"model\.sig is a link; a bundle has none$"):
         verify_bundle(bundle, key=public)
-    # Signing anew replaces the link, whatever it led to.
-    sign_bundle(bundle, private)
+    # Signing anew replaces the link, whatever it led to, where that is asked for.
+    message = f"^{re.escape(str(signature))} is not a signature of this key: give replace=True to put one in its place$"
+    with pytest.raises(InputError, match=message):
+        sign_bundle(bundle, private)
+    sign_bundle(bundle, private, replace=True)
     assert not signature.is_symlink()
     assert verify_bundle(bundle, key=public).name == str(public)
     with signature.open("wb") as stream:
@@ -92,14 +99,93 @@ def test_a_manifest_that_was_exchanged_is_not_signed(bundle: Path, private: Path
 def test_a_signature_that_cannot_be_written_is_an_error(bundle: Path, private: Path) -> None:
     (bundle / "model.sig").mkdir()
     with pytest.raises(OutputError, match=r"^cannot write .*/model\.sig: Is a directory$"):
+        sign_bundle(bundle, private, replace=True)
+
+
+def test_the_signature_of_another_key_is_not_replaced_in_silence(bundle: Path, private: Path, tmp_path: Path) -> None:
+    theirs = key_file(tmp_path / "supplier.pem", new_key())
+    held = sign_bundle(bundle, theirs).read_bytes()
+    message = (
+        f"^{re.escape(str(bundle))}/model.sig is not a signature of this key: give replace=True to put one in its "
+    )
+    with pytest.raises(InputError, match=message):
         sign_bundle(bundle, private)
+    # Nor because it says that it is one of this key.
+    file = json.loads(held)
+    public = KEY.public_key()
+    file["verificationMaterial"]["publicKey"]["hint"] = key_sha256(public)
+    (bundle / "model.sig").write_text(json.dumps(file))
+    with pytest.raises(InputError, match=message):
+        sign_bundle(bundle, private)
+    (bundle / "model.sig").write_bytes(held)
+    sign_bundle(bundle, theirs)
+    sign_bundle(bundle, private, replace=True)
+    sign_bundle(bundle, private)
+
+
+def test_a_signature_that_the_policy_would_not_take_is_not_written(
+    bundle: Path, private: Path, public: Path, tmp_path: Path
+) -> None:
+    other = key_file(tmp_path / "other.pem", new_key())
+    with pytest.raises(UntrustedBundle, match=r"model\.sig was made by another key than supplier$"):
+        sign_bundle(bundle, other, trust=write_policy(public))
+    with pytest.raises(UntrustedBundle, match=r"nobody who may sign a bundle of the product 'smp-resnet18'$"):
+        sign_bundle(bundle, private, trust=write_policy(public, "another"))
+    assert not (bundle / "model.sig").exists()
+    sign_bundle(bundle, private, trust=write_policy(public))
+
+
+def test_one_file_of_certificates_is_one(bundle: Path, tmp_path: Path) -> None:
+    today = datetime.now(timezone.utc)
+    times = {"start": today - timedelta(days=1), "end": today + timedelta(days=1)}
+    root = Owner.root(**times)
+    team = Owner.leaf(root, **times)
+    key, own, above = (
+        key_file(tmp_path / "team.pem", team.key),
+        certificate_file(tmp_path / "team.crt", team),
+        certificate_file(tmp_path / "root.crt", root),
+    )
+    sign_bundle(bundle, key, certificate=own, certificate_chain=str(above))
+    for chain in (above, str(above), [above]):
+        assert verify_bundle(bundle, certificate_chain=chain).certificate == "CN=Model release,O=Example"
+
+
+def test_a_key_alone_vouches_for_all_that_a_session_reads(
+    bundle: Path, private: Path, public: Path, tmp_path: Path
+) -> None:
+    sign_bundle(bundle, private)
+    with_engine(Bundle.open(bundle), "tensorrt", Precision.FP16, Schedule(2))
+    hint = "target.json lists what was added on a target, and trust= names a policy of who may sign it"
+    message = f"^{re.escape(str(bundle))}/target.sig is not there: the target is not signed; {re.escape(hint)}$"
+    with pytest.raises(BundleError, match=message):
+        verify_bundle(bundle, key=public)
+    vehicle = new_key()
+    policy = json.loads(write_policy(public).read_text())
+    roles = {"roles": ["target"], "key": public_file(tmp_path / "vehicle.pub", vehicle).name}
+    policy["signers"] += [{"type": "key", "name": "vehicle", **roles}]
+    (tmp_path / "policy.json").write_text(json.dumps(policy))
+    words = {"role": Role.TARGET, "trust": tmp_path / "policy.json"}
+    sign_bundle(bundle, key_file(tmp_path / "vehicle.pem", vehicle), **words)
+    message = f"^{re.escape(f'{bundle}/target.sig was made by another key than {public}; {hint}')}$"
+    with pytest.raises(UntrustedBundle, match=message):
+        verify_bundle(bundle, key=public)
+    assert verify_bundle(bundle, trust=tmp_path / "policy.json").name == "supplier"
+    policy["signers"][1]["key"] = public.name
+    (tmp_path / "policy.json").write_text(json.dumps(policy))
+    sign_bundle(bundle, private, **words, replace=True)
+    assert verify_bundle(bundle, key=public).name == str(public)
+
+
+def write_policy(public: Path, product: str = "smp-resnet18") -> Path:
+    rule = {"type": "key", "name": "supplier", "roles": ["bundle"], "products": [product], "key": public.name}
+    policy = public.with_name("policy.json")
+    policy.write_text(json.dumps({"policy_version": 1, "signers": [rule], "versions": "versions.json"}))
+    return policy
 
 
 def test_a_policy_verifies_bundles(bundle: Path, private: Path, public: Path, tmp_path: Path) -> None:
     sign_bundle(bundle, private)
-    rule = {"type": "key", "name": "supplier", "roles": ["bundle"], "key": public.name}
-    policy = tmp_path / "policy.json"
-    policy.write_text(json.dumps({"policy_version": 1, "signers": [rule], "versions": "versions.json"}))
+    policy = write_policy(public)
     assert verify_bundle(bundle, trust=policy).name == "supplier"
     held = {"versions_format": 1, "signers": {"supplier": {"smp-resnet18": 1}}}
     (tmp_path / "versions.json").write_text(json.dumps(held))
@@ -116,8 +202,9 @@ def test_a_version_that_cannot_be_remembered_is_an_error(tmp_path: Path) -> None
     from engines.trust import Release
     from engines.trust.versions import Versions
 
-    with pytest.raises(OutputError, match=r"^cannot write .*/absent/versions\.json: No such file or directory$"):
-        Versions(tmp_path / "absent" / "versions.json").remember("supplier", Release("x", 1), "model.sig")
+    (tmp_path / "versions.json").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"^.*/versions\.json is a device, where a file is needed$"):
+        Versions(tmp_path / "versions.json").remember("supplier", Release("x", 1), "model.sig")
 
 
 def test_arguments_that_do_not_go_together_are_refused(bundle: Path, private: Path, public: Path) -> None:
@@ -160,7 +247,7 @@ def test_without_cryptography_the_extra_is_named(bundle: Path) -> None:
         "from engines.trust import Policy, sign_bundle, verify_bundle\n"
         "def policy():\n"
         '    open(\'policy.json\', \'w\').write(\'{"policy_version": 1, "signers": [{"type": "key", "name": "a", \'\n'
-        '        \'"roles": ["bundle"], "key": "k"}]}\')\n'
+        '        \'"roles": ["bundle"], "products": ["p"], "key": "k"}]}\')\n'
         "    Policy.open('policy.json')\n"
         "for call in (lambda: sign_bundle('b', 'k'), lambda: verify_bundle('b', key='k'),\n"
         "             lambda: verify_bundle('b', certificate_chain=['k']), policy):\n"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import multiprocessing
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engines.errors import InputError, UntrustedBundle
+from engines.errors import InputError, OutputError, UntrustedBundle
 from engines.trust import Policy, Release, Role, SignedSet, verified
 from engines.trust.signing import SigningKey
 from engines.trust.versions import Versions
@@ -22,6 +24,7 @@ SUPPLIER, TARGET = new_key(), new_key()
 BY_SUPPLIER, BY_VEHICLE = SigningKey(SUPPLIER), SigningKey(TARGET)
 ROOT = Owner.root()
 LEAF = Owner.leaf(ROOT)
+PRODUCTS = ["smp-resnet18", "fcn8s-resnet18"]
 
 
 def write(folder: Path, **changes: object) -> Path:
@@ -32,11 +35,12 @@ def write(folder: Path, **changes: object) -> Path:
     document = {
         "policy_version": 1,
         "signers": [
-            {"type": "key", "name": "supplier", "roles": ["bundle"], "key": "supplier.pub"},
+            {"type": "key", "name": "supplier", "roles": ["bundle"], "products": PRODUCTS, "key": "supplier.pub"},
             {
                 "type": "certificate",
                 "name": "release team",
                 "roles": ["bundle"],
+                "products": PRODUCTS,
                 "roots": "root.crt",
                 "subject": "CN=Model release,O=Example",
             },
@@ -99,7 +103,7 @@ def test_sets_are_of_one_bundle(tmp_path: Path) -> None:
 def test_an_older_version_is_refused(tmp_path: Path) -> None:
     policy = Policy.open(write(tmp_path))
     for version in (1, 3, 3):
-        verified([bundle()], policy, Release("smp-resnet18", version))
+        verified([bundle()], policy, Release("smp-resnet18", version), remember=True)
     message = (
         f"road/model.sig is of version 2 of 'smp-resnet18', and {tmp_path / 'versions.json'} remembers version 3: "
         "an older one is not taken"
@@ -107,30 +111,74 @@ def test_an_older_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UntrustedBundle, match=f"^{re.escape(message)}$"):
         verified([bundle()], policy, Release("smp-resnet18", 2))
     # Another product, and another signer's of the same name, have their own counts.
-    verified([bundle()], policy, Release("fcn8s-resnet18", 1))
-    verified([bundle(SigningKey(LEAF.key, (LEAF.certificate,)))], policy, FIRST, now=SOON)
+    verified([bundle()], policy, Release("fcn8s-resnet18", 1), remember=True)
+    verified([bundle(SigningKey(LEAF.key, (LEAF.certificate,)))], policy, FIRST, now=SOON, remember=True)
     assert json.loads((tmp_path / "versions.json").read_text()) == {
         "versions_format": 1,
         "signers": {"supplier": {"smp-resnet18": 3, "fcn8s-resnet18": 1}, "release team": {"smp-resnet18": 1}},
     }
 
 
+def test_a_bundle_of_a_product_that_is_not_named_is_refused(tmp_path: Path) -> None:
+    """A version is one of a product: an old bundle under another name would be none older."""
+    policy = Policy.open(write(tmp_path))
+    verified([bundle()], policy, Release("smp-resnet18", 5), remember=True)
+    message = "road/model.sig is of no use: the policy names nobody who may sign a bundle of the product 'smp-resnet50'"
+    with pytest.raises(UntrustedBundle, match=f"^{re.escape(message)}$"):
+        verified([bundle()], policy, Release("smp-resnet50", 0))
+    # Each signs what they are named for, and no more.
+    write(tmp_path, signers=[key_rule(), key_rule(name="other", products=["other"], key="vehicle.pub")])
+    policy = Policy.open(tmp_path / "policy.json")
+    assert verified([bundle(BY_VEHICLE)], policy, Release("other", 1))[Role.BUNDLE].name == "other"
+    with pytest.raises(UntrustedBundle, match=r"^road/model\.sig was made by another key than other$"):
+        verified([bundle()], policy, Release("other", 1))
+
+
+def test_a_place_for_versions_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    """A partition that is not mounted must not look like a vehicle that has not seen a version yet."""
+    policy = Policy.open(write(tmp_path, versions="mounted/versions.json"))
+    message = (
+        f"^{re.escape(str(tmp_path))}/mounted/versions.json cannot be used: it lies in a folder that is not there$"
+    )
+    for remember in (False, True):
+        with pytest.raises(InputError, match=message):
+            verified([bundle()], policy, FIRST, remember=remember)
+    (tmp_path / "mounted").mkdir()
+    verified([bundle()], policy, FIRST)
+    (tmp_path / "mounted" / "versions.json").symlink_to("elsewhere.json")
+    with pytest.raises(InputError, match=r"versions\.json cannot be used: it leads to a file that is not there$"):
+        verified([bundle()], policy, FIRST)
+
+
+def test_who_waits_for_the_versions_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may read a folder may lock it, for ever."""
+    monkeypatch.setattr("engines.bundle.gate.LONGEST_WAIT_S", 0.05)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    message = f"^another process is at work in {re.escape(str(tmp_path))}; wait for its end$"
+    with pytest.raises(OutputError, match=message):
+        Versions(tmp_path / "versions.json").remember("supplier", FIRST, "model.sig")
+    os.close(folder)
+    Versions(tmp_path / "versions.json").remember("supplier", FIRST, "model.sig")
+
+
 def test_what_is_refused_is_not_remembered(tmp_path: Path) -> None:
     policy = Policy.open(write(tmp_path))
     with pytest.raises(UntrustedBundle):
-        verified([bundle(SigningKey(new_key()))], policy, FIRST)
+        verified([bundle(SigningKey(new_key()))], policy, FIRST, remember=True)
     with pytest.raises(UntrustedBundle):
-        verified([bundle(), target(SigningKey(SUPPLIER))], policy, FIRST)
+        verified([bundle(), target(SigningKey(SUPPLIER))], policy, FIRST, remember=True)
     assert not (tmp_path / "versions.json").exists()
 
 
 def test_versions_can_be_read_only(tmp_path: Path) -> None:
     policy = Policy.open(write(tmp_path))
-    verified([bundle()], policy, Release("smp-resnet18", 3))
+    verified([bundle()], policy, Release("smp-resnet18", 3), remember=True)
     before = (tmp_path / "versions.json").read_bytes()
-    verified([bundle()], policy, Release("smp-resnet18", 4), remember=False)
+    # Only who asks for it writes.
+    verified([bundle()], policy, Release("smp-resnet18", 4))
     with pytest.raises(UntrustedBundle, match="is of version 2 of 'smp-resnet18'"):
-        verified([bundle()], policy, Release("smp-resnet18", 2), remember=False)
+        verified([bundle()], policy, Release("smp-resnet18", 2))
     assert (tmp_path / "versions.json").read_bytes() == before
 
 
@@ -170,7 +218,8 @@ def test_a_damaged_file_of_versions_accepts_nothing(tmp_path: Path, content: str
 
 
 def key_rule(**changes: object) -> dict[str, Any]:
-    return {"type": "key", "name": "supplier", "roles": ["bundle"], "key": "supplier.pub", **changes}
+    rule = {"type": "key", "name": "supplier", "roles": ["bundle"], "products": PRODUCTS, "key": "supplier.pub"}
+    return {**rule, **changes}
 
 
 @pytest.mark.parametrize(
@@ -185,6 +234,14 @@ def key_rule(**changes: object) -> dict[str, Any]:
         ({"signers": [key_rule(subject="CN=X")]}, "Object contains unknown field `subject` - at `$.signers[0]`"),
         ({"signers": [key_rule(sha256="0" * 63)]}, "Expected `str` matching regex '\\\\A[0-9a-f]{64}\\\\Z' - at "
          "`$.signers[0].sha256`"),
+        ({"signers": [key_rule(products=[])]}, "'supplier' may sign bundles: products has to say of which, as the "
+         "bundles name them - at `$.signers[0]`"),
+        ({"signers": [key_rule(roles=["target"])]}, "'supplier' signs no bundles, so products means nothing - at "
+         "`$.signers[0]`"),
+        ({"signers": [key_rule(key="a\0b")]}, "Expected `str` matching regex '\\\\A[^\\\\x00]+\\\\Z' - at "
+         "`$.signers[0].key`"),
+        ({"versions": "v\0.json"}, "Expected `str` matching regex '\\\\A[^\\\\x00]+\\\\Z' - at `$.versions`"),
+        ({"signers": [key_rule(name="\ud800")]}, "it is not JSON: the escape \\ud800 stands for half of a character"),
     ],
 )  # fmt: skip
 def test_a_policy_that_says_something_else_is_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
@@ -197,9 +254,12 @@ def test_a_policy_names_a_key_that_it_pins_and_people_that_it_means(tmp_path: Pa
     other = key_rule(sha256="0" * 64)
     with pytest.raises(InputError, match=r"supplier\.pub is another key: its SHA-256 is [0-9a-f]{64}, not 0{64}$"):
         Policy.open(write(tmp_path, signers=[other]))
-    anybody = {"type": "certificate", "name": "all", "roles": ["bundle"], "roots": "root.crt"}
+    anybody = {"type": "certificate", "name": "all", "roles": ["bundle"], "products": PRODUCTS, "roots": "root.crt"}
     message = r"^.*policy\.json names the roots 'root\.crt' for 'all' without a subject, alternative_name or sha256$"
     with pytest.raises(InputError, match=message):
         Policy.open(write(tmp_path, signers=[anybody]))
+    message = r"^.*policy\.json cannot be used: 'Model release' is no subject of a certificate \(RFC 4514\)$"
+    with pytest.raises(InputError, match=message):
+        Policy.open(write(tmp_path, signers=[anybody | {"subject": "Model release"}]))
     with pytest.raises(FileNotFoundError, match=r"absent\.pub"):
         Policy.open(write(tmp_path, signers=[key_rule(key="absent.pub")]))

@@ -6,14 +6,16 @@ import base64
 import hashlib
 import json
 import re
-from datetime import timedelta
+import shutil
+import subprocess
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -195,10 +197,11 @@ def test_an_expired_certificate_is_refused() -> None:
 
 NOT_FOR_SIGNATURES = (
     "was made with the certificate of 'CN=X,O=Example', which is not one for signatures: it needs the key usage "
-    "digitalSignature or the extended usage codeSigning, and must not be an authority's"
+    "digitalSignature or the extended usage codeSigning, no usage that lacks them, and must not be an authority's"
 )
 NO_WAY = "was made with the certificate of 'CN=X,O=Example', for which the roots of roots.pem do not vouch"
 SIGNS = usage("digital_signature")
+CODE_SIGNING = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
 
 
 @pytest.mark.parametrize(
@@ -210,7 +213,11 @@ SIGNS = usage("digital_signature")
         ([authority(), SIGNS], NOT_FOR_SIGNATURES),
         ([SIGNS, (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b""), True)], NO_WAY),
         ([SIGNS], None),
-        ([(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), False)], None),
+        ([(CODE_SIGNING, False)], None),
+        ([SIGNS, (CODE_SIGNING, True)], None),
+        # What is there, restricts.
+        ([SIGNS, (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), True)], NOT_FOR_SIGNATURES),
+        ([usage("key_encipherment"), (CODE_SIGNING, False)], NOT_FOR_SIGNATURES),
     ],
 )
 def test_a_certificate_must_be_one_for_signatures(
@@ -226,7 +233,12 @@ def test_a_certificate_must_be_one_for_signatures(
 
 @pytest.mark.parametrize(
     "extensions",
-    [[], [(x509.BasicConstraints(ca=False, path_length=None), True)], [authority(), usage("crl_sign")]],
+    [
+        [],
+        [(x509.BasicConstraints(ca=False, path_length=None), True)],
+        [authority(), usage("crl_sign")],
+        [authority(), (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)],
+    ],
 )
 def test_who_is_no_authority_certifies_nobody(extensions: list[tuple[x509.ExtensionType, bool]]) -> None:
     middle = Owner.of("Middle", Hierarchy.root, extensions)
@@ -256,11 +268,65 @@ def test_a_key_and_a_certificate_are_not_taken_for_one_another() -> None:
         verify(certified(h.leaf, h.middle), [TrustedKey("leaf.pub", h.leaf.key.public_key())], SOON)
 
 
-def test_an_unreadable_certificate_is_refused() -> None:
-    file = json.loads(certified(Hierarchy.leaf).signature or b"")
-    file["verificationMaterial"]["x509CertificateChain"]["certificates"][0]["rawBytes"] = "AAAA"
-    with refused("has a certificate that cannot be read"):
-        verify(signed(signature=json.dumps(file).encode()), [roots(Hierarchy.root)], SOON)
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_unreadable_certificate_is_refused(place: int, tmp_path: Path) -> None:
+    h = Hierarchy
+    right = (h.leaf, h.middle)[place].certificate.public_bytes(ENCODING)
+    # X.509 has the versions 1 to 3, which are written as 0 to 2.
+    versioned = right.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020107"), 1)
+    assert versioned != right
+    serial = (h.leaf, h.middle)[place].certificate.serial_number
+    number = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    # Below zero, of which the parser warns.
+    negative = right.replace(number, b"\xff" + number[1:], 1)
+    assert negative != right
+    for content in (b"\0\0\0", versioned, negative):
+        file = json.loads(certified(h.leaf, h.middle).signature or b"")
+        held = file["verificationMaterial"]["x509CertificateChain"]["certificates"]
+        held[place]["rawBytes"] = base64.b64encode(content).decode()
+        with refused("has a certificate that cannot be read"):
+            verify(signed(signature=json.dumps(file).encode()), [roots(h.root)], SOON)
+    path = tmp_path / "wrong.crt"
+    pem = base64.encodebytes(versioned)
+    path.write_bytes(b"-----BEGIN CERTIFICATE-----\n" + pem + b"-----END CERTIFICATE-----\n")
+    with pytest.raises(InputError, match=r"wrong\.crt cannot be used: it holds no certificate in PEM, or one that"):
+        TrustedRoots.open([path])
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to compare with")
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        [(NameOID.ORGANIZATION_NAME, "Müller & Söhne"), (NameOID.COMMON_NAME, "Freigabe")],
+        [(NameOID.COMMON_NAME, "Release"), (NameOID.EMAIL_ADDRESS, "release@example.com")],
+        [(NameOID.SERIAL_NUMBER, "42"), (NameOID.COMMON_NAME, 'a, "b" + <c>; \\ = d')],
+        [(NameOID.COUNTRY_NAME, "DE"), (NameOID.STREET_ADDRESS, "#1 Road"), (NameOID.COMMON_NAME, " spaced ")],
+        [(NameOID.GIVEN_NAME, "A"), (NameOID.SURNAME, "B"), (NameOID.TITLE, "C"), (NameOID.USER_ID, "u"),
+         (NameOID.DOMAIN_COMPONENT, "example")],
+        [(NameOID.ORGANIZATION_IDENTIFIER, "VATDE-1"), (NameOID.POSTAL_CODE, "1"), (NameOID.COMMON_NAME, "名前")],
+    ],
+)  # fmt: skip
+def test_a_subject_is_named_as_openssl_shows_it(attributes: list[tuple[x509.ObjectIdentifier, str]]) -> None:
+    name = x509.Name([x509.NameAttribute(kind, value) for kind, value in attributes])
+    other = x509.Name([*name, x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "Other")])
+    certificates = [
+        x509.CertificateBuilder(
+            name, subject, KEY.public_key(), 1, START, START + timedelta(days=365)
+        ).sign(KEY, hashes.SHA256())
+        for subject in (name, other)
+    ]  # fmt: skip
+    command = ["openssl", "x509", "-noout", "-subject", "-nameopt", "RFC2253"]
+    pem = certificates[0].public_bytes(serialization.Encoding.PEM)
+    shown = subprocess.run(command, input=pem, capture_output=True, check=True).stdout.decode()
+    spelled = shown.removesuffix("\n").removeprefix("subject=")
+    for text in (spelled, name.rfc4514_string()):
+        assert [Identity(subject=text).fits(certificate) for certificate in certificates] == [True, False]
+
+
+def test_what_is_no_subject_is_refused() -> None:
+    for text in ("Release", "XX=Release", "CN=a,", "1.2.3.4=#0C0161", "CN=\\zz"):
+        with pytest.raises(InputError, match=rf"^{re.escape(repr(text))} is no subject of a certificate \(RFC 4514\)$"):
+            Identity(subject=text)
 
 
 def test_an_identity_is_the_one_that_is_meant() -> None:
@@ -313,11 +379,46 @@ def test_keys_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         TrustedKey.open(public, sha256="0" * 64)
 
 
+@pytest.mark.parametrize(
+    ("extensions", "now", "reason"),
+    [
+        ([], SOON, f"is {NOT_FOR_SIGNATURES.partition('which is ')[2]}"),
+        ([SIGNS], START + timedelta(days=366), "cannot be used: it expired on 2027-01-01"),
+        ([SIGNS], START - timedelta(days=1), "cannot be used: it holds from 2026-01-01"),
+    ],
+)
+def test_nothing_is_signed_with_a_certificate_that_nobody_may_take(
+    extensions: list[tuple[x509.ExtensionType, bool]], now: datetime, reason: str, tmp_path: Path
+) -> None:
+    h = Hierarchy
+    owner = Owner.of("X", h.middle, extensions)
+    path = certificate_file(tmp_path / "x.crt", owner)
+    with pytest.raises(InputError, match=f"^{re.escape(f'{path} {reason}')}$"):
+        SigningKey(owner.key).certified(path, (certificate_file(tmp_path / "root.crt", h.root),), now)
+
+
+def test_nothing_is_signed_with_certificates_that_do_not_lead_to_their_root(tmp_path: Path) -> None:
+    h = Hierarchy
+    leaf, middle, root = (
+        certificate_file(tmp_path / f"{name}.crt", owner)
+        for name, owner in (("leaf", h.leaf), ("middle", h.middle), ("root", h.root))
+    )
+    signing = SigningKey(h.leaf.key)
+    # Whoever verifies may have those above; what comes along must lead upwards.
+    for chain in ((), (middle,), (middle, root)):
+        signing.certified(leaf, chain, SOON)
+    other = certificate_file(tmp_path / "other.crt", Owner.root())
+    message = f"^{re.escape(f'{leaf} does not lead to a root through the others, all of them valid today')}$"
+    for chain in ((root,), (other,), (middle, other)):
+        with pytest.raises(InputError, match=message):
+            signing.certified(leaf, chain, SOON)
+
+
 def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     h = Hierarchy
     leaf, root = certificate_file(tmp_path / "leaf.crt", h.leaf), certificate_file(tmp_path / "root.crt", h.root)
     middle = certificate_file(tmp_path / "middle.crt", h.middle)
-    signing = SigningKey(h.leaf.key).certified(leaf, (middle, root))
+    signing = SigningKey(h.leaf.key).certified(leaf, (middle, root), SOON)
     held = TrustedRoots.open([root])
     assert verify(signed(signature=signing.signature("road", DIGESTS)), [held], SOON).name == str(root)
     with pytest.raises(InputError, match=r"leaf\.crt is the certificate of another key$"):

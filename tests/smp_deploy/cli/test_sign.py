@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from engines import Bundle, Precision, Schedule
 from tests.conftest import Cli, document
+from tests.engines.bundle.test_races import tuning
+from tests.engines.test_proof import with_engine
 from tests.signers import key_file, new_key, public_file
 
 KEY = new_key()
@@ -23,6 +26,56 @@ def private(tmp_path: Path) -> Path:
 @pytest.fixture
 def public(tmp_path: Path) -> Path:
     return public_file(tmp_path / "release.pub", KEY)
+
+
+def write_policy(public: Path, **target: str) -> Path:
+    supplier = {"name": "supplier", "roles": ["bundle"], "products": ["smp-resnet18"], "key": public.name}
+    signers = [supplier, {"name": "vehicle", "roles": ["target"], **target}][: 1 + bool(target)]
+    policy = {"policy_version": 1, "signers": [{"type": "key", **held} for held in signers]}
+    path = public.with_name("policy.json")
+    path.write_text(json.dumps(policy | {"versions": "versions.json"}))
+    return path
+
+
+def test_what_was_added_on_a_target_is_listed_when_it_is_signed(
+    cli: Cli, bundle: Path, private: Path, public: Path, tmp_path: Path
+) -> None:
+    assert cli("sign", bundle, "--key", private).returncode == 0
+    opened = with_engine(Bundle.open(bundle), "tensorrt", Precision.FP16, Schedule(2)).with_tuning(tuning("a device"))
+    vehicle = new_key()
+    key = key_file(tmp_path / "vehicle.pem", vehicle)
+    policy = write_policy(public, key=public_file(tmp_path / "vehicle.pub", vehicle).name)
+    words = ("sign", bundle, "--target", "--key", key)
+    message = "smp-deploy: what was added on a target is signed where a policy takes the export: give --trust\n"
+    assert (cli(*words).returncode, cli(*words).stderr) == (2, message)
+    said = cli(*words, "--trust", policy, env={**os.environ, "COLUMNS": "200"})
+    assert said.returncode == 0, said.stderr
+    (engine,) = opened.engines
+    lines = [line.split() for line in said.stdout.splitlines()]
+    row = [engine.engine, "tensorrt", "fp16", *str(Schedule(2)).split(), opened.target.files[engine.engine].sha256[:16]]
+    assert row in lines
+    assert ["a", "device;", "r", "1", "onnxruntime", "fp32", *str(Schedule(2)).split(), "1.0"] in lines
+    assert said.stdout.endswith(f"wrote {bundle}/target.sig\n")
+    assert document(cli(*words, "--trust", policy, "--json"))["files"] == opened.target_digests
+    assert cli("verify", bundle, "--trust", policy).returncode == 0
+    result = cli("verify", bundle, "--key", public)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"smp-deploy: {bundle}/target.sig was made by another key than {public}; target.json lists what was added on a "
+        "target, and --trust names a policy of who may sign it\n"
+    )
+
+
+def test_another_signature_is_replaced_by_force_alone(
+    cli: Cli, bundle: Path, private: Path, public: Path, tmp_path: Path
+) -> None:
+    assert cli("sign", bundle, "--key", key_file(tmp_path / "other.pem", new_key())).returncode == 0
+    result = cli("sign", bundle, "--key", private)
+    message = f"smp-deploy: {bundle}/model.sig is not a signature of this key: give --force to put one in its place\n"
+    assert (result.returncode, result.stderr) == (2, message)
+    assert cli("verify", bundle, "--key", public).returncode == 1
+    assert cli("sign", bundle, "--key", private, "--force").returncode == 0
+    assert cli("verify", bundle, "--key", public).returncode == 0
 
 
 def test_a_bundle_is_signed_and_verified(cli: Cli, bundle: Path, private: Path, public: Path) -> None:
@@ -65,9 +118,7 @@ def test_an_older_version_is_a_failed_check(
     cli: Cli, bundle: Path, private: Path, public: Path, tmp_path: Path
 ) -> None:
     assert cli("sign", bundle, "--key", private).returncode == 0
-    rule = {"type": "key", "name": "supplier", "roles": ["bundle"], "key": public.name}
-    policy = tmp_path / "policy.json"
-    policy.write_text(json.dumps({"policy_version": 1, "signers": [rule], "versions": "versions.json"}))
+    policy = write_policy(public)
     assert cli("verify", bundle, "--trust", policy, "--remember").returncode == 0
     versions = tmp_path / "versions.json"
     versions.write_text(json.dumps({"versions_format": 1, "signers": {"supplier": {"smp-resnet18": 7}}}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,10 +35,13 @@ from engines.bundle.records import BuildDevice, BuildRecord, json_from_record
 from engines.errors import InputError
 from smp_deploy.materials.bundles import bom_of_bundle
 from smp_deploy.materials.cyclonedx import builtins_from_bom
+from smp_deploy.reports.benches import keep
 from tests.conftest import Cli, document
 from tests.converters.verification.faults import sealed
+from tests.engines.test_proof import with_engine
 from tests.records import build_record
 from tests.signers import key_file, new_key
+from tests.smp_deploy.reports.test_damage import bench, with_record
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = JsonStrictValidator(SchemaVersion.V1_6)
@@ -172,10 +176,68 @@ def test_the_command_reads_build_records(cli: Cli, bundle: Path) -> None:
     check_schema(bill)
     assert facts_of(parts_of(bill)[f"file:{ENGINE.engine}"])["built_with"] == "tensorrt-rtx 1.7.1"
     result = cli("inspect", bundle, "--attestations")
-    assert result.stderr == f"without a statement of a validation: {bundle} has none\n"
-    export, build = json.loads(result.stdout)
+    # Of a build record of other files nothing is said: they are not in the bundle.
+    assert result.stderr == (
+        f"without a statement of {ENGINE.engine}: its build record is of other weights and graph and prepare and plan "
+        f"and plan of prepare\nwithout a statement of a validation: {bundle} has none\n"
+    )
+    (export,) = json.loads(result.stdout)
     assert {held["name"] for held in export["subject"]} == {"manifest.json", *manifest.files}
-    assert [held["name"] for held in build["subject"]] == [ENGINE.prepare, ENGINE.engine]
+
+
+def test_the_engine_of_its_build_record_has_a_statement(cli: Cli, bundle: Path) -> None:
+    engine = with_engine(Bundle.open(bundle), "tensorrt-rtx", Precision.FP16, Schedule(2)).engines[0]
+    result = cli("inspect", bundle, "--attestations")
+    assert result.stderr == f"without a statement of a validation: {bundle} has none\n"
+    _, build = json.loads(result.stdout)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in
+               ((engine.engine, b"plan"), (engine.prepare, b"prepare"))}  # fmt: skip
+    assert {held["name"]: held["digest"]["sha256"] for held in build["subject"]} == digests
+
+
+RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+FIGURES = "pkg:pypi/smp-deploy#attestations/benchmark/v1"
+
+
+def test_nothing_is_said_of_files_that_are_not_in_the_bundle(cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    """Records lie in the bundle unsigned. One of other bytes is no result of these, whoever signs it."""
+    opened = with_record(bundle)
+    proof = (bundle / "reports" / "validation.json").read_bytes()
+    (bundle / "reports" / "validation-onnxruntime.json").write_bytes(proof)
+    keep(opened, msgspec.structs.replace(bench(), files=opened.digests))
+    key = key_file(tmp_path / "release.pem", new_key())
+    words = ("inspect", bundle, "--attestations", "--key", key)
+    result = cli(*words)
+    assert result.stderr == (
+        "3 of the 4 statements say what records in the bundle say: whoever could write to it could write them, and "
+        "from now on the key vouches for them\n"
+    )
+    made = [json.loads(base64.b64decode(held["dsseEnvelope"]["payload"])) for held in json.loads(result.stdout)]
+    assert [held["predicateType"] for held in made[1:]] == [RESULT, RESULT, FIGURES]
+    for held in made:
+        digests = {subject["name"]: subject["digest"]["sha256"] for subject in held["subject"]}
+        assert digests.items() <= opened.digests.items()
+
+    files = {"manifest.json": "ab" * 32, "weights.bin": "cd" * 32}
+    wrong = json.dumps({**json.loads(proof), "files": files})
+    for name in ("validation.json", "validation-onnxruntime.json"):
+        (bundle / "reports" / name).write_text(wrong)
+    keep(opened, msgspec.structs.replace(bench(), files=files))
+    result = cli(*words)
+    words = "the record is stale: the bundle changed since (manifest.json, weights.bin); validate it again"
+    assert result.stderr == (
+        f"without a statement of the validation: {words}\n"
+        f"without a statement of the proof on onnxruntime: {words}\n"
+        "without a statement of the benchmark on a CPU: the bundle changed since\n"
+    )
+    assert len(json.loads(result.stdout)) == 1
+    said = cli("inspect", bundle, env={**os.environ, "COLUMNS": "250"}).stdout
+    (row,) = [line for line in said.splitlines() if line.split()[:2] == ["a", "CPU;"]]
+    assert row.split()[-1] == "stale"
+    keep(opened, msgspec.structs.replace(bench(), files=opened.digests))
+    said = cli("inspect", bundle, env={**os.environ, "COLUMNS": "250"}).stdout
+    (row,) = [line for line in said.splitlines() if line.split()[:2] == ["a", "CPU;"]]
+    assert row.split()[-1] == "current"
 
 
 def test_the_serial_number_is_that_of_the_content(full: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
