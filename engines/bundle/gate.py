@@ -148,18 +148,18 @@ class Folder:
             os.unlink(last, dir_fd=directory)
 
     @contextmanager
-    def locked(self, longest_wait_s: float = LONGEST_WAIT_S) -> Iterator[None]:
+    def locked(self, longest_wait_s: float | None = None) -> Iterator[None]:
         """Inside, no other process or thread that locks this directory is at work on it: they wait for one another.
 
         Not for ever: whoever may read a directory can lock it. The lock ends with the process, however that ends, and
         leaves no file behind. Raises :class:`OutputError` where it cannot be locked within ``longest_wait_s``,
-        :class:`BundleError` where the path has come to lead to another directory.
+        by default :data:`LONGEST_WAIT_S`; :class:`BundleError` where the path has come to lead to another directory.
         """
         # A descriptor of its own: a lock belongs to one, and threads share that of the folder.
         try:
             descriptor = os.open(".", _FOLDER, dir_fd=self._descriptor)
             try:
-                _lock(descriptor, longest_wait_s)
+                _lock(descriptor, LONGEST_WAIT_S if longest_wait_s is None else longest_wait_s)
             except OSError:
                 os.close(descriptor)
                 raise
