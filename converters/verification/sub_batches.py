@@ -205,7 +205,7 @@ class _Proof:
         hop = Question.of_hop(
             self.subject.bundle.manifest.model,
             self.graph,
-            f"{words}, and {len(EdgeFrame)} frames at the edges",
+            words if self.precision is Precision.INT8 else f"{words}, and {len(EdgeFrame)} frames at the edges",
             self.subject.tolerance(self.precision).logits,
             graph=self.graph,
             precision=self.precision,
@@ -264,6 +264,9 @@ class _Proof:
 
     def _at_the_edges(self) -> Iterator[Group]:
         """One phase of each frame at the edges, another one each time."""
+        if self.precision is Precision.INT8:
+            # Calibrated on other frames, it promises nothing of the logits of these.
+            return
         phases = dispersed(self.frames.form.grid(self.trunk).window)
         for index in range(len(_SEEDS), len(self.frames.images)):
             yield Group(((index, phases[index % len(phases)]),))
