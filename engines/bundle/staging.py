@@ -8,14 +8,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from engines.bundle.gate import Folder
 from engines.bundle.interruptions import half_written
-from engines.bundle.temporary import locked_directory
+from engines.bundle.temporary import locked_directory, remove_directory
 from engines.errors import OutputError
 
 
@@ -66,7 +65,7 @@ def staged_directory(target: Path, *, replaces: str | None = None) -> Iterator[P
         finally:
             os.close(lock)
             # What was exchanged for the new directory, or what came of it. What cannot be removed is no failure.
-            shutil.rmtree(place, ignore_errors=True)
+            remove_directory(place)
 
 
 def _put(stage: Path, target: Path, replaces: str | None) -> None:
