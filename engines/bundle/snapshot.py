@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 import weakref
 from contextlib import suppress
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from engines.bundle.gate import parts_of
-from engines.bundle.temporary import locked_directory
+from engines.bundle.temporary import locked_directory, remove_directory
 from engines.errors import OutputError
 
 _PREFIX = ".smp-deploy-copies-"
@@ -103,5 +102,5 @@ def hash_of(stream: BinaryIO, size: int) -> str:
 def _removed(path: Path, lock: int, owner: int) -> None:
     # A fork ends without being the owner.
     if os.getpid() == owner:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_directory(path)
     os.close(lock)

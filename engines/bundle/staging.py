@@ -6,7 +6,6 @@ They are filled under a temporary name beside their place, flushed to the disk, 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from engines.bundle.gate import Folder
 from engines.bundle.interruptions import half_written
 from engines.bundle.renames import UNABLE, Rename, rename
-from engines.bundle.temporary import locked_directory
+from engines.bundle.temporary import locked_directory, remove_directory
 from engines.errors import OutputError
 
 
@@ -81,7 +80,7 @@ def staged_directory(target: Path, *, replaces: str | None = None) -> Iterator[P
         finally:
             os.close(lock)
             # What was exchanged for the new directory, or what came of it. What cannot be removed is no failure.
-            shutil.rmtree(place, ignore_errors=True)
+            remove_directory(place)
 
 
 def _put(stage: Path, target: Path, replaces: str | None) -> None:

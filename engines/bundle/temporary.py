@@ -26,21 +26,45 @@ def locked_directory(prefix: str, suffix: str, place: Path) -> tuple[Path, int]:
     Those of the same prefix and suffix that are left are removed first. Raises ``OSError``.
     """
     _remove_orphans(prefix, suffix, place)
-    path = Path(tempfile.mkdtemp(suffix, prefix, place))
-    try:
-        descriptor = os.open(path / _NEW, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    while True:
+        path = Path(tempfile.mkdtemp(suffix, prefix, place))
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            os.write(descriptor, _words(path))
-            # It is locked before it is a marker, so nobody takes the directory for an orphan meanwhile.
-            (path / _NEW).rename(path / MARKER)
+            return path, _marked(path)
+        except FileNotFoundError:
+            # Another process took it for an orphan while it was empty.
+            continue
         except BaseException:
-            os.close(descriptor)
+            shutil.rmtree(path, ignore_errors=True)
             raise
+
+
+def remove_directory(path: Path) -> None:
+    """Remove one with all that it holds, the marker last: who is killed meanwhile leaves one that is known.
+
+    What cannot be removed is no failure.
+    """
+    with suppress(OSError):
+        for entry in os.scandir(path):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name != MARKER:
+                with suppress(OSError):
+                    os.unlink(entry.path)  # noqa: PTH108 - of an entry
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _marked(path: Path) -> int:
+    """Put the marker into a directory; its descriptor, which holds the lock. Raises ``OSError``."""
+    descriptor = os.open(path / _NEW, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        # It is locked and whole before it is a marker.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.write(descriptor, _words(path))
+        (path / _NEW).rename(path / MARKER)
     except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
         raise
-    return path, descriptor
+    return descriptor
 
 
 def _words(path: Path) -> bytes:
@@ -62,14 +86,36 @@ def _remove_orphans(prefix: str, suffix: str, place: Path) -> None:
 
 
 def _remove_orphan(path: Path, directory: int) -> None:
-    """Remove a directory where it has a marker whose lock nobody holds. Raises ``OSError``."""
-    # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
-    marker = os.open(MARKER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    """Remove a directory that has a marker whose lock nobody holds, or nothing at all. Raises ``OSError``."""
+    try:
+        marker = _opened(MARKER, directory)
+    except FileNotFoundError:
+        # Its owner was killed before there was a marker. What is not empty stays.
+        with suppress(FileNotFoundError):
+            _unlink_unlocked(directory)
+        path.rmdir()
+        return
     try:
         held, words = os.fstat(marker), _words(path)
         if stat.S_ISREG(held.st_mode) and held.st_uid == os.getuid() and held.st_size == len(words):
             fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.read(marker, len(words)) == words:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_directory(path)
     finally:
         os.close(marker)
+
+
+def _unlink_unlocked(directory: int) -> None:
+    """Remove what was to become a marker. Raises ``OSError``."""
+    new = _opened(_NEW, directory)
+    try:
+        if stat.S_ISREG(os.fstat(new).st_mode):
+            fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(_NEW, dir_fd=directory)
+    finally:
+        os.close(new)
+
+
+def _opened(name: str, directory: int) -> int:
+    # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
+    return os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)

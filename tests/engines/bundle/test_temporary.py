@@ -76,6 +76,16 @@ def test_what_is_not_marked_is_somebodys(change: Callable[[Path], None], tmp_pat
     assert (kept / "half").read_text() == "half"
 
 
+@pytest.mark.parametrize("made", [[], [f"{MARKER}.new"]])
+def test_one_whose_owner_was_killed_before_it_was_marked_is_removed(made: list[str], tmp_path: Path) -> None:
+    (tmp_path / "p-killed.s").mkdir()
+    for name in made:
+        (tmp_path / "p-killed.s" / name).touch()
+    path, lock = locked_directory("p-", ".s", tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    os.close(lock)
+
+
 def test_a_link_to_a_directory_is_no_directory(tmp_path: Path) -> None:
     path = left_behind(tmp_path)
     path.rename(tmp_path / "elsewhere")
