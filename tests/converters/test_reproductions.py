@@ -140,7 +140,10 @@ def error_of_files(folder: Path) -> float:
         (("trunk.fp16.onnx",), other_activation, ("Relu_2",), False),
         (("trunk.fp16.onnx",), too_large, ("convs.3",), True),
     ],
-    ids=str,
+    ids=[
+        *("weight", "dilation", "dilation, no weights", "exchanged phases", "activation"),
+        *("strided", "whole graph", "bias", "weight in fp16", "activation in fp16, no weights", "overflow"),
+    ],
 )
 def test_planted_faults_become_pieces_of_at_most_five_nodes(
     spoilt: Path,

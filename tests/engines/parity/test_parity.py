@@ -7,7 +7,7 @@ from engines import Precision
 from engines.bundle.records import Check, Figure, Kind, Quantity, Status, Tolerance
 from engines.errors import InputError, LayoutError
 from engines.parity.checks import Question
-from engines.parity.comparison import label_agreement, relative_error
+from engines.parity.comparison import label_agreement, logit_error, relative_error
 from engines.parity.tolerances import TOLERANCES, tolerance_of
 
 
@@ -168,3 +168,20 @@ def test_an_unknown_tolerance_is_refused_with_the_known_ones() -> None:
 def test_labels_of_another_size_are_refused() -> None:
     with pytest.raises(LayoutError, match=r"\(1, 1\) and logits of \(3, 4, 4\)"):
         label_agreement(np.zeros((1, 1), np.uint8), np.zeros((3, 4, 4)), 0.1)
+
+
+def test_an_error_does_not_hide_behind_a_common_offset() -> None:
+    """1e4 on every class changes no label; errors of 0.5 on logits of about 3 do, and are 5e-5 of the largest one."""
+    draw = np.random.default_rng(0)
+    plain = draw.standard_normal((5, 16, 16))
+    expected = plain + 1e4
+    actual = expected + 0.5 * draw.choice((-1.0, 1.0), plain.shape)
+    assert (actual.argmax(0) != expected.argmax(0)).any()
+    assert np.abs(actual - expected).max() / np.abs(expected).max() < 1e-4
+    centred = plain - plain.mean(0)
+    assert logit_error(actual, expected) == pytest.approx(0.5 / np.abs(centred).max(), rel=1e-6)
+    assert logit_error(actual - 1e4, plain) == pytest.approx(logit_error(actual, expected), rel=1e-6)
+
+
+def test_one_class_has_no_others_to_be_relative_to() -> None:
+    assert logit_error(np.full((1, 2, 2), 5.0), np.full((1, 2, 2), 4.0)) == 0.25
