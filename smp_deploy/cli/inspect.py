@@ -214,7 +214,7 @@ def _statements(bundle: Bundle) -> list[Statement]:
         raise
     except InputError:
         note(f"without a statement of a validation: {bundle.path} has none")
-    validations |= {f"the proof on {backend}": proof for backend, proof in stored_proofs(bundle).items()}
+    validations |= {f"the proof on {proven}": proof for proven, proof in stored_proofs(bundle).items()}
     for what, validation in validations.items():
         comparison = compared(validation, bundle)
         if comparison.standing is Standing.CURRENT:

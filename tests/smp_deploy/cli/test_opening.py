@@ -53,7 +53,7 @@ def test_a_bundle_of_somebody_else_is_given_to_no_runtime(
 ) -> None:
     sign_bundle(bundle, key_file(tmp_path / "release.pem", KEY))
     public_file(tmp_path / "other.pub", new_key())
-    rule = {"type": "key", "name": "supplier", "roles": ["bundle"], "key": "other.pub"}
+    rule = {"type": "key", "name": "supplier", "roles": ["bundle"], "products": ["smp-resnet18"], "key": "other.pub"}
     policy = tmp_path / "policy.json"
     policy.write_text(json.dumps({"policy_version": 1, "signers": [rule]}))
     result = cli(command, bundle, *words_of(command, bundle, image, tmp_path), "--trust", policy)

@@ -203,7 +203,7 @@ def test_nothing_is_said_of_files_that_are_not_in_the_bundle(cli: Cli, bundle: P
     """Records lie in the bundle unsigned. One of other bytes is no result of these, whoever signs it."""
     opened = with_record(bundle)
     proof = (bundle / "reports" / "validation.json").read_bytes()
-    (bundle / "reports" / "validation-onnxruntime.json").write_bytes(proof)
+    (bundle / "reports" / "validation-onnxruntime-fp32-l2-b1-reshape.json").write_bytes(proof)
     keep(opened, msgspec.structs.replace(bench(), files=opened.digests))
     key = key_file(tmp_path / "release.pem", new_key())
     words = ("inspect", bundle, "--attestations", "--key", key)
@@ -220,14 +220,14 @@ def test_nothing_is_said_of_files_that_are_not_in_the_bundle(cli: Cli, bundle: P
 
     files = {"manifest.json": "ab" * 32, "weights.bin": "cd" * 32}
     wrong = json.dumps({**json.loads(proof), "files": files})
-    for name in ("validation.json", "validation-onnxruntime.json"):
+    for name in ("validation.json", "validation-onnxruntime-fp32-l2-b1-reshape.json"):
         (bundle / "reports" / name).write_text(wrong)
     keep(opened, msgspec.structs.replace(bench(), files=files))
     result = cli(*words)
     words = "the record is stale: the bundle changed since (manifest.json, weights.bin); validate it again"
     assert result.stderr == (
         f"without a statement of the validation: {words}\n"
-        f"without a statement of the proof on onnxruntime: {words}\n"
+        f"without a statement of the proof on onnxruntime, fp32, levels 2, sub-batch 1, reshape: {words}\n"
         "without a statement of the benchmark on a CPU: the bundle changed since\n"
     )
     assert len(json.loads(result.stdout)) == 1
