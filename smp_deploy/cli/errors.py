@@ -142,6 +142,7 @@ _OPTIONS = {
             "patience",
             "phases",
             "precision",
+            "quick",
             "record_tactics",
             "reproduce",
             "remember",

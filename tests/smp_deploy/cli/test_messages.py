@@ -18,6 +18,10 @@ from tests.conftest import ROOT
 
 OTHER_TOOLS = {
     "converters/readme.py": {"--fp16", "--int8", "--maxShapes", "--optShapes"},
+    "converters/reproductions/reproducing.py": {
+        *("--atol", "--dumpOutput", "--load-inputs", "--load-outputs", "--loadInputs", "--onnx", "--onnxrt", "--rtol"),
+        "--stronglyTyped",
+    },
     "converters/verification/polygraphy_files.py": {"--load-inputs", "--load-outputs", "--onnxrt"},
     "engines/backends/tensorrt/targets.py": {"--stronglyTyped"},
     "engines/backends/tensorrt/trtexec.py": {
