@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +109,15 @@ def shared_bundles_stay(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def files_of(folder: Path) -> dict[str, tuple[int, int]]:
     """The size in bytes and the time of change in nanoseconds of all files."""
-    found = {path: path.stat() for path in folder.rglob("*") if not path.name.startswith(".")}
+    # Whether its reports can be written is tried by commands that read it.
+    found = {path: path.stat() for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
     return {str(path.relative_to(folder)): (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
 
 @pytest.fixture
 def bundle(exported: Bundle, tmp_path: Path) -> Path:
     """A copy of the small bundle, to be spoilt."""
-    return Path(shutil.copytree(exported.path, tmp_path / "bundle"))
+    return Path(shutil.copytree(exported.path, tmp_path / "bundle", ignore=shutil.ignore_patterns("reports")))
 
 
 @pytest.fixture
@@ -142,6 +143,12 @@ def data() -> Path:
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def overriding(defaults: Sequence[object], *changes: object) -> list[object]:
+    """Options with their values, ``("--width", 2, ...)``, without those that are named again, and then those."""
+    pairs = zip(defaults[::2], defaults[1::2], strict=True)
+    return [word for option, value in pairs if option not in changes for word in (option, value)] + list(changes)
 
 
 def document(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def test_it_is_proven(bundle: Path, shadow: Shadow) -> None:
     assert validation.checks
     for check in validation.checks:
         assert "shadow, fp32" in check.name
-    assert (bundle / "reports" / "validation-shadow.json").is_file()
+    assert (bundle / "reports" / "validation-shadow-fp32-l2-b1-reshape.json").is_file()
     assert shadow.opened == [engines.choose_schedule(Bundle.open(bundle), shadow).schedule]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -77,6 +78,12 @@ class TrunkProof:
     def expected(self) -> Values:
         """PyTorch's logits."""
         return _computed(self.trunk.network, self.feed)
+
+    def predictions(self, logits: Values) -> NDArray[Any]:
+        """What the trunk makes of logits."""
+        with torch.inference_mode():
+            made: NDArray[Any] = self.trunk.predictions(torch.from_numpy(logits)).numpy()
+        return made
 
     def emulated(self, model: ir.Model, precision: Precision) -> Values:
         """The same with the rounding that a graph has."""
@@ -149,12 +156,15 @@ class WrittenGraphs:
             )
             return
         where = _Where(self.stage / name, proof.trunk, proof.feed) if precision is Precision.FP32 else None
-        if precision is Precision.INT8 or not _is_near(actual, proof.expected, precision):
-            _compare(name, actual, proof.emulated(model, precision), precision, where)
-        with torch.inference_mode():
-            predictions = proof.trunk.predictions(torch.from_numpy(actual)).numpy()
-        # Labels are equal; so are logits that are moved, and a softmax nearly so.
-        bound = 0.0 if predictions.dtype == np.uint8 else 1e-6 * max(1.0, float(np.abs(actual).max()))
+        # A trunk that gives logits gives them at their places.
+        given: Callable[[Values], Values] = proof.predictions if logits.name == output else np.asarray
+        if precision is Precision.INT8 or not _is_near(actual, given(proof.expected), precision):
+            _compare(name, actual, given(proof.emulated(model, precision)), precision, where)
+        if logits.name == output:
+            return
+        predictions = proof.predictions(actual)
+        # Labels are equal, and a softmax nearly so.
+        bound = 0.0 if predictions.dtype == np.uint8 else 1e-6
         if not np.abs(results[output] - predictions).max() <= bound:
             raise NetworkError(f"{name}: its {output} in ONNX Runtime are not those of its logits")
 
@@ -241,10 +251,10 @@ def _output(model: ir.Model) -> str:
 
 
 def _logits(model: ir.Model) -> ir.Value:
-    """What predictions are made from; the output itself where nothing is made of it."""
+    """What labels or probabilities are made from; the output itself where it is logits."""
     for node in model.graph:
-        if part_of(node) is Part.PREDICTIONS:
-            return next(value for value in node.inputs if value is not None and not value.is_initializer())
+        if part_of(node) is Part.PREDICTIONS and node.op_type in ("ArgMax", "Softmax") and node.inputs[0] is not None:
+            return node.inputs[0]
     return model.graph.outputs[0]
 
 

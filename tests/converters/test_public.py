@@ -11,6 +11,7 @@ import converters
 from converters.exporting import export
 from converters.networks import network_from_arch, network_from_source
 from converters.pooling import MergePool2d, SplitPool2d, merge, split
+from converters.reproductions import reproduce
 from converters.verification import Frame
 from converters.verification.validate import validate
 from engines.errors import NetworkError
@@ -27,6 +28,7 @@ def test_names_are_sorted_and_lead_to_what_they_name() -> None:
         "export": export,
         "merge": merge,
         "network_from_arch": network_from_arch,
+        "reproduce": reproduce,
         "split": split,
         "validate": validate,
     }

@@ -16,7 +16,7 @@ from engines import Bundle, OutputKind, Precision, Session
 from engines.bundle.manifest import CalibrationRecord
 from smp_deploy.cli.debug_precision import _command
 from smp_deploy.cli.export import _kept
-from tests.conftest import Cli
+from tests.conftest import Cli, overriding
 
 NETWORK = """
 import torch
@@ -139,7 +139,7 @@ INT8 = ("--precision", "int8")
     ],
 )
 def test_options_that_cannot_be_met(cli: Cli, work: Path, options: tuple[str, ...], part: str) -> None:
-    result = cli(*EXPORT, *options, "-o", "refused", cwd=work)
+    result = cli(EXPORT[0], *overriding(EXPORT[1:], *options), "-o", "refused", cwd=work)
     assert result.returncode == 2, result.stderr
     assert part in result.stderr
     assert "Traceback" not in result.stderr
@@ -177,7 +177,9 @@ def test_the_proposed_export_is_that_of_the_bundle(exported: Bundle) -> None:
     ):
         network = msgspec.structs.replace(manifest.network, source=source, checkpoint_sha256=checksum)
         assert _command(msgspec.structs.replace(manifest, network=network), Precision.FP16, search) == (
-            f"smp-deploy export {named} --size 64x96 --precision fp16 --keep-fp32 fp16:head -o NEW_BUNDLE"
+            # Of a network of one's own the classes are numbered unless they are named.
+            f"smp-deploy export {named} --size 64x96 --precision fp16 --keep-fp32 fp16:head "
+            "--class-names FILE -o NEW_BUNDLE"
         )
     own = msgspec.structs.replace(
         manifest,

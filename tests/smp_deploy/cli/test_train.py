@@ -22,6 +22,7 @@ from smp_deploy import evaluate
 from smp_deploy.cli.app import app, command_named
 from smp_deploy.cli.train import config_from_options
 from smp_deploy.training import TrainingConfig, network_from_weights
+from tests.conftest import overriding
 
 FAST = ("--dataset", "scenes", "--width", "2", "--epochs", "1", "--batch", "50", "--crop", "32x32", "--threads", "1")
 
@@ -167,7 +168,7 @@ def _refused(result, code, message):
 )
 def test_mistakes_are_answered(cli, checkpoint, tmp_path, arguments, message):
     named = [str(checkpoint) if argument == "CHECKPOINT" else argument for argument in arguments]
-    _refused(cli("train", *FAST, "-o", tmp_path / "d.safetensors", *named, cwd=tmp_path), 2, message)
+    _refused(cli("train", *overriding((*FAST, "-o", tmp_path / "d.safetensors"), *named), cwd=tmp_path), 2, message)
 
 
 FLOATS = [option.opts[0] for option in command_named("train").params if option.type.name in ("float", "float range")]
@@ -204,7 +205,7 @@ def test_a_dataset_without_thin_classes(tmp_path):
     folder = ("--dataset", "folder", "--root", tmp_path, "--batch", "2", "-o", tmp_path / "a.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = _run("train", *FAST, *folder, "--json")
+        result = _run("train", *overriding(FAST, *folder), "--json")
     document = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert document["thin_iou"] is None
     assert 0 <= document["mean_iou"] <= 1
@@ -216,7 +217,7 @@ def test_a_dataset_without_thin_classes(tmp_path):
     assert row.endswith(f"{document['mean_iou']},")
     assert all(b"thin_iou" not in path.read_bytes() for path in (tmp_path / "a.run" / "events").iterdir())
     # What is undefined stays so in the state: a resume gives the same document.
-    assert json.loads(_run("train", *FAST, *folder, "--json", "--resume").stdout) == document
+    assert json.loads(_run("train", *overriding(FAST, *folder), "--json", "--resume").stdout) == document
 
 
 def test_a_dataset_with_thin_classes(checkpoint):
@@ -241,7 +242,7 @@ def test_a_device_that_is_not_there(cli, tmp_path):
     ],
 )
 def test_mistakes_of_an_evaluation_are_answered(cli, checkpoint, arguments, message):
-    _refused(cli("evaluate", checkpoint, "--dataset", "scenes", *arguments), 2, message)
+    _refused(cli("evaluate", checkpoint, *overriding(("--dataset", "scenes"), *arguments)), 2, message)
 
 
 def test_where_the_results_cannot_go_is_said_before_the_first_frame(checkpoint, tmp_path):
@@ -280,9 +281,9 @@ def test_what_is_no_checkpoint(cli, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "option"), [({"threads": 1}, ("--threads", 1)), ({"model": "a.b:c"}, ("--model", "a.b:c"))]
 )
-def test_what_is_for_a_checkpoint_alone(cli, tmp_path, argument, option):
-    result = cli("evaluate", tmp_path, "--dataset", "scenes", *option)
-    _refused(result, 2, f"smp-deploy: {option[0]} is for a checkpoint; {tmp_path} is none\n")
+def test_what_is_for_a_checkpoint_alone(cli, exported, argument, option):
+    result = cli("evaluate", exported.path, "--dataset", "scenes", *option)
+    _refused(result, 2, f"smp-deploy: {option[0]} is for a checkpoint; {exported.path} is none\n")
     (name,) = argument
     with pytest.raises(InputError, match=f"^{name}= is for a checkpoint"):
-        evaluate(tmp_path, "scenes", **argument)
+        evaluate(exported.path, "scenes", **argument)
