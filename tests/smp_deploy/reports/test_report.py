@@ -39,7 +39,7 @@ def test_the_record_leaves_the_bundle_whole(validated: Path, exported: Bundle) -
     assert record["files"]["weights.bin"] == exported.manifest.files["weights.bin"].sha256
     assert record["not_proven"] == [
         "network -> weights.bin and stored logits: only the network of the checkpoint shows that weights and stored "
-        "logits are its own, and were not made from each other; the other checks take them at their word",
+        "logits are its own, and were not made from each other; the other checks take them for right",
         "mean IoU of fp32 -> fp16: no labelled frames were given",
         "fp16 graph -> engine: the bundle has no engine",
     ]
