@@ -40,9 +40,13 @@ LONGEST = ("test_docs.py", "test_package.py")
 
 
 def pytest_configure() -> None:
-    """A shell starts what it puts into the background with SIGINT ignored: no test of an interruption would hold."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell starts what it puts into the background with SIGINT ignored, and ``nohup`` ignores SIGHUP.
+
+    No test of an interruption would hold.
+    """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
