@@ -29,6 +29,7 @@ from converters.graphs.stages import Trunk
 from converters.memory import available_bytes
 from converters.pooling import Window
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
+from engines.bundle.manifest import OutputKind
 from engines.errors import BackendError, MissingDependency, NetworkError, OutOfMemory
 from engines.schedules.phases import Phase
 from engines.schedules.schedule import Precision
@@ -142,7 +143,7 @@ class WrittenGraphs:
             self.on_step(f"{name} is valid ONNX; ONNX Runtime has no bf16 on a CPU, so its results are not proven")
             return
         model = ir.load(self.stage / name)
-        logits, output = _logits(model), _output(model)
+        logits, output = _logits(model, proof.trunk.predictions.outputs), _output(model)
         if logits.name != output:
             model.graph.outputs.append(logits)
         results = self._results(name, model, precision, proof.feed)
@@ -250,11 +251,12 @@ def _output(model: ir.Model) -> str:
     return str(output.name)
 
 
-def _logits(model: ir.Model) -> ir.Value:
+def _logits(model: ir.Model, kind: OutputKind) -> ir.Value:
     """What labels or probabilities are made from; the output itself where it is logits."""
-    for node in model.graph:
-        if part_of(node) is Part.PREDICTIONS and node.op_type in ("ArgMax", "Softmax") and node.inputs[0] is not None:
-            return node.inputs[0]
+    if kind is not OutputKind.LOGITS:
+        for node in model.graph:
+            if part_of(node) is Part.PREDICTIONS:
+                return next(value for value in node.inputs if value is not None and not value.is_initializer())
     return model.graph.outputs[0]
 
 

@@ -183,9 +183,10 @@ def _checkpoint_predictor(
 
 def _refuse(arguments: dict[str, Any], kind: str, source: object) -> None:
     """An argument that means nothing for this source is an error, not a silence."""
+    named = source.path if isinstance(source, Bundle) else source
     for name, value in arguments.items():
         if value is not None:
-            raise InputError(f"{name}= is for {kind}; {source} is none")
+            raise InputError(f"{name}= is for {kind}; {named} is none")
 
 
 def _made(output: Path) -> bool:

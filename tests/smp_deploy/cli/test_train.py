@@ -168,7 +168,9 @@ def _refused(result, code, message):
 )
 def test_mistakes_are_answered(cli, checkpoint, tmp_path, arguments, message):
     named = [str(checkpoint) if argument == "CHECKPOINT" else argument for argument in arguments]
-    _refused(cli("train", *overriding((*FAST, "-o", tmp_path / "d.safetensors"), *named), cwd=tmp_path), 2, message)
+    _refused(
+        cli("train", *overriding((*FAST, "--output", tmp_path / "d.safetensors"), *named), cwd=tmp_path), 2, message
+    )
 
 
 FLOATS = [option.opts[0] for option in command_named("train").params if option.type.name in ("float", "float range")]
