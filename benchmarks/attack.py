@@ -213,12 +213,52 @@ def pointed(bundle: Path, draw: random.Random) -> str:
 
 def spoilt_record(bundle: Path, draw: random.Random) -> str:
     (bundle / "reports").mkdir(exist_ok=True)
-    name = draw.choice(["validation.json", "bench.json", "validation.npz", "validation-onnxruntime.json", "x.json"])
+    name = draw.choice(
+        ["validation.json", "bench.json", "validation.npz", "validation-onnxruntime-fp32-l2-b1-reshape.json", "x.json"]
+    )
     junk = draw.choice(
         [b"", b"{}", b"[]", b"null", b'{"record_version": 3}', b"PK\3\4" + bytes(100), bytes(1000), b'{"a": 1e999}']
     )
     (bundle / "reports" / name).write_bytes(junk)
     return f"record {name}"
+
+
+def reserved(bundle: Path, draw: random.Random) -> str:
+    """The manifest lists a file that speaks of itself, with whatever digest suits."""
+    name = draw.choice(["manifest.json", "target.json", "model.sig", "reports/report.html", "./weights.bin", "a\n"])
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = {"sha256": "ab" * 32, "size": 1}
+    path.write_text(json.dumps(manifest))
+    return f"lists {name!r}"
+
+
+def open_mode(bundle: Path, draw: random.Random) -> str:
+    """What is written in place of such a file must not be executable, nor anybody's to write."""
+    (bundle / "reports").mkdir(exist_ok=True)
+    name = draw.choice(["reports/report.html", "reports/x.json"])
+    (bundle / name).write_bytes(b"{}")
+    (bundle / name).chmod(0o6777)
+    return f"mode of {name}"
+
+
+def long_tag(bundle: Path, draw: random.Random) -> str:
+    """A graph's hash is renewed, and a field's tag is longer than 32 bits: a runtime reads it as another field."""
+    import hashlib
+
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    graph = draw.choice([g for trunk in manifest["trunks"] for g in trunk["graphs"].values()])
+    tag = (draw.choice([7, 14, 20, 25]) << 3 | 2) | 1 << draw.choice([32, 40, 60])
+    encoded = b""
+    while tag:
+        encoded += bytes([tag & 127 | (128 if tag >> 7 else 0)])
+        tag >>= 7
+    changed = (bundle / graph).read_bytes() + encoded + b"\x02xx"
+    (bundle / graph).write_bytes(changed)
+    manifest["files"][graph] = {"sha256": hashlib.sha256(changed).hexdigest(), "size": len(changed)}
+    path.write_text(json.dumps(manifest))
+    return f"a long tag in {graph}"
 
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -240,6 +280,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     nested,
     pointed,
     spoilt_record,
+    reserved,
+    open_mode,
+    long_tag,
 )
 
 
@@ -260,6 +303,9 @@ def used(bundle: Path, frame: np.ndarray, right: np.ndarray) -> str:
             work()
         except SmpDeployError as error:
             ended.append(f"refused: {type(error).__name__}")
+    modes = [path.stat().st_mode & 0o7133 for path in (bundle / "reports").glob("report.html") if path.is_file()]
+    if len(ended) == 1 and any(modes):
+        return f"{BROKEN}: a report of mode {max(modes):o}"
     return "accepted" if len(ended) == 1 else "accepted, reports refused"
 
 
