@@ -31,8 +31,9 @@ from typing import Any
 
 import numpy as np
 from hostile.children import BROKEN, Worker
+from hostile.labelling import Use, labels_of, uses_of
 
-from engines import Bundle, Session
+from engines import Bundle
 from engines.errors import SmpDeployError
 from smp_deploy.reports import report, report_of
 
@@ -286,14 +287,13 @@ MUTATIONS: tuple[Mutation, ...] = (
 )
 
 
-def used(bundle: Path, frame: np.ndarray, right: np.ndarray) -> str:
+def used(bundle: Path, frame: np.ndarray, use: Use, right: np.ndarray) -> str:
     """Open, run, report and store, in a process of its own; what became of it."""
     ended = []
     try:
         opened = Bundle.open(bundle)
-        with Session.open(opened) as session:
-            if not np.array_equal(session.predict(frame), right):
-                return f"{BROKEN}: other labels"
+        if not np.array_equal(labels_of(bundle, frame, use), right):
+            return f"{BROKEN}: other labels"
         ended.append("runs")
     except SmpDeployError as error:
         ended.append(f"refused: {type(error).__name__}")
@@ -313,7 +313,7 @@ def attack(bundle: Path, count: int, seed: int) -> dict[str, Any]:
     """Attack so many times; how it ended, by mutation, and every one that broke."""
     opened = Bundle.open(bundle)
     frame = opened.reference_arrays(opened.manifest.reference[0])[0]
-    right = _labels(bundle, frame)
+    rights = [(use, labels_of(bundle, frame, use)) for use in uses_of(opened)]
     outcomes: dict[str, Counter[str]] = {}
     broken = []
     started = time.monotonic()
@@ -328,7 +328,7 @@ def attack(bundle: Path, count: int, seed: int) -> dict[str, Any]:
                 shutil.copytree(bundle, copy)
                 said = mutate(copy, draw)
                 before = _contents(outside)
-                ended = worker.answer_of(used, copy, frame, right)
+                ended = worker.answer_of(used, copy, frame, *draw.choice(rights))
                 if _contents(outside) != before:
                     ended = f"{BROKEN}: a file outside was changed"
             outcomes.setdefault(mutate.__name__, Counter())[ended] += 1
@@ -342,11 +342,6 @@ def attack(bundle: Path, count: int, seed: int) -> dict[str, Any]:
 
 def _contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def _labels(bundle: Path, frame: np.ndarray) -> np.ndarray:
-    with Session.open(bundle) as session:
-        return session.predict(frame)
 
 
 def main() -> None:

@@ -31,36 +31,17 @@ from typing import Any
 import numpy as np
 from hostile.children import BROKEN, Worker
 from hostile.damage import DAMAGES, renew_hashes
+from hostile.labelling import Use, labels_of, uses_of
 from PIL import Image
 
-from engines import Bundle, Precision, Schedule, Session, prove
-from engines.backends import backend_named
+from engines import Bundle, prove
 from engines.errors import SmpDeployError
 from engines.parity.checks import Status
 from smp_deploy.cli.app import invoke
 from smp_deploy.cli.errors import DEFECT, exit_code_of
 
-Use = tuple[Schedule, Precision]
-
 DIFFERENT = 1e-3
 """The share of pixels with other labels that a proof must see; its own tolerance is a tenth."""
-
-
-def uses_of(bundle: Bundle) -> list[Use]:
-    """A schedule of every trunk and precision: two phases at a time, so that a batch's second entry counts."""
-    backend = backend_named("onnxruntime")
-    return [
-        (schedule, precision)
-        for precision in (Precision.FP32,)
-        for schedule in backend.schedules(bundle, precision)
-        if schedule.sub_batch == min(2, 4**schedule.levels)
-    ]
-
-
-def labels_of(path: Path, frame: np.ndarray, use: Use) -> np.ndarray:
-    schedule, precision = use
-    with Session.open(path, precision=precision, schedule=schedule) as session:
-        return session.predict(frame)
 
 
 def became(path: Path, frame: np.ndarray, use: Use, right: np.ndarray, words: list[str]) -> str:

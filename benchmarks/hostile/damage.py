@@ -310,7 +310,7 @@ def renew_hashes(bundle: Path) -> None:
             for listed, record in files.items():
                 content = (bundle / listed).read_bytes()
                 sha256 = hashlib.sha256(content).hexdigest()
-                old_to_new[record["sha256"]] = sha256
+                old_to_new[str(record["sha256"])] = sha256
                 record.update(sha256=sha256, size=len(content))
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
             continue
