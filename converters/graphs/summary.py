@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from converters.graphs.reading import graph_from_file
 from engines.bundle.bundle import Bundle
 
 
@@ -36,7 +37,7 @@ def summaries_from_bundle(bundle: Bundle) -> dict[str, GraphSummary]:
     manifest = bundle.manifest
     trunks = (name for trunk in manifest.trunks for name in trunk.graphs.values())
     names = (manifest.model, manifest.prepare, *trunks)
-    return {name: summary_from_model(ir.load(bundle.file(name))) for name in names}
+    return {name: summary_from_model(graph_from_file(bundle.file(name))) for name in names}
 
 
 def _shown(value: ir.Value) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from converters.graphs.identity import Part, module_of, network_nodes, part_of
 from converters.graphs.modules import has_weights, modules_named
+from converters.graphs.reading import graph_from_file
 from converters.graphs.rounding import write_rounding
 from converters.trunks import TrunkPrecisions
 from converters.verification.probes import model_until, planes_of
@@ -119,7 +120,7 @@ class _Probe:
         trunk = manifest.trunk()
         self.precision = precision
         self._ranges = manifest.calibration.ranges if manifest.calibration else {}
-        self._model = _until_logits(ir.load(bundle.file(bundle.trunk_graph(trunk, Precision.FP32))))
+        self._model = _until_logits(graph_from_file(bundle.file(bundle.trunk_graph(trunk, Precision.FP32))))
         ir.external_data.load_to_model(self._model)
         network = network_nodes(self._model)
         self._modules = {module_of(node) for node in network if module_of(node)}

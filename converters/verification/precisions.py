@@ -10,6 +10,7 @@ import onnx_ir as ir
 from converters.graphs.identity import module_of
 from converters.graphs.layers import layers_of, precision_of
 from converters.graphs.modules import modules_named
+from converters.graphs.reading import graph_from_file
 from converters.verification.subject import Subject
 from engines.bundle.manifest import Manifest
 from engines.bundle.records import Check, Kind, Quantity
@@ -26,7 +27,7 @@ def precision_checks(subject: Subject) -> Iterator[Check]:
     manifest = subject.bundle.manifest
     for trunk in manifest.trunks:
         for precision, name in trunk.graphs.items():
-            yield _check(manifest, precision, name, layers_of(ir.load(subject.bundle.file(name))))
+            yield _check(manifest, precision, name, layers_of(graph_from_file(subject.bundle.file(name))))
 
 
 def _check(manifest: Manifest, precision: Precision, name: str, layers: list[ir.Node]) -> Check:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from converters.graphs.identity import Part, part_of
 from converters.graphs.layers import matrix_products, names_of_nodes
 from converters.graphs.lifetimes import extents_of
+from converters.graphs.reading import graph_from_file
 from converters.graphs.rounding import arithmetic_results, write_rounding
 from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.bundle.bundle import Bundle
@@ -31,7 +32,7 @@ class ProbedGraph:
     def __init__(self, path: Path, precision: Precision = Precision.FP32, model: ir.Model | None = None) -> None:
         self.path = path
         self._precision = precision
-        self.model = ir.load(path) if model is None else model
+        self.model = graph_from_file(path) if model is None else model
 
     @property
     def layer_outputs(self) -> dict[str, str]:
