@@ -16,28 +16,22 @@ Bytes are changed without renewing their hashes: a manifest that nobody signed d
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import shutil
-import sys
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hostile.children import BROKEN, Worker
 from hostile.labelling import Use, labels_of, uses_of
+from hostile.running import Spoil, main, run_cases
 
 from engines import Bundle
 from engines.errors import SmpDeployError
 from smp_deploy.reports import report, report_of
-
-Mutation = Callable[[Path, random.Random], str]
 
 SECRET = b"what lies outside"
 
@@ -262,7 +256,7 @@ def long_tag(bundle: Path, draw: random.Random) -> str:
     return f"a long tag in {graph}"
 
 
-MUTATIONS: tuple[Mutation, ...] = (
+MUTATIONS: tuple[Spoil, ...] = (
     link_to_copy,
     link_to_device,
     pipe,
@@ -292,7 +286,7 @@ def used(bundle: Path, frame: np.ndarray, use: Use, right: np.ndarray) -> str:
     ended = []
     try:
         opened = Bundle.open(bundle)
-        if not np.array_equal(labels_of(bundle, frame, use), right):
+        if not np.array_equal(labels_of(opened, frame, use), right):
             return f"{BROKEN}: other labels"
         ended.append("runs")
     except SmpDeployError as error:
@@ -313,52 +307,25 @@ def attack(bundle: Path, count: int, seed: int) -> dict[str, Any]:
     """Attack so many times; how it ended, by mutation, and every one that broke."""
     opened = Bundle.open(bundle)
     frame = opened.reference_arrays(opened.manifest.reference[0])[0]
-    rights = [(use, labels_of(bundle, frame, use)) for use in uses_of(opened)]
-    outcomes: dict[str, Counter[str]] = {}
-    broken = []
-    started = time.monotonic()
-    with Worker() as worker:
-        for number in range(count):
-            draw = random.Random(f"{seed}-{number}")
-            mutate = MUTATIONS[number % len(MUTATIONS)]
-            with tempfile.TemporaryDirectory() as place:
-                outside, copy = Path(place) / "outside", Path(place) / "bundle"
-                outside.mkdir()
-                (outside / "secret").write_bytes(SECRET)
-                shutil.copytree(bundle, copy)
-                said = mutate(copy, draw)
-                before = _contents(outside)
-                ended = worker.answer_of(used, copy, frame, *draw.choice(rights))
-                if _contents(outside) != before:
-                    ended = f"{BROKEN}: a file outside was changed"
-            outcomes.setdefault(mutate.__name__, Counter())[ended] += 1
-            if ended.startswith(BROKEN):
-                broken.append({"number": number, "mutation": said, "ended": ended})
-                print(f"{number}: {said}: {ended}", file=sys.stderr, flush=True)
-            elif number % 100 == 99:
-                print(f"{number + 1}/{count}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    return {"count": count, "seed": seed, "broken": broken, "outcomes": {k: dict(v) for k, v in outcomes.items()}}
+    rights = [(use, labels_of(opened, frame, use)) for use in uses_of(opened)]
+
+    def case(mutate: Spoil, draw: random.Random, worker: Worker) -> tuple[str, str]:
+        with tempfile.TemporaryDirectory() as place:
+            outside, copy = Path(place) / "outside", Path(place) / "bundle"
+            outside.mkdir()
+            (outside / "secret").write_bytes(SECRET)
+            shutil.copytree(bundle, copy)
+            said = mutate(copy, draw)
+            before = _contents(outside)
+            ended = worker.answer_of(used, copy, frame, *draw.choice(rights))
+            return said, ended if _contents(outside) == before else f"{BROKEN}: a file outside was changed"
+
+    return run_cases(MUTATIONS, case, count, seed)
 
 
 def _contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="where to write the outcomes")
-    options = parser.parse_args()
-    found = attack(options.bundle, options.count, options.seed)
-    for mutation, outcomes in found["outcomes"].items():
-        print(f"{mutation}: {', '.join(f'{count} {ended}' for ended, count in outcomes.items())}")
-    print(f"{len(found['broken'])} of {found['count']} broken")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
-    sys.exit(bool(found["broken"]))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, attack, count=3000)

@@ -17,14 +17,9 @@ A bundle with engines and records has more that can be spoilt: `build-engine`, `
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import shutil
-import sys
 import tempfile
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +27,7 @@ import numpy as np
 from hostile.children import BROKEN, Worker
 from hostile.damage import DAMAGES, renew_hashes
 from hostile.labelling import Use, labels_of, uses_of
+from hostile.running import Spoil, main, run_cases
 from PIL import Image
 
 from engines import Bundle, prove
@@ -91,50 +87,22 @@ def fuzz(bundle: Path, count: int, seed: int) -> dict[str, Any]:
     """Spoil the bundle so many times; how it ended, by kind of damage, and every one that broke."""
     opened = Bundle.open(bundle)
     frame = opened.reference_arrays(opened.manifest.reference[0])[0]
-    uses = uses_of(opened)
-    rights = [labels_of(bundle, frame, use) for use in uses]
-    outcomes: dict[str, Counter[str]] = {}
-    broken = []
-    started = time.monotonic()
-    with Worker() as worker:
-        for number in range(count):
-            draw = random.Random(f"{seed}-{number}")
-            damage = DAMAGES[number % len(DAMAGES)]
-            use, right = draw.choice(list(zip(uses, rights, strict=True)))
-            with tempfile.TemporaryDirectory() as place:
-                copy = Path(place) / "bundle"
-                shutil.copytree(bundle, copy)
-                Image.fromarray(frame).save(Path(place) / "frame.png")
-                said = damage(copy, draw)
-                renew_hashes(copy)
-                words = draw.choice(commands_on(str(copy), str(bundle), place))
-                ended = worker.answer_of(became, copy, frame, use, right, words)
-            outcomes.setdefault(damage.__name__, Counter())[
-                ended.split(":")[0] if ended.startswith(BROKEN) else ended
-            ] += 1
-            if ended.startswith(BROKEN):
-                broken.append({"number": number, "damage": said, "command": words[0], "ended": ended})
-                print(f"{number}: {said}; {' '.join(words[:1] + words[2:])}: {ended}", file=sys.stderr, flush=True)
-            elif number % 100 == 99:
-                print(f"{number + 1}/{count}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    return {"count": count, "seed": seed, "broken": broken, "outcomes": {k: dict(v) for k, v in outcomes.items()}}
+    rights = [(use, labels_of(opened, frame, use)) for use in uses_of(opened)]
 
+    def case(damage: Spoil, draw: random.Random, worker: Worker) -> tuple[str, str]:
+        use, right = draw.choice(rights)
+        with tempfile.TemporaryDirectory() as place:
+            copy = Path(place) / "bundle"
+            shutil.copytree(bundle, copy)
+            Image.fromarray(frame).save(Path(place) / "frame.png")
+            said = damage(copy, draw)
+            renew_hashes(copy)
+            words = draw.choice(commands_on(str(copy), str(bundle), place))
+            ended = worker.answer_of(became, copy, frame, use, right, words)
+        return f"{said}; {' '.join(words[:1] + words[2:])}", ended
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="where to write the outcomes")
-    options = parser.parse_args()
-    found = fuzz(options.bundle, options.count, options.seed)
-    for damage, outcomes in found["outcomes"].items():
-        print(f"{damage}: {', '.join(f'{count} {ended}' for ended, count in sorted(outcomes.items()))}")
-    print(f"{len(found['broken'])} of {found['count']} broken")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
-    sys.exit(bool(found["broken"]))
+    return run_cases(DAMAGES, case, count, seed)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, fuzz, count=10_000)

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-Damage = Callable[[Path, random.Random], str]
-"""Spoils a file of the folder of a bundle; says how."""
+from hostile.running import Spoil
 
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 255, 256, 65535, 2**31, 2**63, 2**70, 10**400),
@@ -283,7 +282,7 @@ _GRAPH_CHANGES: tuple[tuple[str, Callable[[Any, random.Random], str]], ...] = (
     ("model", _of_model),
 )
 
-DAMAGES: tuple[Damage, ...] = (
+DAMAGES: tuple[Spoil, ...] = (
     manifest_value,
     target_value,
     record_value,

@@ -23,7 +23,7 @@ def uses_of(bundle: Bundle) -> list[Use]:
     ]
 
 
-def labels_of(path: Path, frame: np.ndarray, use: Use) -> np.ndarray:
+def labels_of(bundle: Bundle | Path, frame: np.ndarray, use: Use) -> np.ndarray:
     schedule, precision = use
-    with Session.open(path, precision=precision, schedule=schedule) as session:
+    with Session.open(bundle, precision=precision, schedule=schedule) as session:
         return session.predict(frame)
