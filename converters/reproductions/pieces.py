@@ -118,22 +118,12 @@ def piece_of(
     again: Again,
 ) -> Piece:
     """The nodes between ``inputs`` and ``output``, run alone. Raises :class:`BackendError`."""
-    copied = model.clone()
-    held = ir.convenience.create_value_mapping(copied.graph)
-    graph = ir.convenience.extract(copied.graph, [held[name] for name in inputs], [held[str(output.name)]])
-    for value in graph.initializers.values():
+    alone = part_between(model.clone(), inputs, str(output.name))
+    for value in alone.graph.initializers.values():
         tensor = value.const_value
         # The weights go with it: a file of its own.
         value.const_value = None if tensor is None else ir.tensor(tensor.numpy().copy(), name=value.name)
-    for value in graph.inputs:
-        value.shape = ir.Shape(inputs[str(value.name)].shape)
-    # What was inferred for the whole graph holds no longer.
-    for node in graph:
-        for value in node.outputs:
-            value.shape = None
-    (result,) = graph.outputs
-    result.name, result.shape = OUTPUT, ir.Shape(expected.shape)
-    alone = ir.Model(graph, ir_version=model.ir_version)
+    alone.graph.outputs[0].shape = ir.Shape(expected.shape)
     labels = names_of_nodes(alone)
     piece = Piece(
         alone,
@@ -147,6 +137,23 @@ def piece_of(
         again,
     )
     return replace(piece, actual=run_of(piece))
+
+
+def part_between(model: ir.Model, inputs: Tensors, output: str) -> ir.Model:
+    """The nodes between tensors as a model that gives :data:`OUTPUT`, for inputs of these shapes.
+
+    Raises ``ValueError`` where something else than ``inputs`` is needed.
+    """
+    held = ir.convenience.create_value_mapping(model.graph)
+    graph = ir.convenience.extract(model.graph, [held[name] for name in inputs], [held[output]])
+    # What was inferred for the whole graph holds no longer.
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None
+    for value in graph.inputs:
+        value.shape = ir.Shape(inputs[str(value.name)].shape)
+    graph.outputs[0].name = OUTPUT
+    return ir.Model(graph, ir_version=model.ir_version)
 
 
 def run_of(piece: Piece, *, rounded: bool = True) -> NDArray[np.float32]:

@@ -29,6 +29,7 @@ from converters.reproductions.pieces import (
     Tensors,
     Weights,
     error_of,
+    part_between,
     piece_of,
     smallest_piece,
 )
@@ -295,45 +296,27 @@ def _same_form(node: ir.Node, layer: nn.Conv2d) -> bool:
 
 def _by_graph(exact: Graph, of_tensor: Mapping[str, str], piece: Piece, weights: Weights) -> NDArray[np.float32] | None:
     """What the same part of another graph gives for the piece's inputs, with the same weights."""
-    sources = [of_tensor.get(name) for name in piece.inputs]
     target = of_tensor.get(piece.output)
-    if target is None or None in sources:
+    if target is None or not set(piece.inputs) <= set(of_tensor):
         return None
+    feed = {of_tensor[name]: np.asarray(array, np.float32) for name, array in piece.inputs.items()}
     model = exact.model.clone()
-    held = ir.convenience.create_value_mapping(model.graph)
-    names = names_of_nodes(model)
-    for node, name in names.items():
+    for node, name in names_of_nodes(model).items():
         for place, value in enumerate(node.inputs):
             if value is not None and (name, place) in weights and value.is_initializer():
                 value.const_value = ir.tensor(np.asarray(weights[name, place], np.float32), name=value.name)
     try:
-        graph = ir.convenience.extract(model.graph, [held[str(name)] for name in sources], [held[target]])
+        part = part_between(model, feed, target)
     except ValueError:
         return None
-    if set(_labels(graph)) != set(piece.nodes):
+    if set(names_of_nodes(part).values()) != set(piece.nodes):
         # Other nodes in between: it is not the same part.
         return None
-    for value, array in zip(graph.inputs, piece.inputs.values(), strict=True):
-        value.shape = ir.Shape(array.shape)
-    for node in graph:
-        for value in node.outputs:
-            value.shape = None
-    (result,) = graph.outputs
-    result.name, result.shape = OUTPUT, None
-    feed = {
-        str(value.name): np.asarray(array, np.float32)
-        for value, array in zip(graph.inputs, piece.inputs.values(), strict=True)
-    }
-    content = ir.to_proto(ir.Model(graph, ir_version=model.ir_version)).SerializeToString()
     try:
-        with OnnxRuntimeRunner(content, arena=False) as runner:
+        with OnnxRuntimeRunner(ir.to_proto(part).SerializeToString(), arena=False) as runner:
             return np.asarray(runner.infer(feed)[OUTPUT], np.float32)
     except BackendError:
         return None
-
-
-def _labels(graph: ir.Graph) -> Iterator[str]:
-    yield from names_of_nodes(ir.Model(graph, ir_version=10)).values()
 
 
 def _product(windows: list[tuple[int, int]], side: int) -> int:
