@@ -13,8 +13,10 @@ LOCKED_RUNTIMES := ort openvino
 demo: $(INSTALLED)
 	$(BIN)/smp-deploy demo --output build/demo
 
+# A worker that dies ends the run, which names its test: xdist may wait forever for one that replaces it.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal \
+		--max-worker-restart 0
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -97,11 +97,10 @@ class OpenVinoRunner(Runner):
         self._request: Any = None
 
     def _activate(self) -> None:
-        ov = import_openvino()
         hint = _HINTS[self._precision]
         config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
         try:
-            compiled = ov.Core().compile_model(str(self._graph), "CPU", config)
+            compiled = core().compile_model(str(self._graph), "CPU", config)
             self._request = compiled.create_infer_request()
             used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except RuntimeError as error:
@@ -128,9 +127,19 @@ def import_openvino() -> Any:
 
 
 @functools.cache
+def core() -> Any:
+    """OpenVINO's entry point, one for the life of the process.
+
+    Its CPU plugin gives the thread that loads it an alternate signal stack, and unmaps that when the last core is gone:
+    in whichever thread that happens, so that the next signal would kill the process.
+    """
+    return import_openvino().Core()
+
+
+@functools.cache
 def capabilities() -> tuple[str, ...]:
     """What OpenVINO says that this processor computes in: ``("FP32", "BF16", "INT8", ...)``."""
-    return tuple(import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return tuple(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from engines import Bundle, Precision, Session, plan
 from engines.backends.openvino import OPENVINO, OpenVinoRunner
 from engines.errors import BackendError
 from smp_deploy.training import network_from_weights
-from tests.conftest import SIZE, WIDTH
+from tests.conftest import ROOT, SIZE, WIDTH
 
 openvino = pytest.importorskip("openvino", reason="not run: openvino is not installed")
 
@@ -138,3 +140,28 @@ def test_labels_of_real_frames_agree(road: Bundle, data: Path) -> None:
     assert frames
     for path in frames:
         assert_labels_agree(road, path)
+
+
+def test_ctrl_c_after_a_session_was_closed_in_another_thread(exported: Bundle) -> None:
+    """OpenVINO's CPU plugin leaves the thread that loads it with a signal stack that is unmapped with the plugin."""
+    program = (
+        "import signal, sys, threading\n"
+        "from engines import Session\n"
+        "session = Session.open(sys.argv[1], 'openvino')\n"
+        "closing = threading.Thread(target=session.close)\n"
+        "del session\n"
+        "closing.start()\n"
+        "closing.join()\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", program, str(exported.path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
