@@ -23,8 +23,8 @@ from converters.verification.magnitudes import Magnitudes, largest_magnitudes, m
 from converters.verification.origins import origin_checks
 from converters.verification.precisions import precision_checks
 from converters.verification.runs import Ran
+from converters.verification.samples import Sampled, real_frame_checks, sampled_phases
 from converters.verification.small_frames import left_out, small_frame_checks
-from converters.verification.sub_batches import Sampled, real_frame_checks, sampled_phases
 from converters.verification.subject import IGNORED, Frame, Subject, reference_frames
 from converters.verification.walking import walked_frames
 from engines.bundle.records import Check

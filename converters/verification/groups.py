@@ -73,3 +73,9 @@ def _together(grid: PhaseGrid) -> Iterator[list[Phase]]:
     cuts = dispersed(grid.cut_window)
     for down, right in dispersed((h // g, w // f)):
         yield [(row + g * down, column + f * right) for row, column in cuts]
+
+
+def listed(sizes: Sequence[int]) -> str:
+    """Sizes of sub-batches for people: ``1, 2 and 5``."""
+    *most, last = map(str, sizes)
+    return f"{', '.join(most)} and {last}" if most else last

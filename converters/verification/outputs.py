@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from engines.bundle.manifest import OutputKind
 from engines.bundle.records import Quantity
-from engines.parity.comparison import softmax
+from engines.parity.comparison import relative_error, softmax
 
 OUTPUT_QUANTITIES = {
     OutputKind.LABELS: Quantity.WRONG_LABELS,
@@ -33,6 +33,4 @@ def output_error(output: NDArray[np.generic], logits: NDArray[np.float32], kind:
     if kind is OutputKind.LABELS:
         return float((output != expected).mean())
     given, wanted = np.asarray(output, np.float32), np.asarray(expected, np.float32)
-    if not (np.isfinite(given).all() and np.isfinite(wanted).all()):
-        return float("inf")
-    return float(np.abs(given - wanted).max()) / (float(np.abs(wanted).max()) or 1.0)
+    return relative_error(given, wanted)

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 
 from converters.verification.forms import FrameForm, small_forms
+from converters.verification.generated import SmallFrames
 from converters.verification.own_errors import own_error_checks
 from converters.verification.resizing import ResizingError
 from converters.verification.runs import attempted
-from converters.verification.sub_batches import SmallFrames, batch_check, phase_checks
+from converters.verification.sub_batches import batch_check, phase_checks
 from converters.verification.subject import Subject
 from engines.bundle.records import Check, Kind, Quantity
 from engines.errors import BackendError

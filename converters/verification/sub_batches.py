@@ -11,71 +11,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.reference import noise_frame
 from converters.verification import locating
-from converters.verification.forms import FrameForm
-from converters.verification.groups import Group, mixed_groups, sizes_of, whole_groups
+from converters.verification.generated import OF_NOISE, SmallFrames
+from converters.verification.groups import Group, listed, mixed_groups, sizes_of, whole_groups
 from converters.verification.outputs import OUTPUT_QUANTITIES, output_error
 from converters.verification.probes import probed
 from converters.verification.runs import PhaseResult, TrunkRun, attempted, entries_of
 from converters.verification.subject import Subject, runnable
-from engines.bundle.edges import EdgeFrame, edge_frame
+from engines.bundle.edges import EdgeFrame
 from engines.bundle.manifest import OutputKind, TrunkRecord
 from engines.bundle.records import Check, Kind, Quantity
 from engines.errors import BackendError
 from engines.parity.checks import Question
-from engines.parity.comparison import largest_logit
-from engines.schedules.phases import Phase, PhaseGrid, dispersed
+from engines.parity.comparison import largest_error
+from engines.schedules.phases import Phase, dispersed
 from engines.schedules.schedule import Precision
-
-_SEEDS = (17, 18)
-
-_REAL = 3
-"""Phases of a real frame that are computed together."""
-
-
-@dataclass(frozen=True, eq=False)
-class SmallFrames:
-    """Frames of a small form, with what prepares and judges them."""
-
-    form: FrameForm
-    images: list[NDArray[np.uint8]]
-    """Two of noise, then those at the edges."""
-    planes: list[NDArray[np.float32]]
-    logits: list[NDArray[np.float32]]
-    """Of ``model.onnx``, ``(classes, H, W)``, one frame at a time."""
-    pair: NDArray[np.float32] | None
-    """Of the second and the first frame in one batch; ``None`` for a graph that takes one frame at a time."""
-
-    @classmethod
-    def of(cls, form: FrameForm) -> SmallFrames:
-        """Raises :class:`BackendError`."""
-        images = [noise_frame(form.size, seed) for seed in _SEEDS]
-        images += [edge_frame(kind, form.size) for kind in EdgeFrame]
-        planes = form.planes(images)
-
-        def logits_of(*frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return np.asarray(runner.infer({"frames": np.stack(frames)})["logits"], np.float32)
-
-        with form.model().runner() as runner:
-            alone = [logits_of(image)[0] for image in images]
-            pair = None if runner.inputs[0].shape[0] is not None else logits_of(images[1], images[0])
-        return cls(form, images, planes, alone, pair)
-
-    @cached_property
-    def scale(self) -> float:
-        """What errors are relative to: the largest logit of the frames of noise."""
-        return max(largest_logit(logits) for logits in self.logits[: len(_SEEDS)]) or 1.0
-
-    @property
-    def words(self) -> str:
-        """For people."""
-        return f"generated frames of {self.form.size[0]}x{self.form.size[1]}"
 
 
 @dataclass
@@ -88,69 +43,6 @@ class _Seen:
         default_factory=lambda: defaultdict(list)
     )
     groups: list[tuple[Group, list[PhaseResult]]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class Sampled:
-    """Phases of a real frame that the default trunk computed alone, to be computed in sub-batches as well."""
-
-    planes: NDArray[np.float32]
-    phases: list[Phase]
-    """That can go together."""
-    alone: dict[Precision, list[NDArray[np.float32]]]
-    """Logits of each phase; absent where a precision broke."""
-
-
-def sampled_phases(grid: PhaseGrid, rotation: int) -> list[Phase]:
-    """As many as :func:`real_frame_checks` takes, others for every rotation."""
-    groups = grid.sub_batches(grid.largest_sub_batch)
-    group = groups[rotation % len(groups)]
-    start = rotation * _REAL % len(group)
-    return [*group[start:], *group[:start]][:_REAL]
-
-
-def real_frame_checks(subject: Subject, sampled: Sampled) -> Iterator[Check]:
-    """The default trunk on a sample of the first frame's phases, in sub-batches of 2 and of all of them."""
-    trunk, phases = subject.bundle.manifest.trunk(), sampled.phases
-    for precision in runnable(trunk):
-        graph = trunk.graphs[precision]
-        question = Question(
-            kind=Kind.SUB_BATCH,
-            name=f"sub-batches of {graph}",
-            subject=f"{subject.frames[0].name}, a sample: {', '.join(map(str, phases))}; rotation {subject.rotation}",
-            quantity=Quantity.LOGIT_ERROR,
-            tolerance=subject.tolerance(precision).sub_batch,
-            graph=graph,
-            precision=precision,
-        )
-        if precision not in sampled.alone:
-            yield question.not_run("the phases could not be computed alone")
-            continue
-        errors = attempted(partial(_real_errors, subject, trunk, precision, sampled))
-        if isinstance(errors, BackendError):
-            yield question.ended(errors)
-            continue
-        check = question.measured(max(errors.values()))
-        wrong = [size for size, error in errors.items() if not error <= question.tolerance]
-        yield (
-            check.located(f"{graph}: results depend on the sub-batch (wrong in sub-batches of {_listed(wrong)})")
-            if wrong
-            else check
-        )
-
-
-def _real_errors(subject: Subject, trunk: TrunkRecord, precision: Precision, sampled: Sampled) -> dict[int, float]:
-    alone, phases = sampled.alone[precision], sampled.phases
-    scale = max(largest_logit(logits) for logits in alone) or 1.0
-    errors: dict[int, float] = defaultdict(float)
-    with TrunkRun(subject.bundle, trunk, precision) as run:
-        # Backwards, and with one of them twice: results may depend on the place, too.
-        for order in ([1, 0], [*reversed(range(len(phases))), 0]) if len(phases) > 1 else ([0, 0],):
-            results = run.together([(sampled.planes, phases[index]) for index in order])
-            for index, result in zip(order, results, strict=True):
-                error = float("inf") if result.logits is None else _error(result.logits, alone[index], scale)
-                errors[len(order)] = max(errors[len(order)], error)
-    return errors
 
 
 def batch_check(subject: Subject, frames: SmallFrames) -> Check:
@@ -170,7 +62,7 @@ def batch_check(subject: Subject, frames: SmallFrames) -> Check:
         return question.not_run(f"{manifest.model} takes one frame at a time")
     if pair.shape != wanted:
         return question.misshapen(pair.shape, wanted)
-    errors = [_error(pair[index], frames.logits[1 - index], frames.scale) for index in (0, 1)]
+    errors = [largest_error(pair[index], frames.logits[1 - index]) / frames.scale for index in (0, 1)]
     check = question.measured(max(errors))
     worst = int(np.argmax(errors))
     return check.located(f"{manifest.model}: entry {worst} of a batch of 2") if check.failed else check
@@ -201,7 +93,7 @@ class _Proof:
         count = len(self.frames.form.grid(self.trunk).phases)
         phases = f"all {count} phases" if count > 1 else "the whole frame"
         words = f"{self.frames.words}, {phases}"
-        sub_batches = replace(self._question(Kind.SUB_BATCH), subject=f"{words}, sub-batches of {_listed(sizes)}")
+        sub_batches = replace(self._question(Kind.SUB_BATCH), subject=f"{words}, sub-batches of {listed(sizes)}")
         hop = Question.of_hop(
             self.subject.bundle.manifest.model,
             self.graph,
@@ -268,7 +160,7 @@ class _Proof:
             # Calibrated on other frames, it promises nothing of the logits of these.
             return
         phases = dispersed(self.frames.form.grid(self.trunk).window)
-        for index in range(len(_SEEDS), len(self.frames.images)):
+        for index in range(OF_NOISE, len(self.frames.images)):
             yield Group(((index, phases[index % len(phases)]),))
 
     def _error(self, entry: tuple[int, Phase], result: PhaseResult) -> float:
@@ -278,7 +170,7 @@ class _Proof:
         expected = self.frames.logits[frame][:, row::h, column::w]
         assert result.logits is not None
         # The padded pixels of a phase are cropped in the whole graph.
-        return _error(result.logits[:, : expected.shape[1], : expected.shape[2]], expected, self.frames.scale)
+        return largest_error(result.logits[:, : expected.shape[1], : expected.shape[2]], expected) / self.frames.scale
 
     def _output_check(self, question: Question, kind: OutputKind, seen: _Seen) -> Check:
         worst, at = 0.0, ""
@@ -313,9 +205,9 @@ class _Proof:
 
     def _place(self, wrong: list[tuple[int, Phase]], errors: dict[tuple[int, Phase], float]) -> str:
         grid = self.frames.form.grid(self.trunk)
-        noise = [entry for entry in wrong if entry[0] < len(_SEEDS)]
+        noise = [entry for entry in wrong if entry[0] < OF_NOISE]
         if not noise:
-            kinds = [list(EdgeFrame)[frame - len(_SEEDS)].value for frame, _ in wrong]
+            kinds = [list(EdgeFrame)[frame - OF_NOISE].value for frame, _ in wrong]
             return f"on {', '.join(dict.fromkeys(kinds))} frames alone"
         _, phase = max(noise, key=lambda entry: errors[entry])
         words = f"phase {phase}"
@@ -341,14 +233,14 @@ class _Proof:
                 if np.array_equal(result.logits, right.logits, equal_nan=True):
                     # What is not finite in every sub-batch does not depend on it.
                     continue
-                error = _error(result.logits, right.logits, self.frames.scale)
+                error = largest_error(result.logits, right.logits) / self.frames.scale
                 if not error <= worst:
                     worst, where = error, (group, index)
         check = question.measured(worst)
         if not check.failed or where is None:
             return check
         wrong = self._wrong_sizes(seen)
-        sizes = f"wrong in sub-batches of {_listed(wrong)}" if wrong else f"a sub-batch of {where[0].size} differs"
+        sizes = f"wrong in sub-batches of {listed(wrong)}" if wrong else f"a sub-batch of {where[0].size} differs"
         groups = [group for group, _ in seen.groups if group.size in wrong] or [where[0]]
         layer = attempted(partial(self._layer, groups[0]))
         return check.located(
@@ -361,7 +253,7 @@ class _Proof:
         errors: dict[int, float] = defaultdict(float)
         for group, results in seen.groups:
             for entry, result in zip(group.entries, results, strict=True):
-                if entry[0] < len(_SEEDS):
+                if entry[0] < OF_NOISE:
                     errors[group.size] = max(errors[group.size], self._error(entry, result))
         largest = max(errors.values())
         return (
@@ -393,17 +285,6 @@ class _Proof:
                 if np.array_equal(held[index], right[0], equal_nan=True):
                     continue
                 scale = float(np.abs(right).max()) or 1.0
-                if not _error(held[index], right[0], scale) <= max(10 * bound, 1e-5):
+                if not largest_error(held[index], right[0]) / scale <= max(10 * bound, 1e-5):
                     return f"it begins in {layer}"
         return "it begins after the last layer"
-
-
-def _error(actual: NDArray[np.float32], expected: NDArray[np.float32], scale: float) -> float:
-    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
-        return float("inf")
-    return float(np.abs(actual - expected).max()) / scale
-
-
-def _listed(sizes: Sequence[int]) -> str:
-    *most, last = map(str, sizes)
-    return f"{', '.join(most)} and {last}" if most else last

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from converters.verification.probes import planes_of
 from converters.verification.runs import Ran, Results, attempted, logits_of, opened_run, ran
-from converters.verification.sub_batches import Sampled
+from converters.verification.samples import Sampled
 from converters.verification.subject import Frame, Subject, runnable
 from engines.errors import BackendError
 from engines.parity.comparison import phases_at

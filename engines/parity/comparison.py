@@ -19,22 +19,25 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.asarray(raised / raised.sum(0), np.float32)
 
 
+def largest_error(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    """``max |actual - expected|``; infinite when anything is not finite.
+
+    Raises :class:`LayoutError` for arrays of different shapes.
+    """
+    if actual.shape != expected.shape:
+        raise LayoutError(f"results of different shapes: {actual.shape} and {expected.shape}")
+    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
+        return float("inf")
+    return float(np.abs(actual.astype(np.float64) - expected).max())
+
+
 def relative_error(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
     """``max |actual - expected| / max |expected|``; infinite when anything is not finite.
 
     Raises :class:`LayoutError` for arrays of different shapes.
     """
-    _check_shapes(actual, expected)
-    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
-        return float("inf")
-    scale = float(np.abs(expected).max())
-    error = float(np.abs(actual.astype(np.float64) - expected).max())
-    return error / scale if scale else error
-
-
-def _check_shapes(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> None:
-    if actual.shape != expected.shape:
-        raise LayoutError(f"results of different shapes: {actual.shape} and {expected.shape}")
+    error, scale = largest_error(actual, expected), float(np.abs(expected).max())
+    return error / scale if scale and np.isfinite(error) else error
 
 
 def largest_logit(logits: NDArray[np.floating], axis: int = 0) -> float:
@@ -61,11 +64,8 @@ def logit_error(actual: NDArray[np.floating], expected: NDArray[np.floating], ax
 
     Raises :class:`LayoutError` for arrays of different shapes.
     """
-    _check_shapes(actual, expected)
-    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
-        return float("inf")
-    error, scale = float(np.abs(actual.astype(np.float64) - expected).max()), largest_logit(expected, axis)
-    return error / scale if scale else error
+    error, scale = largest_error(actual, expected), largest_logit(expected, axis)
+    return error / scale if scale and np.isfinite(error) else error
 
 
 def assembled_at(

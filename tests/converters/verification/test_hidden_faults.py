@@ -29,8 +29,8 @@ from converters.verification.groups import mixed_groups, sizes_of, whole_groups
 from converters.verification.labels import label_checks
 from converters.verification.origins import origin_checks
 from converters.verification.own_errors import own_error_checks
+from converters.verification.samples import real_frame_checks, sampled_phases
 from converters.verification.small_frames import small_frame_checks
-from converters.verification.sub_batches import real_frame_checks, sampled_phases
 from converters.verification.validate import validate
 from converters.verification.walking import walked_frames
 from engines import Bundle, Precision, Schedule
