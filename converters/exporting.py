@@ -33,7 +33,8 @@ from converters.rewriting.lowerings.base import LoweredNetwork
 from converters.rewriting.proof import noise_case
 from converters.trunks import TrunkPrecisions, TrunkWriter, proven_trunks, write_trunks
 from engines.backends.versions import installed_versions
-from engines.bundle.bundle import Bundle, record_of_file
+from engines.bundle.bundle import Bundle
+from engines.bundle.contents import record_of_file
 from engines.bundle.gate import Folder
 from engines.bundle.manifest import (
     MANIFEST_NAME,

@@ -23,7 +23,7 @@ from engines.executors.reducing import OpenExecutor, ReducingExecutor, Reduction
 from engines.executors.turns import Turns
 from engines.executors.walking import Frame, Step, Walker
 from engines.planning.choice import session_schedule
-from engines.planning.deadlines import checked_deadline
+from engines.planning.clock import Deadline
 from engines.planning.sizes import bytes_of_memory
 from engines.planning.smaller import hint_of_smaller, smaller_schedules
 from engines.schedules.anytime import NearestFill, Refinement
@@ -37,33 +37,6 @@ if TYPE_CHECKING:
 
 OnProgress: TypeAlias = Callable[[int, int], None]
 """Called with ``(phases done, phases in all)``."""
-
-
-class _Deadline:
-    """When a prediction is to be there, in milliseconds from now."""
-
-    def __init__(self, deadline_ms: float) -> None:
-        self._begun = time.monotonic()
-        self._at = self._begun + checked_deadline(deadline_ms) / 1000
-        self._slowest = 0.0
-
-    def begin(self) -> None:
-        """The first sub-batch begins. It also prepares the frame: an estimate of the others on the safe side."""
-        self._begun = time.monotonic()
-
-    def step(self) -> None:
-        """A sub-batch ends, the next one would begin."""
-        now = time.monotonic()
-        self._slowest, self._begun = max(self._slowest, now - self._begun), now
-
-    def ends_before_another(self, filling_s: float) -> bool:
-        """Whether one more sub-batch, as slow as the slowest so far, and filling in would end too late."""
-        return time.monotonic() + self._slowest + filling_s > self._at
-
-    @property
-    def late_ms(self) -> float:
-        """By how much it is missed now, 0 before it."""
-        return max(0.0, 1000 * (time.monotonic() - self._at))
 
 
 class Session:
@@ -217,7 +190,7 @@ class Session:
             BackendError: the runtime failed, or the session is closed.
             OutOfMemory: the memory does not suffice, and no smaller schedule was allowed or fits.
         """
-        deadline = None if deadline_ms is None else _Deadline(deadline_ms)
+        deadline = None if deadline_ms is None else Deadline(deadline_ms)
         self._check(image)
         executor: Executor | None = None
         computed: list[Phase] = []

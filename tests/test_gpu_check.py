@@ -48,7 +48,7 @@ from converters.networks import network_from_arch
 from engines import Bundle, Lowering, Precision, Schedule, Session, plan
 from engines.backends import backend_named
 from engines.backends.onnxruntime.sessions import Provider
-from engines.bundle.bundle import record_of_file
+from engines.bundle.contents import record_of_file
 from engines.bundle.manifest import MANIFEST_NAME, json_from_manifest
 from engines.bundle.records import Check, Kind, Quantity, Status
 from engines.devices.gpus import gpus

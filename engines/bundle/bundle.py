@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from engines.bundle.arrays import npy_from_bytes
 from engines.bundle.channels import check_channels
+from engines.bundle.contents import Contents, Used, record_of
 from engines.bundle.gate import Folder
 from engines.bundle.limits import RECORD_BYTES
 from engines.bundle.manifest import (
@@ -35,9 +34,8 @@ from engines.bundle.manifest import (
 )
 from engines.bundle.names import ENGINES, MANIFEST_NAME, SIGNATURE_NAME, TARGET_NAME, TARGET_SIGNATURE_NAME
 from engines.bundle.names import REPORTS as REPORTS
-from engines.bundle.onnx_files import check_graph
 from engines.bundle.records import BuildRecord, json_from_record
-from engines.bundle.snapshot import Snapshot, hash_of
+from engines.bundle.snapshot import Snapshot
 from engines.errors import BundleError, UntrustedBundle
 from engines.schedules.schedule import Precision, Schedule
 
@@ -56,7 +54,7 @@ class Bundle:
     """What was added where the bundle runs."""
     target_sha256: str | None
     """Of ``target.json``; ``None`` where there is none."""
-    _copies: _Copies = field(default_factory=lambda: _Copies(), repr=False, compare=False)
+    _used: Used = field(default_factory=Used, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -95,9 +93,7 @@ class Bundle:
 
         Raises :class:`BundleError`.
         """
-        for name in self.files:
-            if name not in self._copies.verified:
-                self._reading(name, partial(self._check_hash, name))
+        self._contents.verify()
         check_channels(self.manifest, self.content)
 
     @classmethod
@@ -133,9 +129,13 @@ class Bundle:
         return self.target.tunings
 
     @cached_property
+    def _contents(self) -> Contents:
+        return Contents(self.folder, self.manifest, self.target, self._used)
+
+    @cached_property
     def files(self) -> Mapping[str, FileRecord]:
         """All files that are listed."""
-        return self.manifest.files | self.target.files
+        return self._contents.files
 
     @property
     def digests(self) -> dict[str, str]:
@@ -168,16 +168,7 @@ class Bundle:
 
     def content(self, name: str) -> bytes:
         """The verified content of a listed file. Raises :class:`BundleError`."""
-        content = b""
-
-        def read(stream: BinaryIO, record: FileRecord) -> None:
-            nonlocal content
-            content = stream.read(record.size)
-            if record_of(content) != record:
-                raise self._altered(name)
-
-        self._reading(name, read)
-        return content
+        return self._contents.read(name)
 
     def file(self, name: str) -> Path:
         """The path of a private copy of a listed file, which is as the manifest says and stays so.
@@ -186,13 +177,13 @@ class Bundle:
         where that is too long, see :meth:`copies`. Raises :class:`BundleError`, and :class:`OutputError` where there is
         no room for it.
         """
-        return self._copies.of(self, name)
+        return self._contents.copied(name)
 
     @contextmanager
     def copies(self) -> Iterator[Callable[[str], Path]]:
         """What :meth:`file` does, with copies that are gone at the end of the block."""
         with Snapshot() as snapshot:
-            yield lambda name: self._copied(name, snapshot)
+            yield lambda name: self._contents.copied_into(name, snapshot)
 
     def holds(self, path: Path) -> bool:
         """Whether ``path`` is a manifest or a file that they list, by whatever name or link."""
@@ -326,7 +317,7 @@ class Bundle:
         For who has proven who wrote it: what others put there afterwards was not looked at, and must not go on under
         the name of who signs next.
         """
-        self._copies.held = True
+        self._used.held = True
 
     def check_unchanged(self) -> FileRecord:
         """Raise :class:`BundleError` unless the ``manifest.json`` on the disk is still this bundle's; what it is."""
@@ -351,7 +342,7 @@ class Bundle:
         """``target.json`` as it is on the disk now, to be added to."""
         self.check_unchanged()
         target, digest = _read_target(self.folder, self.manifest, self.target.manifest_sha256)
-        if self._copies.held and digest != self.target_sha256:
+        if self._used.held and digest != self.target_sha256:
             raise UntrustedBundle(
                 f"{self.path / TARGET_NAME} is not the one that was verified: others have written it since; nothing "
                 "was added to it"
@@ -376,70 +367,6 @@ class Bundle:
         except OSError as error:
             raise BundleError(f"cannot read {self.path / folder}: {error.strerror}") from error
 
-    def _copied(self, name: str, snapshot: Snapshot) -> Path:
-        place = snapshot.place(name)
-        if place.exists():
-            return place
-        if name in self.manifest.graphs:
-            weights = self.manifest.weights
-            content = self.content(name)
-            check_graph(content, name, weights, self.files[weights].size)
-            self._copied(weights, snapshot)
-            return snapshot.put(name, content)
-
-        def copy(stream: BinaryIO, record: FileRecord) -> None:
-            if snapshot.add(name, stream, record.size, record.sha256) is None:
-                raise self._altered(name)
-
-        self._reading(name, copy)
-        return place
-
-    def _check_hash(self, name: str, stream: BinaryIO, record: FileRecord) -> None:
-        if hash_of(stream, record.size) != record.sha256:
-            raise self._altered(name)
-
-    def _altered(self, name: str) -> BundleError:
-        made, remedy = ("built", "build it") if name in self.target.files else ("exported", "export the bundle")
-        return BundleError(f"{self.path / name} is not the file that was {made} (SHA-256 differs); {remedy} again")
-
-    def _reading(self, name: str, read: Callable[[BinaryIO, FileRecord], None]) -> None:
-        """Give a listed file of the right size to ``read``, which raises where its content is not the listed one."""
-        if name not in self.files:
-            raise BundleError(f"{name!r} is no file of the bundle {self.path}")
-        path, record = self.path / name, self.files[name]
-        try:
-            with self.folder.opened(name) as (stream, size):
-                if size != record.size:
-                    raise BundleError(
-                        f"{path} has {size} bytes, the manifest says {record.size}; the bundle is damaged"
-                    )
-                read(stream, record)
-        except OSError as error:
-            # A file that is not there is damage; one that may not be read is not.
-            damage = "; the bundle is damaged" if isinstance(error, FileNotFoundError) else ""
-            raise BundleError(f"cannot read {path}: {error.strerror}{damage}") from error
-        self._copies.verified.add(name)
-
-
-class _Copies:
-    """What was verified of a bundle, and the private copies of it, made when the first one is asked for.
-
-    Bundles that are made of one another share it.
-    """
-
-    def __init__(self) -> None:
-        self._snapshot: Snapshot | None = None
-        self._lock = threading.Lock()
-        self.verified: set[str] = set()
-        self.held = False
-
-    def of(self, bundle: Bundle, name: str) -> Path:
-        # Two threads that want one file: the second one finds it whole.
-        with self._lock:
-            if self._snapshot is None:
-                self._snapshot = Snapshot()
-            return bundle._copied(name, self._snapshot)
-
 
 def _folder(path: Path) -> Folder:
     try:
@@ -462,13 +389,3 @@ def _read_target(folder: Folder, manifest: Manifest, manifest_sha256: str) -> tu
     except OSError as error:
         raise BundleError(f"cannot read {folder.path / TARGET_NAME}: {error.strerror}") from error
     return target_from_json(document, manifest, manifest_sha256), record_of(document).sha256
-
-
-def record_of(content: bytes) -> FileRecord:
-    """Size and SHA-256 of a file's content."""
-    return FileRecord(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
-
-
-def record_of_file(path: Path) -> FileRecord:
-    """Size and SHA-256 of a file of one's own."""
-    return record_of(path.read_bytes())

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from engines.bundle.bundle import Bundle, record_of_file
+from engines.bundle.bundle import Bundle
+from engines.bundle.contents import record_of_file
 from engines.bundle.gate import Folder, opened_file, write_file
 from engines.errors import InputError, MachineError, OutputError
 from engines.text import shown

@@ -11,7 +11,7 @@ from engines import Bundle, OutputKind, Precision, Session
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU, OnnxRuntimeCpu
 from engines.backends.onnxruntime.cuda import OnnxRuntimeCuda
 from engines.backends.tensorrt.records import held_engine
-from engines.bundle.bundle import record_of
+from engines.bundle.contents import record_of
 from engines.bundle.records import (
     BuildRecord,
     Kind,

@@ -15,8 +15,9 @@ from engines.backends.tensorrt.flavours import Flavour
 from engines.backends.tensorrt.machine import Machine
 from engines.backends.tensorrt.settings import BuildConfig
 from engines.backends.tensorrt.targets import Target
-from engines.bundle.bundle import Bundle, record_of
+from engines.bundle.bundle import Bundle
 from engines.bundle.comparing import build_record_of
+from engines.bundle.contents import record_of
 from engines.bundle.manifest import EngineRecord
 from engines.bundle.records import (
     BuildRecord,

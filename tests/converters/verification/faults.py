@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from engines import Bundle
-from engines.bundle.bundle import record_of, record_of_file
+from engines.bundle.contents import record_of, record_of_file
 from engines.bundle.gate import Folder
 from engines.bundle.manifest import MANIFEST_NAME, TARGET_NAME, Manifest, TargetManifest, json_from_manifest
 

@@ -289,7 +289,7 @@ def test_an_engine_built_from_other_weights(spoilt: Path, good: Bundle) -> None:
     files = dict(good.manifest.files)
     for name in ("a.engine", "p.engine"):
         (spoilt / "engines" / name).write_bytes(name.encode())
-    from engines.bundle.bundle import record_of_file
+    from engines.bundle.contents import record_of_file
 
     files |= {f"engines/{name}": record_of_file(spoilt / "engines" / name) for name in ("a.engine", "p.engine")}
     record = build_record(

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from engines import Bundle
-from engines.bundle.bundle import record_of_file
 from engines.bundle.channels import check_channels
+from engines.bundle.contents import record_of_file
 from engines.bundle.manifest import ClassRecord, OutputKind, json_from_manifest
 from engines.bundle.onnx_files import output_shapes
 from engines.errors import BundleError

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from engines import Precision, Schedule
-from engines.bundle.bundle import Bundle, record_of_file
+from engines.bundle.bundle import Bundle
+from engines.bundle.contents import record_of_file
 from engines.errors import BundleError, InputError, OutputError, UntrustedBundle
 from engines.trust import Role, sign_bundle, verify_bundle
 from engines.trust.keys import key_sha256

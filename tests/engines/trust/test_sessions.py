@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engines import Bundle, Precision, Schedule, Session, build_engine
-from engines.bundle.bundle import record_of
+from engines.bundle.contents import record_of
 from engines.errors import BundleError, InputError, UntrustedBundle
 from engines.trust import Role, sign_bundle, verify_bundle
 from engines.trust.bundles import check_trust

@@ -121,7 +121,7 @@ def test_validate_passes_on_a_good_bundle(
 
 def test_validate_fails_on_wrong_weights(cli: Cli, bundle: Path) -> None:
     """Weights exchanged together with their hash: nothing is damaged, but it is another network."""
-    from engines.bundle.bundle import record_of
+    from engines.bundle.contents import record_of
 
     weights = bytearray((bundle / "weights.bin").read_bytes())
     values = np.frombuffer(weights, np.float32).copy()
