@@ -1,4 +1,4 @@
-"""Time and peak memory of ``smp-deploy validate`` on SMP-18 at full width: 256x512, five frames, two threads.
+"""What ``smp-deploy validate`` costs, whole and ``--quick``, side by side: SMP-18 at full width, 256x512, five frames.
 
     python benchmarks/validate_cost.py --output build/validate-cost
 
@@ -9,14 +9,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
+
+from engines.devices.processor import processor_title
 
 SIZE = (256, 512)
 FRAMES = 5
+MEASURED = """
+import json, resource, subprocess, sys, time
+started = time.monotonic()
+done = subprocess.run(sys.argv[1:], check=True, capture_output=True, text=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps({
+    "seconds": round(time.monotonic() - started, 1),
+    "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+    "peak_rss_MiB": round(used.ru_maxrss / 1024),
+    "counts": json.loads(done.stdout)["counts"],
+}))
+"""
+"""Runs one command in a process of its own, whose children are that command alone."""
 
 
 def exported(directory: Path) -> Path:
@@ -35,31 +49,28 @@ def exported(directory: Path) -> Path:
     return bundle
 
 
+def measured(bundle: Path, *options: str) -> dict[str, Any]:
+    """Seconds on the clock and on the processors, the latter for a machine that others use; and the peak."""
+    command = [str(Path(sys.executable).with_name("smp-deploy")), "validate", str(bundle), "--json", *options]
+    done = subprocess.run([sys.executable, "-c", MEASURED, *command], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     output = parser.parse_args().output
-    # The export runs in a process of its own: peak memory is that of the children's largest.
-    code = f"from pathlib import Path; from benchmarks.validate_cost import exported; exported(Path({str(output)!r}))"
-    if not (output / "bundle" / "manifest.json").exists():
-        subprocess.run([sys.executable, "-c", code], check=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.monotonic()
-    command = [str(Path(sys.executable).with_name("smp-deploy")), "validate", str(output / "bundle"), "--json"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    seconds = time.monotonic() - started
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak = after.ru_maxrss
-    document = json.loads(done.stdout)
+    bundle = exported(output)
+    quick, whole = measured(bundle, "--quick"), measured(bundle)
     result = {
         "network": "smp-resnet18, width 64",
         "size": SIZE,
         "frames": FRAMES,
-        "seconds": round(seconds, 1),
-        # On a machine that others use, the time on the processors says more than the clock.
-        "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
-        "peak_rss_MiB": round(peak / 1024) if peak > before.ru_maxrss else None,
-        "counts": document["counts"],
+        "processor": processor_title(),
+        "quick": quick,
+        "whole": whole,
+        "ratio_seconds": round(whole["seconds"] / quick["seconds"], 2),
+        "ratio_cpu_seconds": round(whole["cpu_seconds"] / quick["cpu_seconds"], 2),
     }
     (output / "validate-cost.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
