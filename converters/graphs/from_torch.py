@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from converters.graphs.exporter import quick_exporter, quiet_exporter
 from converters.graphs.naming import name_for_people
 from converters.graphs.simplifying import simplify
 from engines.errors import MissingDependency, NetworkError
@@ -51,7 +47,7 @@ def onnx_from_torch(
     if batch is not None:
         dynamic[0] = {0: torch.export.Dim(batch)}
     try:
-        with _quiet_exporter(), _one_registry():
+        with quiet_exporter(), quick_exporter():
             program = torch.onnx.export(
                 stage,
                 tuple(inputs.values()),
@@ -73,46 +69,6 @@ def onnx_from_torch(
     simplify(model)
     name_for_people(model, stage)
     return model
-
-
-@contextmanager
-def _one_registry() -> Iterator[None]:
-    """Let exports share what ``torch.onnx`` knows of operators, which each of them builds anew: a third of its time.
-
-    It is read alone, where no operators of one's own are given. A version that keeps it elsewhere builds it as before.
-    """
-    home = import_module("torch.onnx._internal.exporter._registration")
-    registry = getattr(home, "ONNXRegistry", None)
-    build = getattr(registry, "from_torchlib", None)
-    kept = vars(registry).get("from_torchlib") if registry is not None else None
-    if build is None or kept is None:
-        yield
-        return
-    assert registry is not None
-    # Asked of an object of the class, too.
-    registry.from_torchlib = staticmethod(_registries.setdefault(kept, functools.cache(build)))
-    try:
-        yield
-    finally:
-        registry.from_torchlib = kept
-
-
-_registries: dict[Any, Any] = {}
-"""By PyTorch's own function: the one that remembers what it gave."""
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence what the exporter says of torchvision's absence and of PyTorch's own deprecations."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _first_line(error: BaseException) -> str:

@@ -43,7 +43,8 @@ class Normalize(nn.Module):
 
     def forward(self, frame: Tensor) -> Tensor:
         """Cast before the transpose: TensorRT permutes no uint8."""
-        return frame.float().movedim(-1, -3) * self.scale + self.shift
+        *batch, rows, columns, colours = range(frame.ndim)
+        return cast(frame, torch.float32).permute(*batch, colours, rows, columns) * self.scale + self.shift
 
 
 class Prepare(nn.Module):
@@ -98,12 +99,12 @@ class Predictions(nn.Module):
         """Merge what the network left split, one merge after the other."""
         if self.outputs is OutputKind.LABELS:
             # TensorRT permutes no uint8, and casts to it from float alone.
-            predictions = predictions.argmax(1, keepdim=True).float()
+            predictions = cast(predictions.argmax(1, keepdim=True), torch.float32)
         elif self.outputs is OutputKind.PROBABILITIES:
             predictions = predictions.softmax(1)
         for merge in self.merges:
             predictions = merge(predictions)
-        return predictions.squeeze(1).to(torch.uint8) if self.outputs is OutputKind.LABELS else predictions
+        return cast(predictions.squeeze(1), torch.uint8) if self.outputs is OutputKind.LABELS else predictions
 
 
 class Trunk(nn.Module):
@@ -126,6 +127,11 @@ class Trunk(nn.Module):
         """``offsets``: int64 ``(inner levels, 2)``, the same for all ``n`` phases."""
         logits = self.network(windows) if offsets is None else self.network(windows, offsets)
         return self.predictions(logits)  # type: ignore[no-any-return]
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x.to(dtype)``, as the operator that ONNX has a counterpart of: :mod:`converters.graphs.exporter` says why."""
+    return torch.ops.aten._to_copy.default(x, dtype=dtype)  # type: ignore[no-any-return]
 
 
 def _missing(size: Size, padded: Size) -> tuple[int, int]:
