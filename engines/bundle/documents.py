@@ -46,8 +46,8 @@ def json_of(document: str | bytes) -> Any:
     """What a JSON document says.
 
     The caller bounds its length. Raises ``ValueError`` for damage, bytes that are no UTF-8, NaN and the infinities, a
-    key that stands twice, and values that are nested deeper than :data:`JSON_DEPTH`, which would break whatever walks
-    through them.
+    key that stands twice, halves of characters, which cannot be written down again, and values that are nested deeper
+    than :data:`JSON_DEPTH`, which would break whatever walks through them.
     """
     text = document.decode("utf-8") if isinstance(document, bytes) else document
     try:
@@ -64,6 +64,7 @@ def json_of(document: str | bytes) -> Any:
         depth += 1
         if depth > JSON_DEPTH:
             raise ValueError(_TOO_DEEP)
+    _check_text(value)
     return value
 
 
@@ -84,6 +85,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if (twice := repeated_key(pairs)) is not None:
         raise ValueError(f"the key {twice!r} stands twice")
     return dict(pairs)
+
+
+def _check_text(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"the escape \\u{ord(half):04x} stands for half of a character") from error
 
 
 def _no_number(text: str) -> NoReturn:

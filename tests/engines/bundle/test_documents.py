@@ -26,6 +26,7 @@ class Known(msgspec.Struct):
         ("{}".encode("utf-16"), "can't decode byte"),
         (b"[" * 66 + b"]" * 66, "nested more than 64 deep"),
         (b"[" * 100_000 + b"]" * 100_000, "nested more than 64 deep"),
+        (rb'{"name": "\ud83d"}', r"the escape \\ud83d stands for half of a character"),
     ],
 )
 def test_what_readers_may_understand_in_several_ways(document: bytes, message: str) -> None:

@@ -205,7 +205,7 @@ def test_no_count_is_lost_when_many_processes_remember(tmp_path: Path) -> None:
         ("", "it is not JSON: Expecting value: line 1 column 1 (char 0)"),
         ('{"versions_format": 2}', "Invalid enum value 2 - at `$.versions_format`"),
         ('{"signers": {"supplier": {"x": -1}}}', "Expected `int` >= 0 - at `$.signers[...][...]`"),
-        ('{"signers": {}, "signers": {}}', "it is not JSON: it has the key 'signers' twice"),
+        ('{"signers": {}, "signers": {}}', "it is not JSON: the key 'signers' stands twice"),
     ],
 )
 def test_a_damaged_file_of_versions_accepts_nothing(tmp_path: Path, content: str, reason: str) -> None:
