@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 import time
@@ -309,6 +310,11 @@ def _rename_to_nothing(old: str, new: str, directory: int) -> None:
 def _partial_name(name: str) -> str:
     # A name has at most 255 bytes on the usual file systems.
     return f".{name[:40]}.{secrets.token_hex(8)}.partial"
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file of this name was being written in a folder's place when the process was killed."""
+    return re.fullmatch(r"\..{1,40}\.[0-9a-f]{16}\.partial", name) is not None
 
 
 @contextmanager

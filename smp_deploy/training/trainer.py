@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from converters.checkpoints import checkpoint_from_file, initialise_network
-from engines.bundle.gate import Folder
+from engines.bundle.gate import Folder, is_partial
 from engines.errors import BackendError, CheckFailed, InputError, OutputError
 from smp_deploy.datasets.base import Dataset
 from smp_deploy.training.batches import DataOrder, training_batches
@@ -161,8 +161,8 @@ class Trainer:
         # Weights are written after the last state: a run that is not finished has written none.
         if self.run.output.exists() and not self._finished():
             raise self._of_another()
-        for torn in self.run.directory.glob(".*.partial"):
-            torn.unlink()  # a state that was being written when the run was killed
+        for torn in filter(lambda path: is_partial(path.name), self.run.directory.iterdir()):
+            torn.unlink()
         if state is not None:
             observer.note(f"resumed at step {state.step} of {self.steps}")
         elif self.run.init_from is not None:

@@ -233,3 +233,15 @@ def test_two_processes_do_not_share_a_run(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         _tiny().trainer(output).fit(Observer(_another), resume=False)
     assert said == [f"another process is at work in {tmp_path / 'a.run'}; wait for its end\n"]
+
+
+def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path):
+    trainer = _tiny().trainer(tmp_path / "a.safetensors")
+    folder = trainer.run.directory
+    folder.mkdir()
+    torn, own = folder / f".{trainer.run.state.name}.0123456789abcdef.partial", folder / ".notes.partial"
+    for path in (torn, own):
+        path.write_text("half")
+    trainer.fit(Observer(), resume=False)
+    assert not torn.exists()
+    assert own.read_text() == "half"
