@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,10 +15,9 @@ import pytest
 from onnx import helper
 from torch import nn
 
-from converters.exporting import export
 from converters.reproductions import Unreproducible, reproduce
 from converters.verification import Subject, checks_of, reference_frames
-from engines import Bundle, Lowering
+from engines import Bundle
 from engines.bundle.records import Check
 from engines.errors import OutputError
 from tests.conftest import Cli
@@ -31,33 +29,8 @@ from tests.converters.verification.faults import (
     set_attribute,
     set_parameter,
 )
-from tests.converters.verification.test_planted_faults import SIZE, ThreeLevels
-from tests.networks import with_statistics
 
 TRUNKS = ("model.onnx", "trunk.onnx", "trunk-l1-strided.onnx")
-
-
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    return with_statistics(ThreeLevels, seed=5)
-
-
-@pytest.fixture(scope="module")
-def good(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Three levels, walked over one of them, in two lowerings."""
-    return export(
-        network,
-        tmp_path_factory.mktemp("good") / "bundle",
-        size=SIZE,
-        source="tests.converters.verification.test_planted_faults:ThreeLevels",
-        levels=(1,),
-        lowerings=(Lowering.RESHAPE, Lowering.STRIDED),
-    )
-
-
-@pytest.fixture
-def spoilt(good: Bundle, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(good.path, tmp_path / "bundle"))
 
 
 def checked(bundle: Bundle, network: nn.Module | None = None) -> list[Check]:

@@ -5,7 +5,6 @@ Each is planted into the ONNX of a bundle that is right; it is found, and locate
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -37,21 +36,8 @@ from engines import Bundle, Precision, Schedule
 from engines.bundle.edges import EdgeFrame
 from engines.bundle.manifest import TuningMeasurement, TuningRecord
 from engines.bundle.records import Check, Kind, Status
+from tests.converters.three_levels import SIZE, three_levels
 from tests.converters.verification.faults import after, before_output, constant, edited, node_of, sealed, set_parameter
-from tests.converters.verification.test_planted_faults import ThreeLevels
-from tests.networks import with_statistics
-
-SIZE = (48, 64)
-
-
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    made = with_statistics(ThreeLevels, seed=5)
-    with torch.no_grad():
-        frame = torch.from_numpy(noise_frame(SIZE, seed=1)).movedim(-1, 0)[None] / 64 - 2
-        # No class is ahead of the others everywhere: labels vary from pixel to pixel.
-        made.head.bias -= made(frame).mean((0, 2, 3))  # type: ignore[union-attr,operator]
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +52,6 @@ def good(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle
         precisions=("fp16", "int8"),
         calibration_frames=[noise_frame(SIZE, seed) for seed in (40, 41)],
     )
-
-
-@pytest.fixture
-def spoilt(good: Bundle, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(good.path, tmp_path / "bundle"))
 
 
 def subject_of(bundle: Bundle, network: nn.Module | None = None) -> Subject:
@@ -442,7 +423,7 @@ def test_another_network_is_told_by_its_parameters(good: Bundle, network: nn.Mod
     (right,) = origin_checks(subject_of(good, network))
     assert (right.status, right.value) == (Status.PASSED, 0)
     assert digest_of_parameters(network) == good.manifest.network.parameters_sha256
-    (wrong,) = origin_checks(subject_of(good, with_statistics(ThreeLevels, seed=6)))
+    (wrong,) = origin_checks(subject_of(good, three_levels(seed=6)))
     assert wrong.failed
     assert wrong.location == "manifest.json: the bundle was exported from other parameters"
 

@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from converters.exporting import export
-from converters.pooling import MergePool2d, SplitPool2d
-from converters.reference import noise_frame
 from converters.verification import Subject, checks_of, reference_frames
-from engines import Bundle, Lowering, Precision, Schedule
+from engines import Bundle, Precision, Schedule
 from engines.bundle.manifest import ClassRecord, EngineRecord
 from engines.bundle.records import Check, Status, json_from_record
+from tests.converters.three_levels import SIZE
 from tests.converters.verification.faults import (
     after,
     before_output,
@@ -30,60 +27,7 @@ from tests.converters.verification.faults import (
     set_attribute,
     set_parameter,
 )
-from tests.networks import with_statistics
 from tests.records import build_record
-
-SIZE = (48, 64)
-
-
-class ThreeLevels(nn.Module):
-    """Three splits, each after a convolution with its batch norm, and a convolution on the last level."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.splits = nn.ModuleList(SplitPool2d(2) for _ in range(3))
-        self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in ((3, 8), (8, 8), (8, 12), (12, 12))
-        )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in (8, 8, 12, 12))
-        self.head = nn.Conv2d(12, 5, 1)
-        self.merges = nn.ModuleList(MergePool2d(split) for split in reversed(self.splits))
-
-    def forward(self, x):  # type: ignore[no-untyped-def]
-        for conv, norm, split in zip(self.convs, self.norms, [*self.splits, None], strict=True):
-            x = norm(conv(x))
-            x = nn.functional.relu(split(x) if split is not None else x)
-        x = self.head(x)
-        for merge in self.merges:
-            x = merge(x)
-        return x
-
-
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    made = with_statistics(ThreeLevels, seed=5)
-    with torch.no_grad():
-        frame = torch.from_numpy(noise_frame(SIZE, seed=1)).movedim(-1, 0)[None] / 64 - 2
-        # No class is ahead of the others everywhere: labels vary from pixel to pixel.
-        made.head.bias -= made(frame).mean((0, 2, 3))  # type: ignore[union-attr,operator]
-    return made
-
-
-@pytest.fixture(scope="module")
-def good(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export(
-        network,
-        tmp_path_factory.mktemp("good") / "bundle",
-        size=SIZE,
-        source="tests.converters.verification.test_planted_faults:ThreeLevels",
-        levels=(1,),
-        lowerings=(Lowering.RESHAPE, Lowering.STRIDED),
-    )
-
-
-@pytest.fixture
-def spoilt(good: Bundle, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(good.path, tmp_path / "bundle"))
 
 
 def failures(bundle: Bundle, network: nn.Module | None = None) -> list[Check]:
