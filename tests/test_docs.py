@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from converters.networks import network_from_arch
 from converters.reference import noise_frame
 from engines.bundle.manifest import SCHEMA_VERSION, manifest_schema
+from tests.conftest import Cli
 from tests.signers import Owner, certificate_file, key_file, new_key, public_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +46,14 @@ def steps(page: Path) -> Iterator[list[str]]:
             lines = block["body"].replace("\\\n", " ").splitlines()
             commands = (line.removeprefix("$ ") for line in lines if line.startswith("$ "))
             yield from (["sh", "-c", command] for command in commands if not command.startswith(NOT_RUN))
+
+
+def own_arguments(command: list[str]) -> list[str] | None:
+    """Those of a line that is ``smp-deploy`` and nothing for a shell to do; ``None`` for all else."""
+    line = command[-1]
+    if command[0] != "sh" or not line.startswith("smp-deploy ") or set(line) & set("|&;<>()$`*?[#~"):
+        return None
+    return shlex.split(line)[1:]
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +100,19 @@ def put_signers(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_what_a_page_shows_runs(page: Path, workplace: Path) -> None:
+def test_what_a_page_shows_runs(page: Path, workplace: Path, cli: Cli) -> None:
     environment = {
         **os.environ,
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "examples"))),
     }
     for command in steps(page):
-        result = subprocess.run(
-            command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
+        if (arguments := own_arguments(command)) is not None:
+            result = cli(*arguments, cwd=workplace, env=environment)
+        else:
+            result = subprocess.run(
+                command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=300, check=False
+            )
         assert result.returncode == 0, f"{command[-1]}\n{result.stdout}{result.stderr}"
 
 
