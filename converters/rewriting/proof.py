@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from converters.analysis.in_place import writes_into_a_view
 from converters.analysis.network import TracedNetwork
 from converters.analysis.received import logits_of, pinned_defaults
-from converters.analysis.tracing import doubts_of, name_of
+from converters.analysis.tracing import name_of, trace_of
 from converters.rewriting.causes import mixing_layer
 from converters.rewriting.lowerings.base import LoweredNetwork
 from engines.errors import NetworkError
@@ -42,24 +42,23 @@ class NoiseCase:
     """``(1, classes, H, W)`` float32."""
 
 
-def noise_case(network: TracedNetwork, largest: Size) -> NoiseCase:
+def noise_case(network: TracedNetwork) -> NoiseCase:
     """Noise of the least size that has several positions in every split batch, and the network's logits.
 
-    Where the network fails on it, the size is doubled until it does not, up to ``largest``: kernels without padding and
-    reflected borders need room, and stored positions are of one size.
-
-    Args:
-        network: whose own form is run.
-        largest: the size that it is exported for.
+    Where the network fails on it, or decides by shapes otherwise than for the frames that it was traced for, the size
+    is doubled until it does not, up to the size of these: kernels without padding and reflected borders need room, and
+    stored positions are of one size.
 
     Raises :class:`NetworkError` when the network fails on all of them, gives no numbers, gives others each time, or
     gives others than its trace.
     """
-    for size in _sizes(network.size_multiple, largest):
+    for size in _sizes(network.size_multiple, network.size):
         x = torch.randn(
             1, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device=torch.device("cpu")
         )
         try:
+            if not network.is_the_same_for(size):
+                continue
             logits, again = logits_of(network.module, x), logits_of(network.module, x)
             break
         except Exception as error:  # noqa: BLE001 - the network is the user's code and may raise anything
@@ -91,7 +90,7 @@ def _sizes(multiple: Size, largest: Size) -> Iterator[Size]:
 
 def _prove_trace(case: NoiseCase) -> None:
     """Compare the trace with the network. Raises :class:`NetworkError` with what a trace does not show."""
-    doubts = "; ".join(doubts_of(case.network.graph))
+    doubts = "; ".join(trace_of(case.network.graph).doubts)
     why = (
         doubts
         or "something in its forward leaves no trace: a context, a Python value that changes, a type that it asks"
