@@ -219,6 +219,11 @@ class _Export:
         check_channels(channels, request.outputs)
         case = noise_case(network)
         check_meaning(case.logits, request.outputs)
+        if case.grown:
+            self.on_step(
+                f"proving on noise of {case.size[0]}x{case.size[1]}, the least size that the network takes and where "
+                f"it decides by shapes as it does for {padded[0]}x{padded[1]}"
+            )
         classes = self._classes(channels, origin)
         if (lost := lost_resolution(network, padded)) is not None:
             self.on_step(f"warning: {lost.warning(len(network.windows))}")

@@ -31,7 +31,11 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
         conv = layer_of(graph, before)
         if not isinstance(conv, nn.Conv2d) or not (_is_plain(conv) and _is_plain(norm)):
             continue
-        if len(before.users) > 1 or uses[before.target] > 1 or any(held.startswith(f"{before.target}.") for held in read):
+        if (
+            len(before.users) > 1
+            or uses[before.target] > 1
+            or any(held.startswith(f"{before.target}.") for held in read)
+        ):
             # Its weights are needed as they are.
             continue
         # Copies: parameters may be shared with layers that stay.

@@ -50,6 +50,8 @@ class TracedNetwork:
     """What the sides of an input are multiples of: what the network itself says, or what its splits need."""
     size: Size
     """Of the padded frames that it was traced for; what it decides by shapes, it decides as for these."""
+    shared: bool
+    """Whether the layers of ``graph`` are those of ``module``, in the mode they are in."""
     split_layers: tuple[tuple[SplitPool2d, ...], ...]
     """The split layers of ``module`` by level, outermost first, for :func:`converters.pooling.pinned_offsets`.
 
@@ -82,20 +84,23 @@ class TracedNetwork:
         """Paths of the layers that the network calls, each once, in the order of their execution."""
         return tuple(called_modules(self.graph))
 
-    def is_the_same_for(self, size: Size) -> bool:
-        """Whether the network, traced for frames of another size, is the same graph: it decides nothing otherwise.
+    def at(self, size: Size) -> TracedNetwork:
+        """The network for frames of another size: the same where it decides nothing by shapes, else traced anew.
 
-        Of a network that was traced with its own layers that cannot be said.
+        Raises :class:`NetworkError` as :func:`traced_network` does.
         """
-        record = trace_of(self.graph)
-        if not record.decided or size == record.size:
-            return True
+        if size == self.size or not trace_of(self.graph).decided:
+            return self
+        return traced_network(self.module, size, shared=self.shared)
+
+    def is_the_same_at(self, size: Size) -> bool:
+        """Whether its graph for padded frames of another size is this one: whether it decides all as for its own."""
         try:
-            other = traced_network(self.module, size)
+            other = self.at(size)
         except NetworkError:
             # It may refuse small frames.
             return False
-        return other.size == size and is_same_graph(self.graph, other.graph)
+        return other is self or (other.size == size and is_same_graph(self.graph, other.graph))
 
     def copied(self) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
         """A copy of the graph that may be changed, layers and parameters included, and its node for each node."""
@@ -141,5 +146,6 @@ def traced_network(network: nn.Module, size: Size = USUAL_SIZE, *, shared: bool 
         tail=tail_of(graph, levels),
         size_multiple=multiple,
         size=padded,
+        shared=shared,
         split_layers=pinnable_splits(network, graph, levels),
     )

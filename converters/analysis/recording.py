@@ -31,6 +31,7 @@ OURS = str(Path(__file__).parents[1])
 _FX = str(Path(torch.__file__).parent / "fx")
 _READING = ("item", "tolist", "numpy")
 """Methods that make numbers of a tensor's values."""
+_RESHAPING = {"view": "reshape", "view_as": "reshape_as"}
 _SHAPED = ("shape", "size", "numel", "nelement", "__len__")
 _FACTORIES = (torch.empty, torch.ones, torch.rand, torch.randn, torch.zeros)
 """Functions that take a size as several numbers: PyTorch itself records none whose first one is a placeholder."""
@@ -78,6 +79,10 @@ class LayerTracer(fx.Tracer):
         """The graph of a network. Raises :class:`NotFollowed`, and what the network raises."""
         with _Recorded(self):
             graph = self.trace(network)
+        for node in graph.nodes:
+            if node.target in _FACTORIES:
+                # Written into a graph's code, this would ask every later trace to wrap a name "torch.zeros".
+                node.meta.pop("is_wrapped", None)
         if self._asked:
             asked = self._asked[0]
             raise NotFollowed(
@@ -127,6 +132,9 @@ class LayerTracer(fx.Tracer):
             self.doubt("it computes under torch.autocast, which no trace records")
         if kind in ("call_module", "call_function") and kwargs and not args:
             args, kwargs = self._by_place(kind, target, kwargs)
+        if kind == "call_method" and target in _RESHAPING and not _has_dtype((args, kwargs)):
+            # Where a view is possible it is one. In a rewritten network a map may lie otherwise in memory.
+            target = _RESHAPING[target]
         node = super().create_node(kind, target, args, kwargs, *rest, **named)
         with self.following():
             value = self.values.take(node)
@@ -141,13 +149,18 @@ class LayerTracer(fx.Tracer):
         return node
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
-        """Record a step; a number that is made of how many images there are, and is the same for all, is given."""
+        """Record a step, and stand for what it gives.
+
+        A condition on shapes is decided at once. So is a number that is made of how many images there are, and is the
+        same for any: a trunk of some phases has fewer images at one level, and as many at another.
+        """
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         value = self.values.of(proxy.node)
-        if value.is_number and not value.of_batch:
-            if any(held.is_number and held.of_batch for held in map(self.values.of, proxy.node.all_input_nodes)):
-                self.decided = True
-                return value.one
+        given = map(self.values.of, proxy.node.all_input_nodes)
+        counted = any(held.is_number and held.of_batch for held in given) and not value.of_batch
+        if isinstance(value.one, bool) or (value.is_number and counted):
+            self.decided = True
+            return value.one
         return proxy
 
     def _by_place(self, kind: str, target: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -405,6 +418,12 @@ def _has_placeholder(value: Any) -> bool:
     return issubclass(type(value), fx.Proxy)
 
 
+def _has_dtype(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_dtype, value.values()))
+    return any(map(_has_dtype, value)) if isinstance(value, tuple) else isinstance(value, torch.dtype)
+
+
 def _is_asserting(frame: FrameType) -> bool:
     """Whether the condition that a frame has come to is that of an ``assert``.
 
@@ -417,4 +436,3 @@ def _is_asserting(frame: FrameType) -> bool:
     # Where the condition is false: behind a jump that is taken if it is true, else where the jump leads.
     behind = rest[1] if "IF_TRUE" in rest[0].opname else next(at for at in found if at.offset == rest[0].argval)
     return behind.opname == "LOAD_ASSERTION_ERROR" or "AssertionError" in behind.argrepr
-

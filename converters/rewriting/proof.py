@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from converters.analysis.in_place import writes_into_a_view
@@ -41,6 +42,16 @@ class NoiseCase:
     logits: Tensor
     """``(1, classes, H, W)`` float32."""
 
+    @property
+    def size(self) -> Size:
+        """Of the noise, ``(H, W)``."""
+        return self.x.shape[2], self.x.shape[3]
+
+    @property
+    def grown(self) -> bool:
+        """Whether the network did not take the least size, or decided otherwise there."""
+        return self.size != next(_sizes(self.network.size_multiple, self.network.size))
+
 
 def noise_case(network: TracedNetwork) -> NoiseCase:
     """Noise of the least size that has several positions in every split batch, and the network's logits.
@@ -57,7 +68,7 @@ def noise_case(network: TracedNetwork) -> NoiseCase:
             1, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device=torch.device("cpu")
         )
         try:
-            if not network.is_the_same_for(size):
+            if not network.is_the_same_at(size):
                 continue
             logits, again = logits_of(network.module, x), logits_of(network.module, x)
             break
@@ -110,14 +121,18 @@ def _prove_trace(case: NoiseCase) -> None:
 
 def prove_phases(form: LoweredNetwork, case: NoiseCase) -> None:
     """Compare a rewritten network, phase by phase, with the whole. Raises :class:`NetworkError` with the difference."""
-    size = (case.x.shape[2], case.x.shape[3])
+    size = case.size
     try:
         with torch.inference_mode(), pinned_defaults():
             difference = _largest_difference(form, case, form.looped.grid(size, size))
     except NetworkError:
         raise
-    except Exception as error:
-        raise NetworkError(f"computed phase by phase, {_failure(case.x, error)}") from error
+    except _LayerFailed as failed:
+        raise NetworkError(
+            f"computed phase by phase, the network fails on an image of {size[0]}x{size[1]} at {failed.layer}: "
+            f"{failed.__cause__}. Split batches are entries of the batch, and any number of them is computed at a "
+            "time: no layer may count on how many there are, or look from one to another"
+        ) from failed
     relative = difference / _scale(case.logits)
     if not relative <= _TOLERANCE:
         raise NetworkError(
@@ -154,22 +169,46 @@ def _failure(x: Tensor, error: Exception) -> str:
     return f"the network fails on an image of {x.shape[2]}x{x.shape[3]}: {error}"
 
 
+class _LayerFailed(Exception):
+    """Why a layer of a rewritten network fails; the cause is what it raised."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(layer)
+        self.layer = layer
+
+
+class _Named(fx.Interpreter):
+    """Runs a graph, and names the layer that fails."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.extra_traceback = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            return super().run_node(n)
+        except Exception as error:
+            raise _LayerFailed(name_of(n)) from error
+
+
 def _largest_difference(form: LoweredNetwork, case: NoiseCase, grid: PhaseGrid) -> float:
     top, left, bottom, right = grid.border
     planes = F.pad(case.x[0], (left, right, top, bottom)).numpy()
     # Several phases at a time where they can go together, so that an order of the batch axis that is wrong is seen;
     # three, so that the last sub-batch is a smaller one.
     together = grid.sub_batches(min(3, grid.largest_sub_batch))
+    # And alone: all that there are have a mean over the batch that is the whole's.
+    alone = grid.sub_batches(1) if grid.largest_sub_batch > 1 else []
     differences = []
-    for phases in [*together[:: -(-len(together) // _MOST_SUB_BATCHES)], together[-1]]:
+    for phases in [*together[:: -(-len(together) // _MOST_SUB_BATCHES)], together[-1], *alone[:1], *alone[-1:]]:
         # Copies: a layer may write into what it is given.
-        logits = form.graph(*(torch.tensor(array) for array in grid.feed(planes, phases).values()))
+        logits = _Named(form.graph).run(*(torch.tensor(array) for array in grid.feed(planes, phases).values()))
         for merge in form.merges:
             logits = merge(logits)
         expected = torch.stack(
             [case.logits[0, :, row :: grid.window[0], column :: grid.window[1]] for row, column in phases]
         )
         if logits.shape != expected.shape:
-            raise NetworkError(f"a phase of {tuple(expected.shape[1:])} logits came out as {tuple(logits.shape[1:])}")
+            raise NetworkError(f"phases of {tuple(expected.shape)} logits came out as {tuple(logits.shape)}")
         differences.append(float((logits - expected).abs().max()))
     return max(differences)

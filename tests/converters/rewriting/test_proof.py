@@ -52,6 +52,15 @@ def test_layers_that_tie_phases_together_are_refused_by_name(mixing: Callable[[T
         prove(Between(mixing))
 
 
+def test_what_ties_all_phases_together_is_seen_one_phase_at_a_time() -> None:
+    """Of a window of three, all phases go together, and their mean is that of the whole."""
+    network = Between(lambda x: x - x.mean(0, keepdim=True))
+    network.split = SplitPool2d((3, 1))
+    network.merge = MergePool2d(network.split)
+    with pytest.raises(NetworkError, match=r"differs from the whole by \d.* mean mixes entries of the batch"):
+        prove(network)
+
+
 @pytest.mark.parametrize(
     "chance",
     [lambda x: x + torch.rand_like(x), lambda x: nn.functional.dropout(x, 0.5, training=True)],
