@@ -16,8 +16,9 @@ import torch
 from torch import fx, nn
 
 from converters.analysis.in_place import remove_in_place, writes_into_a_view
+from converters.analysis.placeholders import OURS, TORCH
 from converters.analysis.received import check_unwrapped, copied_network, pinned_defaults
-from converters.analysis.recording import OURS, TORCH, LayerTracer
+from converters.analysis.recording import LayerTracer
 from converters.analysis.restoring import left_as_it_is
 from converters.pooling import MergePool2d, SplitPool2d, Window, merge, split
 from engines.errors import NetworkError

@@ -391,7 +391,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "a number of split batches": (
         lambda: Does(lambda m, x: x * x.shape[0]),
-        r"^computed phase by phase, the network differs from the whole by .*\. mul mixes entries of the batch",
+        r"^computed phase by phase, the network differs from the whole by .*\. mul mixes entries of t",
     ),
     "sets of split batches": (
         lambda: Does(lambda m, x: x.view(x.shape[0] // 4, 4, *x.shape[1:]).softmax(1).view(x.shape)),
