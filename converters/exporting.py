@@ -52,7 +52,7 @@ from engines.bundle.manifest import (
 )
 from engines.bundle.staging import staged_directory
 from engines.errors import InputError, NetworkError
-from engines.schedules.phases import PhaseGrid, Size, padded_size
+from engines.schedules.phases import PhaseGrid, Size
 from engines.schedules.schedule import Lowering, Precision
 
 _MAX_LABELS = 256
@@ -198,7 +198,7 @@ class _Export:
             self.on_step(
                 f"the network has weights in {' and '.join(halves)}: all is computed in fp32 with their values"
             )
-        forms = self._forms(traced_network(working_copy(network)), origin)
+        forms = self._forms(traced_network(working_copy(network), self.request.size), origin)
         origin = msgspec.structs.replace(origin, parameters_sha256=digest_of_parameters(network))
         ranges = self._ranges(forms)
         with SharedWeights(self.stage / _WEIGHTS) as weights:
@@ -215,15 +215,21 @@ class _Export:
 
     def _forms(self, network: TracedNetwork, origin: NetworkRecord) -> _Forms:
         request = self.request
-        padded = padded_size(request.size, network.size_multiple)
+        padded = network.size
         channels = channels_of(network.graph, padded)
         check_channels(channels, request.outputs)
-        check_meaning(noise_case(network, padded).logits, request.outputs)
+        case = noise_case(network)
+        check_meaning(case.logits, request.outputs)
+        if case.grown:
+            self.on_step(
+                f"proving on noise of {case.size[0]}x{case.size[1]}, the least size that the network takes and where "
+                f"it decides by shapes as it does for {padded[0]}x{padded[1]}"
+            )
         classes = self._classes(channels, origin)
         if (lost := lost_resolution(network, padded)) is not None:
             self.on_step(f"warning: {lost.warning(len(network.windows))}")
         kept = {held: matching_modules(patterns, network.modules) for held, patterns in request.keep_fp32.items()}
-        trunks = list(proven_trunks(network, padded, request.levels, request.lowerings))
+        trunks = list(proven_trunks(case, request.levels, request.lowerings))
         frame = InputRecord(
             size=request.size,
             padded_size=padded,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from converters.analysis.tracing import doubts_of, name_of, output_of
+from converters.analysis.tracing import name_of, output_of, trace_of
 from engines.bundle.manifest import OutputKind
 from engines.errors import NetworkError
 from engines.schedules.phases import Size
@@ -37,7 +37,7 @@ def channels_of(graph: fx.GraphModule, size: Size) -> int:
         )
     shape = tuple(logits.shape)
     if len(shape) != 4 or shape[0] != 1 or shape[2:] != size:
-        why = "".join(f"; {doubt}" for doubt in doubts_of(graph))
+        why = "".join(f"; {doubt}" for doubt in trace_of(graph).doubts)
         raise NetworkError(
             f"a network maps (1, 3, {size[0]}, {size[1]}) to logits (1, classes, {size[0]}, {size[1]}); "
             f"this one gives {shape}{why}"

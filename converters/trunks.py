@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from converters.analysis.network import TracedNetwork
 from converters.flops import operations
 from converters.graphs.arena import arena_bytes
 from converters.graphs.from_torch import onnx_from_torch
@@ -29,10 +28,9 @@ from converters.reference import reference_phase
 from converters.rewriting.loops import LoopedNetwork, looped_from_network
 from converters.rewriting.lowerings import lowered
 from converters.rewriting.lowerings.base import LoweredNetwork
-from converters.rewriting.proof import NoiseCase, noise_case, prove_phases
+from converters.rewriting.proof import NoiseCase, prove_phases
 from engines.bundle.manifest import InputRecord, OutputKind, TrunkRecord
 from engines.errors import NetworkError
-from engines.schedules.phases import Size
 from engines.schedules.schedule import Lowering, Precision
 
 
@@ -60,23 +58,22 @@ class TrunkPrecisions:
 
 
 def proven_trunks(
-    network: TracedNetwork,
-    size: Size,
+    case: NoiseCase,
     levels: Sequence[int] | None = None,
     lowerings: Sequence[Lowering] | None = None,
 ) -> Iterator[LoweredNetwork]:
-    """Rewrite a network for every trunk and prove each rewrite, the default trunk first.
+    """Rewrite the network of a case for every trunk and prove each rewrite on it, the default trunk first.
 
     The default walks the levels that windows of the input can stand for, which repeats no work. Where neither levels
     nor lowerings are asked for, there are trunks for all levels that the network allows, split and merged by reshapes,
-    and the other lowerings of the default, where they understand the network. The network is for images of ``size``,
-    padded, and no larger one is computed.
+    and the other lowerings of the default, where they understand the network.
 
     Raises :class:`NetworkError` for a level or a lowering that was asked for and is not possible.
     """
-    case, cut = noise_case(network, size), network.cut_levels
+    network = case.network
+    cut = network.cut_levels
     if levels is None and lowerings is None:
-        yield from _default_trunks(network, case)
+        yield from _default_trunks(case)
         return
     wanted = {cut} if levels is None else set(levels)
     for level in sorted(wanted, key=lambda level: (level != cut, level)):
@@ -85,8 +82,8 @@ def proven_trunks(
             yield _proven(looped, lowering, case)
 
 
-def _default_trunks(network: TracedNetwork, case: NoiseCase) -> Iterator[LoweredNetwork]:
-    cut = network.cut_levels
+def _default_trunks(case: NoiseCase) -> Iterator[LoweredNetwork]:
+    network, cut = case.network, case.network.cut_levels
     default = looped_from_network(network, cut)
     yield _proven(default, Lowering.RESHAPE, case)
     if len(network.windows) > cut:

@@ -22,6 +22,7 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
     The graph is a trace's own: its layers are copies of the user's.
     """
     uses = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
+    read = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
     for node in list(graph.graph.nodes):
         norm = layer_of(graph, node)
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_var is None:
@@ -30,7 +31,12 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
         conv = layer_of(graph, before)
         if not isinstance(conv, nn.Conv2d) or not (_is_plain(conv) and _is_plain(norm)):
             continue
-        if len(before.users) > 1 or uses[before.target] > 1:
+        if (
+            len(before.users) > 1
+            or uses[before.target] > 1
+            or any(held.startswith(f"{before.target}.") for held in read)
+        ):
+            # Its weights are needed as they are.
             continue
         # Copies: parameters may be shared with layers that stay.
         folded = fuse_conv_bn_eval(copy.deepcopy(conv).double(), copy.deepcopy(norm).double()).to(conv.weight.dtype)

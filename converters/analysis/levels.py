@@ -14,7 +14,17 @@ from torch import fx, nn
 
 from converters.analysis.convolutions import is_stepwise
 from converters.analysis.pointwise import is_pointwise
-from converters.analysis.tracing import calls, layer_of, merge_window, name_of, output_of, split_window
+from converters.analysis.recording import fits_any_level
+from converters.analysis.tracing import (
+    calls,
+    layer_of,
+    merge_window,
+    name_of,
+    output_of,
+    own_multiple,
+    split_window,
+    trace_of,
+)
 from converters.pooling import MergePool2d, SharedOffset, SplitPool2d, Window
 from engines.errors import NetworkError
 from engines.schedules.phases import Size
@@ -79,8 +89,10 @@ def levels_from_graph(graph: fx.GraphModule) -> Levels:
     splits: dict[fx.Node, Window] = {}
     merges: dict[fx.Node, Window] = {}
     for node in graph.graph.nodes:
-        if node.op != "placeholder" and not any(before in stacks for before in node.all_input_nodes):
-            # A parameter, a constant, or what is computed from these alone: it fits any level.
+        made = node.op == "placeholder" or any(before in stacks for before in node.all_input_nodes)
+        pools = split_window(graph, node) is not None or merge_window(graph, node) is not None
+        if fits_any_level(node) or not (made or pools):
+            # A parameter, a constant, a size, or what is computed from these alone.
             continue
         incoming = {stacks[before] for before in node.all_input_nodes if before in stacks}
         if len(incoming) > 1:
@@ -141,19 +153,15 @@ def _producer_of(graph: fx.GraphModule, split: fx.Node) -> fx.Node:
             return node
 
 
-def size_multiple_of(network: nn.Module, levels: Levels) -> Size:
+def size_multiple_of(network: nn.Module, graph: fx.GraphModule, levels: Levels) -> Size:
     """What the sides of an image must be multiples of: the network's ``size_multiple``, else what its splits need.
 
     Raises :class:`NetworkError` when the attribute is no pair of positive numbers.
     """
-    multiple = getattr(network, "size_multiple", levels.size_multiple)
-    try:
-        rows, columns = (int(side) for side in multiple)
-    except (TypeError, ValueError):
-        rows = columns = 0
-    if rows < 1 or columns < 1:
-        raise NetworkError(f"size_multiple is a pair of positive numbers, (rows, columns); received {multiple!r}")
-    return rows, columns
+    if (own := own_multiple(network)) is not None:
+        return own
+    (rows, columns), (others, beside) = trace_of(graph).multiple, levels.size_multiple
+    return math.lcm(rows, others), math.lcm(columns, beside)
 
 
 def _shown(stack: tuple[Window, ...]) -> str:

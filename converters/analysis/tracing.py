@@ -2,173 +2,141 @@
 
 from __future__ import annotations
 
-import dis
-import inspect
 import keyword
+import math
 import operator
 import traceback
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from converters.analysis.in_place import remove_in_place, writes_into_a_view
+from converters.analysis.placeholders import OURS, TORCH
 from converters.analysis.received import check_unwrapped, copied_network, pinned_defaults
+from converters.analysis.recording import LayerTracer
+from converters.analysis.restoring import left_as_it_is
 from converters.pooling import MergePool2d, SplitPool2d, Window, merge, split
 from engines.errors import NetworkError
+from engines.schedules.phases import Size, padded_size
 
-_TORCH = str(Path(torch.__file__).parent)
-_OURS = str(Path(__file__).parents[1])
-_DOUBTS = "smp_deploy.doubts"
-_READING = ("item", "tolist", "numpy")
-"""Methods that make numbers of a tensor's values."""
-
-
-class _LayerTracer(fx.Tracer):
-    """Keeps pooling layers whole, leaves assertions out, and says where a forward pass cannot be followed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.doubts: dict[str, str] = {}
-        """What a trace does not record, and where it was met first."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Pooling layers stay whole, as PyTorch's own layers do."""
-        return isinstance(m, (SplitPool2d, MergePool2d)) or super().is_leaf_module(m, module_qualified_name)
-
-    def create_node(self, *arguments: Any, **named: Any) -> fx.Node:
-        """Note layers that compute under autocast: the trace has the layer alone."""
-        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            self.doubt("it computes under torch.autocast, which no trace records")
-        return super().create_node(*arguments, **named)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """What stands for a tensor while the forward pass runs."""
-        return _Placeholder(node, self)
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """Of a condition: what is asserted holds, and any other is refused by what it looks at."""
-        asking = inspect.currentframe().f_back.f_back  # type: ignore[union-attr]
-        if asking is not None and _is_asserting(asking):
-            return True
-        if _is_of_shapes(obj.node):
-            raise _NotFollowed("it decides by the shape or type of a tensor, which a trace does not know")
-        raise _NotFollowed("it decides by the values of a tensor; a network must be free of such control flow")
-
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """Of a loop or a star: only a known number of parts can be unpacked."""
-        try:
-            unpacked: Iterator[Any] = super().iter(obj)
-        except fx.proxy.TraceError as error:
-            raise _NotFollowed(
-                "it iterates over a tensor, or over its shape; a trace knows no number of parts"
-            ) from error
-        return unpacked
-
-    def doubt(self, what: str) -> None:
-        """Note what a trace does not record."""
-        self.doubts.setdefault(what, f"in {self.scope.module_path}" if self.scope.module_path else "in its forward")
+USUAL_SIZE: Size = (1024, 2048)
+"""Of the frames that a network is followed for where none are named; nothing of this size is computed."""
+_TRACE = "smp_deploy.trace"
 
 
-class _Placeholder(fx.Proxy):
-    """What stands for a tensor. It is none: code that asks gets no for an answer, and that is noted."""
+@dataclass(frozen=True)
+class TraceRecord:
+    """How a graph was traced."""
 
-    tracer: _LayerTracer
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """Asked by ``isinstance`` for any type but that of placeholders."""
-        caller = inspect.currentframe().f_back  # type: ignore[union-attr]
-        if caller is not None and (caller.f_code is torch.is_tensor.__code__ or not _is_of_torch(caller)):
-            self.tracer.doubt("it asks with isinstance or torch.is_tensor what a tensor is, and a trace has none")
-        return type(self)
-
-    def __len__(self) -> int:
-        raise _NotFollowed("it takes the len of a tensor or of its shape, which a trace does not know")
-
-    def __float__(self) -> float:
-        raise _NotFollowed("it makes a Python number of a tensor or of its shape, which a trace does not know")
-
-    def __int__(self) -> int:
-        raise _NotFollowed("it makes a Python number of a tensor or of its shape, which a trace does not know")
-
-    def __setitem__(self, _: Any, __: Any) -> None:
-        raise _NotFollowed("it writes into a part of a tensor, x[...] = ...: use torch.cat or torch.where")
+    size: Size
+    """Of the frames, padded to a multiple."""
+    multiple: Size
+    """What was found that the sides of a frame must be multiples of for every split to come out even, as far as that
+    showed at this size; or what the network says."""
+    decided: bool
+    """Whether the forward pass made decisions or Python numbers of shapes: the graph may be another one for another
+    size."""
+    doubts: tuple[str, ...]
+    """What the forward pass did that the trace does not show, and where: why the two may differ."""
 
 
-def _writing(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
-    """``x += y`` writes into a tensor, and gives a new number where a shape is counted with."""
-
-    def write(proxy: fx.Proxy, other: Any) -> fx.Proxy:
-        operation = getattr(operator, name if _is_of_shapes(proxy.node) else f"i{name}")
-        written: fx.Proxy = proxy.tracer.create_proxy("call_function", operation, (proxy, other), {})
-        return written
-
-    return write
-
-
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-    setattr(_Placeholder, f"__i{_name}__", _writing(_name))
-
-
-class _NotFollowed(Exception):
-    """Why a trace ends."""
-
-
-def graph_from_network(network: nn.Module) -> fx.GraphModule:
+def graph_from_network(network: nn.Module, size: Size = USUAL_SIZE) -> fx.GraphModule:
     """Trace a copy of ``network`` in evaluation mode, with plain weights and without work in place.
 
-    Raises :class:`NetworkError` when the forward pass depends on values, takes several inputs, or returns
-    anything but one tensor.
+    What it decides by shapes it decides as for frames of ``size``, padded to what its splits need.
+
+    Raises :class:`NetworkError`, naming the layer, when the forward pass depends on values, takes several inputs, or
+    returns anything but one tensor.
     """
     check_unwrapped(network)
-    graph = _traced(copied_network(network))
+    graph = _evenly_traced(copied_network(network), size)
     remove_in_place(graph, own_layers=True)
     _remove_unused(graph)
     return graph.requires_grad_(False)
 
 
-def shared_graph(network: nn.Module) -> fx.GraphModule:
+def shared_graph(network: nn.Module, size: Size = USUAL_SIZE) -> fx.GraphModule:
     """Trace ``network`` in the mode it is in. The layers of the graph are the network's own, not copies.
 
     Raises :class:`NetworkError` as :func:`graph_from_network` does.
     """
     check_unwrapped(network)
-    graph = _traced(network)
+    graph = _evenly_traced(network, size)
     remove_in_place(graph, own_layers=False)
     _remove_unused(graph)
     return graph
 
 
-def doubts_of(graph: fx.GraphModule) -> list[str]:
-    """What the forward pass did that its trace does not show, and where: why the two may differ."""
-    return list(graph.meta.get(_DOUBTS, ()))
+def trace_of(graph: fx.GraphModule) -> TraceRecord:
+    """How a graph was traced, or what it was rewritten from."""
+    record: TraceRecord = graph.meta[_TRACE]
+    return record
 
 
-def _traced(network: nn.Module) -> fx.GraphModule:
-    name, tracer = type(network).__name__, _LayerTracer()
+def own_multiple(network: nn.Module) -> Size | None:
+    """What a network says itself that the sides of an image must be multiples of, its ``size_multiple``, if it does.
+
+    Raises :class:`NetworkError` when that is no pair of positive numbers.
+    """
+    multiple = getattr(network, "size_multiple", None)
+    if multiple is None:
+        return None
     try:
-        with pinned_defaults():
-            graph = tracer.trace(network)
-    except Exception as error:
-        # The network is the user's code and may raise anything on a placeholder.
-        raise NetworkError(f"{name} cannot be traced: {error}{_place(error)}") from error
-    _check_names(network, graph)
-    traced = fx.GraphModule(network, graph, class_name=name)
+        rows, columns = (int(side) for side in multiple)
+    except (TypeError, ValueError):
+        rows = columns = 0
+    if rows < 1 or columns < 1:
+        raise NetworkError(f"size_multiple is a pair of positive numbers, (rows, columns); received {multiple!r}")
+    return rows, columns
+
+
+def _evenly_traced(network: nn.Module, size: Size) -> fx.GraphModule:
+    """Trace for frames of a size, padded to what the network says, or until every split comes out even."""
+    own = own_multiple(network)
+    multiple = (1, 1) if own is None else own
+    while True:
+        tracer = LayerTracer(network, padded_size(size, multiple))
+        try:
+            traced: fx.GraphModule | NetworkError = _traced(network, tracer)
+        except NetworkError as error:
+            traced = error
+        wanted = _together(multiple, tracer.values.uneven)
+        if own is not None or wanted == multiple:
+            break
+        multiple = wanted
+    if isinstance(traced, NetworkError):
+        raise traced
+    doubts = tuple(f"{what} ({where})" for what, where in tracer.doubts.items())
+    traced.meta[_TRACE] = TraceRecord(padded_size(size, multiple), multiple, tracer.decided, doubts)
+    return traced
+
+
+def _together(multiple: Size, others: list[Size]) -> Size:
+    rows, columns = zip(multiple, *others, strict=True)
+    return math.lcm(*rows), math.lcm(*columns)
+
+
+def _traced(network: nn.Module, tracer: LayerTracer) -> fx.GraphModule:
+    name = type(network).__name__
+    with left_as_it_is(network):
+        try:
+            with pinned_defaults():
+                graph = tracer.traced(network)
+        except Exception as error:
+            # The network is the user's code and may raise anything on a placeholder.
+            raise NetworkError(f"{name} cannot be traced: {error}{_place(error, tracer)}") from error
+        _check_names(network, graph)
+        traced = fx.GraphModule(network, graph, class_name=name)
+    for tensor, constant in tracer.tensor_attrs.items():
+        if isinstance(tensor, torch.Tensor) and not _has(network, constant):
+            # Where the layers of a graph are the network's own, so are the tensors that it has made.
+            setattr(network, constant, tensor)
     _check_ends(traced, name)
-    for node in graph.nodes:
-        if node.op == "call_method" and node.target in _READING:
-            raise NetworkError(
-                f"{name} cannot be traced: it takes the values of a tensor out of it ({node.target}), and a trace has "
-                "none"
-            )
-    if network._forward_pre_hooks or network._forward_hooks:
-        tracer.doubts["it has hooks of its own, which are no part of its forward"] = f"on {name}"
-    traced.meta[_DOUBTS] = [f"{what} ({where})" for what, where in tracer.doubts.items()]
     return traced
 
 
@@ -193,40 +161,24 @@ def _remove_unused(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def _is_asserting(frame: FrameType) -> bool:
-    """Whether the condition that a frame has come to is that of an ``assert``.
-
-    What a network asserts holds for it, and is checked where it runs; a rewritten one is of other shapes.
-    """
-    found = list(dis.get_instructions(frame.f_code))
-    rest = [held for held in found if held.offset >= frame.f_lasti and held.opname not in ("TO_BOOL", "NOT_TAKEN")]
-    if len(rest) < 2 or "JUMP" not in rest[0].opname:
-        return False
-    # Where the condition is false: behind a jump that is taken if it is true, else where the jump leads.
-    behind = rest[1] if "IF_TRUE" in rest[0].opname else next(at for at in found if at.offset == rest[0].argval)
-    return behind.opname == "LOAD_ASSERTION_ERROR" or "AssertionError" in behind.argrepr
-
-
-def _is_of_shapes(node: fx.Node) -> bool:
-    """Whether a value is computed from shapes and types of tensors alone."""
-    if node.op == "call_function" and node.target is getattr:
-        return node.args[1] in ("shape", "ndim", "dtype", "device", "is_cuda", "requires_grad")
-    if node.op == "call_method" and node.target in ("size", "dim", "numel", "is_contiguous", "is_floating_point"):
-        return True
-    before = node.all_input_nodes
-    return bool(before) and all(_is_of_shapes(held) for held in before)
-
-
-def _is_of_torch(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(_TORCH)
-
-
-def _place(error: BaseException) -> str:
-    """Where in the user's own code an error was raised, `` (line 12 of net.py, in forward)``; empty if nowhere."""
+def _place(error: BaseException, tracer: LayerTracer) -> str:
+    """Where an error was raised, `` (in layer body.2; line 12 of net.py, in forward)``; empty where that is unknown."""
+    places = []
+    if tracer.failed is not None and tracer.failed[0] is error:
+        places.append(f"in layer {tracer.failed[1]}")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((_TORCH, _OURS)):
-            return f" (line {frame.lineno} of {Path(frame.filename).name}, in {frame.name})"
-    return ""
+        if not frame.filename.startswith((TORCH, OURS)):
+            places.append(f"line {frame.lineno} of {Path(frame.filename).name}, in {frame.name}")
+            break
+    return f" ({'; '.join(places)})" if places else ""
+
+
+def _has(network: nn.Module, path: str) -> bool:
+    try:
+        operator.attrgetter(path)(network)
+    except AttributeError:
+        return False
+    return True
 
 
 def _check_names(network: nn.Module, graph: fx.Graph) -> None:

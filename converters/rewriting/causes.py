@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,7 +36,19 @@ def mixing_layer(graph: fx.GraphModule, x: Tensor) -> str | None:
     for node, value in alone.values.items():
         if _depends(value, together.values.get(node)):
             return name_of(node)
-    return None
+    # Or one that takes entries by their number: as many of one image as of two.
+    return next((name_of(node) for node in alone.values if _takes_entries(node, alone.values, together.values)), None)
+
+
+def _takes_entries(node: fx.Node, alone: Mapping[fx.Node, Any], together: Mapping[fx.Node, Any]) -> bool:
+    """Whether a node makes a map of a fixed number of entries of one that has more where there are more images."""
+
+    def grows(held: fx.Node) -> bool:
+        one, two = alone[held], together[held]
+        return isinstance(one, Tensor) and isinstance(two, Tensor) and one.shape != two.shape
+
+    made = isinstance(alone[node], Tensor) and alone[node].ndim and not grows(node)
+    return bool(made) and any(map(grows, node.all_input_nodes))
 
 
 class _Recorder(fx.Interpreter):

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from converters.analysis.in_place import writes_into_a_view
 from converters.analysis.network import TracedNetwork
 from converters.analysis.received import logits_of, pinned_defaults
-from converters.analysis.tracing import doubts_of, name_of
+from converters.analysis.tracing import name_of, trace_of
 from converters.rewriting.causes import mixing_layer
 from converters.rewriting.lowerings.base import LoweredNetwork
 from engines.errors import NetworkError
@@ -41,25 +42,34 @@ class NoiseCase:
     logits: Tensor
     """``(1, classes, H, W)`` float32."""
 
+    @property
+    def size(self) -> Size:
+        """Of the noise, ``(H, W)``."""
+        return self.x.shape[2], self.x.shape[3]
 
-def noise_case(network: TracedNetwork, largest: Size) -> NoiseCase:
+    @property
+    def grown(self) -> bool:
+        """Whether the network did not take the least size, or decided otherwise there."""
+        return self.size != next(_sizes(self.network.size_multiple, self.network.size))
+
+
+def noise_case(network: TracedNetwork) -> NoiseCase:
     """Noise of the least size that has several positions in every split batch, and the network's logits.
 
-    Where the network fails on it, the size is doubled until it does not, up to ``largest``: kernels without padding and
-    reflected borders need room, and stored positions are of one size.
-
-    Args:
-        network: whose own form is run.
-        largest: the size that it is exported for.
+    Where the network fails on it, or decides by shapes otherwise than for the frames that it was traced for, the size
+    is doubled until it does not, up to the size of these: kernels without padding and reflected borders need room, and
+    stored positions are of one size.
 
     Raises :class:`NetworkError` when the network fails on all of them, gives no numbers, gives others each time, or
     gives others than its trace.
     """
-    for size in _sizes(network.size_multiple, largest):
+    for size in _sizes(network.size_multiple, network.size):
         x = torch.randn(
             1, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device=torch.device("cpu")
         )
         try:
+            if not network.is_the_same_at(size):
+                continue
             logits, again = logits_of(network.module, x), logits_of(network.module, x)
             break
         except Exception as error:  # noqa: BLE001 - the network is the user's code and may raise anything
@@ -91,7 +101,7 @@ def _sizes(multiple: Size, largest: Size) -> Iterator[Size]:
 
 def _prove_trace(case: NoiseCase) -> None:
     """Compare the trace with the network. Raises :class:`NetworkError` with what a trace does not show."""
-    doubts = "; ".join(doubts_of(case.network.graph))
+    doubts = "; ".join(trace_of(case.network.graph).doubts)
     why = (
         doubts
         or "something in its forward leaves no trace: a context, a Python value that changes, a type that it asks"
@@ -111,14 +121,18 @@ def _prove_trace(case: NoiseCase) -> None:
 
 def prove_phases(form: LoweredNetwork, case: NoiseCase) -> None:
     """Compare a rewritten network, phase by phase, with the whole. Raises :class:`NetworkError` with the difference."""
-    size = (case.x.shape[2], case.x.shape[3])
+    size = case.size
     try:
         with torch.inference_mode(), pinned_defaults():
             difference = _largest_difference(form, case, form.looped.grid(size, size))
     except NetworkError:
         raise
-    except Exception as error:
-        raise NetworkError(f"computed phase by phase, {_failure(case.x, error)}") from error
+    except _LayerFailed as failed:
+        raise NetworkError(
+            f"computed phase by phase, the network fails on an image of {size[0]}x{size[1]} at {failed.layer}: "
+            f"{failed.__cause__}. Split batches are entries of the batch, and any number of them is computed at a "
+            "time: no layer may count on how many there are, or look from one to another"
+        ) from failed
     relative = difference / _scale(case.logits)
     if not relative <= _TOLERANCE:
         raise NetworkError(
@@ -155,22 +169,46 @@ def _failure(x: Tensor, error: Exception) -> str:
     return f"the network fails on an image of {x.shape[2]}x{x.shape[3]}: {error}"
 
 
+class _LayerFailed(Exception):
+    """Why a layer of a rewritten network fails; the cause is what it raised."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(layer)
+        self.layer = layer
+
+
+class _Named(fx.Interpreter):
+    """Runs a graph, and names the layer that fails."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.extra_traceback = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            return super().run_node(n)
+        except Exception as error:
+            raise _LayerFailed(name_of(n)) from error
+
+
 def _largest_difference(form: LoweredNetwork, case: NoiseCase, grid: PhaseGrid) -> float:
     top, left, bottom, right = grid.border
     planes = F.pad(case.x[0], (left, right, top, bottom)).numpy()
     # Several phases at a time where they can go together, so that an order of the batch axis that is wrong is seen;
     # three, so that the last sub-batch is a smaller one.
     together = grid.sub_batches(min(3, grid.largest_sub_batch))
+    # And alone: all that there are have a mean over the batch that is the whole's.
+    alone = grid.sub_batches(1) if grid.largest_sub_batch > 1 else []
     differences = []
-    for phases in [*together[:: -(-len(together) // _MOST_SUB_BATCHES)], together[-1]]:
+    for phases in [*together[:: -(-len(together) // _MOST_SUB_BATCHES)], together[-1], *alone[:1], *alone[-1:]]:
         # Copies: a layer may write into what it is given.
-        logits = form.graph(*(torch.tensor(array) for array in grid.feed(planes, phases).values()))
+        logits = _Named(form.graph).run(*(torch.tensor(array) for array in grid.feed(planes, phases).values()))
         for merge in form.merges:
             logits = merge(logits)
         expected = torch.stack(
             [case.logits[0, :, row :: grid.window[0], column :: grid.window[1]] for row, column in phases]
         )
         if logits.shape != expected.shape:
-            raise NetworkError(f"a phase of {tuple(expected.shape[1:])} logits came out as {tuple(logits.shape[1:])}")
+            raise NetworkError(f"phases of {tuple(expected.shape)} logits came out as {tuple(logits.shape)}")
         differences.append(float((logits - expected).abs().max()))
     return max(differences)

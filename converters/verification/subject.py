@@ -68,7 +68,9 @@ class Subject:
     @cached_property
     def traced(self) -> TracedNetwork | None:
         """A copy of the network, understood once for all frames."""
-        return None if self.network is None else traced_network(working_copy(self.network))
+        if self.network is None:
+            return None
+        return traced_network(working_copy(self.network), self.bundle.manifest.input.size)
 
     def tolerance(self, precision: Precision) -> Tolerance:
         """The table's row, with what the user has replaced."""

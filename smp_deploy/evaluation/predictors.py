@@ -51,9 +51,8 @@ class NetworkPredictor:
         from converters.analysis.network import traced_network
         from converters.rewriting.sampling import sampled_from_network
 
-        traced = traced_network(network.eval().to(device), shared=True)
-        self._size_multiple = traced.size_multiple
-        self._network = sampled_from_network(traced)
+        self._traced = traced_network(network.eval().to(device), shared=True)
+        self._network = sampled_from_network(self._traced)
         self.window = total_window(self._network.windows)
         """The pooling window of the walk; ``(1, 1)`` where everything is computed at once."""
         total = self.window[0] * self.window[1]
@@ -73,14 +72,23 @@ class NetworkPredictor:
         """The labels ``(H/h, W/w)`` uint8 of the padded frame at each computed phase, in the order of computing."""
         import torch
 
+        self._follow((image.shape[0], image.shape[1]))
         with torch.inference_mode():
             x = self._planes(image)
             return {phase: self._phase(x, phase) for phase in self._phases}
 
+    def _follow(self, size: Size) -> None:
+        """Take the form of the network for frames of a size: another one where it decides by shapes."""
+        from converters.rewriting.sampling import sampled_from_network
+
+        traced = self._traced.at(padded_size(size, self._traced.size_multiple))
+        if traced is not self._traced:
+            self._traced, self._network = traced, sampled_from_network(traced)
+
     def _planes(self, image: NDArray[np.uint8]) -> Tensor:
         from smp_deploy.training.augment import padded_to, planes_from_image
 
-        size = padded_size((image.shape[0], image.shape[1]), self._size_multiple)
+        size = padded_size((image.shape[0], image.shape[1]), self._traced.size_multiple)
         return padded_to(planes_from_image(image), size)[None].to(self._device)
 
     def _phase(self, x: Tensor, phase: Phase) -> NDArray[np.uint8]:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from converters.analysis.levels import total_window
 from converters.analysis.network import traced_network
+from converters.analysis.tracing import USUAL_SIZE
 from converters.pooling import Offset, Window, nested_phase, split
 from converters.rewriting.sampling import SampledNetwork, sampled_from_network
 from engines.errors import InputError, LayoutError
+from engines.schedules.phases import Size
 
 _JUDGED_OF = 64
 """One draw of a validation judges about one of so many pixels: of SMP-X every eighth row and column, spread over the
@@ -39,14 +41,14 @@ class Sampling:
         nested_phase(list(self.windows), list(self.offsets))
 
 
-def training_form(network: nn.Module, dense_levels: int) -> SampledNetwork:
-    """The network as a step of training computes it, in the mode it is in.
+def training_form(network: nn.Module, dense_levels: int, size: Size = USUAL_SIZE) -> SampledNetwork:
+    """The network as a step of training on images of ``size`` computes it, in the mode it is in.
 
     ``dense_levels`` of the last levels stay split, or as many as the network needs if these are more. A network
     without splits stays as it is. Raises :class:`InputError` where the network has fewer levels, and
     :class:`~engines.errors.NetworkError` where it cannot be traced.
     """
-    traced = traced_network(network, shared=True)
+    traced = traced_network(network, size, shared=True)
     levels = len(traced.windows)
     if dense_levels > levels:
         expected = f"0 to {levels}" if levels else "0 for a network without splits"
@@ -54,13 +56,13 @@ def training_form(network: nn.Module, dense_levels: int) -> SampledNetwork:
     return sampled_from_network(traced, min(levels - dense_levels, traced.most_levels))
 
 
-def validation_form(network: nn.Module) -> SampledNetwork:
-    """The network as a look at the validation frames computes it.
+def validation_form(network: nn.Module, size: Size = USUAL_SIZE) -> SampledNetwork:
+    """The network as a look at validation frames of ``size`` computes it.
 
     It shrinks the fewest levels that leave one of 64 pixels, if it has so many, and at least those that a walk repeats
     no work for.
     """
-    traced = traced_network(network, shared=True)
+    traced = traced_network(network, size, shared=True)
     candidates = range(traced.cut_levels, traced.most_levels)
     enough = (levels for levels in candidates if math.prod(total_window(traced.windows[:levels])) >= _JUDGED_OF)
     return sampled_from_network(traced, next(enough, traced.most_levels))

@@ -37,7 +37,7 @@ def check_fits(network: nn.Module, config: TrainingConfig, info: DatasetInfo) ->
     Raises :class:`InputError` for crops that the network cannot take, other classes than the dataset's, or batch
     norms without a variance, :class:`NetworkError` where the network cannot be trained at all.
     """
-    form = training_form(copy.deepcopy(network).to("meta"), config.dense_levels)
+    form = training_form(copy.deepcopy(network).to("meta"), config.dense_levels, config.augmentation.crop)
     crop, (rows, columns) = config.augmentation.crop, form.size_multiple
     if crop[0] % rows or crop[1] % columns:
         raise InputError(f"training: crop= must be multiples of {rows}x{columns}; received {crop}")

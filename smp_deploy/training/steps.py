@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -54,11 +55,13 @@ def validate(network: nn.Module, dataset: Dataset, *, phases: int, device: torch
     1024 each), other ones for each frame and the same each time, none of them twice: their mean IoU is an unbiased
     guess of the whole frames', which ``smp-deploy evaluate`` gives. A network without splits is judged at every pixel.
     """
-    form = validation_form(network.eval())
-    rows, columns = total_window(form.windows)
+    network.eval()
+    form_of = functools.cache(functools.partial(validation_form, network))
     matrix = ConfusionMatrix(dataset.info)
     for index in range(len(dataset)):
         example = dataset.load(index)
+        form = form_of((example.labels.shape[0], example.labels.shape[1]))
+        rows, columns = total_window(form.windows)
         size = padded_size((example.labels.shape[0], example.labels.shape[1]), form.size_multiple)
         x = padded_to(planes_from_image(example.image), size)[None].to(device)
         labels = padded_to(torch.from_numpy(example.labels.astype(np.int64)), size, value=dataset.info.ignore_id)[None]

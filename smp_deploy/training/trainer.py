@@ -94,7 +94,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         with machine_limits():
             self.network = network_from_config(config, self._info)
-        self._form = training_form(self.network, config.dense_levels)
+        self._form = training_form(self.network, config.dense_levels, config.augmentation.crop)
         self._step = 0
         self._history: list[Measurement] = []
         self._recent: list[float] = []

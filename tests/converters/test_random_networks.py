@@ -7,8 +7,8 @@ import pytest
 from benchmarks.random_networks import SIZE, judged
 from converters.analysis.network import traced_network
 from converters.analysis.received import working_copy
+from converters.rewriting.proof import noise_case
 from converters.trunks import proven_trunks
-from engines.schedules.phases import padded_size
 from tests.grammar import LAYERS, STRAYING, GrammarNetwork
 
 
@@ -40,8 +40,8 @@ def test_what_strays_is_refused(seed: int, why: str) -> None:
 @pytest.mark.parametrize("seed", range(31))
 def test_every_rewrite_is_the_network(seed: int) -> None:
     """The proof compares each form, phase by phase, with the network as it was handed over."""
-    traced = traced_network(working_copy(GrammarNetwork(seed)))
-    forms = list(proven_trunks(traced, padded_size(SIZE, traced.size_multiple)))
+    traced = traced_network(working_copy(GrammarNetwork(seed)), SIZE)
+    forms = list(proven_trunks(noise_case(traced)))
     assert {form.looped.levels for form in forms} == set(range(traced.most_levels + 1))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Set
 
 import torch
 from torch import fx, nn
@@ -41,16 +42,16 @@ def dilated(network: LoopedNetwork) -> LoweredNetwork:
     pools = {**inside.splits, **inside.merges}
     for node, stack in inside.stacks.items():
         if stack and node not in pools and node.op != "output":
-            _dilate(graph, node, total_window(stack))
+            _dilate(graph, node, total_window(stack), inside.stacks.keys())
     for node in pools:
         erase(node)
     finish(graph)
     return LoweredNetwork(network, Lowering.DILATED, graph, ())
 
 
-def _dilate(graph: fx.GraphModule, node: fx.Node, window: Window) -> None:
+def _dilate(graph: fx.GraphModule, node: fx.Node, window: Window, maps: Set[fx.Node]) -> None:
     layer = layer_of(graph, node)
-    if is_pointwise(graph, node) or _is_elementwise(node):
+    if is_pointwise(graph, node) or (_is_elementwise(node) and maps >= set(node.all_input_nodes)):
         return
     if not is_stepwise(layer):
         raise NetworkError(
@@ -78,14 +79,13 @@ def _dilate(graph: fx.GraphModule, node: fx.Node, window: Window) -> None:
 
 
 def _is_elementwise(node: fx.Node) -> bool:
+    """Whether a node combines what it is given position by position.
+
+    It may be given feature maps and numbers alone: what is stored, or made of a size, is of the split batches' size.
+    """
     if node.op == "call_function" and node.target in (torch.cat, torch.concat):
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         return axis in (1, -3)
     if node.op == "call_function":
-        return node.target in _ELEMENTWISE and _same_shape(node)
-    return node.op == "call_method" and node.target in _ELEMENTWISE_METHODS and _same_shape(node)
-
-
-def _same_shape(node: fx.Node) -> bool:
-    """Whether a node combines feature maps and numbers alone; a stored tensor might have a shape of its own."""
-    return all(before.op != "get_attr" for before in node.all_input_nodes)
+        return node.target in _ELEMENTWISE
+    return node.op == "call_method" and node.target in _ELEMENTWISE_METHODS

@@ -68,8 +68,8 @@ WRITING: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
 @pytest.mark.parametrize("before", [None, nn.Dropout(0.5)], ids=["at once", "through a layer that does nothing"])
 @pytest.mark.parametrize("name", list(WRITING))
 def test_every_form_is_the_network(name: str, before: nn.Module | None) -> None:
-    network = traced_network(Twice(WRITING[name], before).eval())
-    case = noise_case(network, SIZE)
+    network = traced_network(Twice(WRITING[name], before).eval(), SIZE)
+    case = noise_case(network)
     for levels in range(network.most_levels + 1):
         for lowering in Lowering:
             prove_phases(lowered(looped_from_network(network, levels), lowering), case)
@@ -105,10 +105,10 @@ def test_an_input_that_is_changed_stays_the_callers() -> None:
     with torch.no_grad():
         assert torch.equal(network(before.clone()), expected)
         # The trace does not change it either.
-        traced = traced_network(network)
+        traced = traced_network(network, SIZE)
         torch.testing.assert_close(traced.graph(x), expected)
     assert torch.equal(x, before)
-    prove_phases(lowered(looped_from_network(traced, 1), Lowering.RESHAPE), noise_case(traced, SIZE))
+    prove_phases(lowered(looped_from_network(traced, 1), Lowering.RESHAPE), noise_case(traced))
 
 
 def test_a_network_that_is_trained_keeps_its_layers_in_place() -> None:
