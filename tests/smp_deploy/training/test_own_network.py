@@ -191,9 +191,9 @@ def counting() -> nn.Module:
 def test_a_network_is_traced_once_to_see_whether_it_fits_and_once_to_judge_it():
     TRACES.clear()
     network = network_from_config(_config(model=f"{__name__}:counting"), TRAIN.info)
-    assert TRACES == ["_Placeholder"]
+    assert TRACES == ["Placeholder"]
     matrix = validate(network, VAL, phases=1, device=torch.device("cpu"))
-    assert TRACES == ["_Placeholder"] * 2
+    assert TRACES == ["Placeholder"] * 2
     # One of the 96 elements of the windows, of two frames of 36x64.
     assert matrix.counts.sum() == 2 * 36 * 64 // 96
 
