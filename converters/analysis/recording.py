@@ -239,7 +239,7 @@ def _functional(pool: SplitPool2d | MergePool2d) -> Callable[[Any], Any]:
 
 @contextmanager
 def _forward_of(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    layer.forward = forward  # type: ignore[method-assign]
+    layer.forward = forward
     try:
         yield
     finally:

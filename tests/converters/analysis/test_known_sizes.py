@@ -395,7 +395,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "sets of split batches": (
         lambda: Does(lambda m, x: x.view(x.shape[0] // 4, 4, *x.shape[1:]).softmax(1).view(x.shape)),
-        r"^computed phase by phase, the network fails on an image of 8x6 at reshape: shape '\[\d, 4, 4, 2, 3\]' is inva",
+        r"^computed phase by phase, the network fails on an image of 8x6 at reshape: shape '\[\d, 4, 4, 2, 3\]' is",
     ),
     "attention between split batches": (
         lambda: Does(
