@@ -164,7 +164,7 @@ def _remove_unused(graph: fx.GraphModule) -> None:
 def _place(error: BaseException, tracer: LayerTracer) -> str:
     """Where an error was raised, `` (in layer body.2; line 12 of net.py, in forward)``; empty where that is unknown."""
     places = []
-    if tracer.failed is not None and tracer.failed[0] is error:
+    if tracer.failed is not None and tracer.failed[0] is error and tracer.failed[1]:
         places.append(f"in layer {tracer.failed[1]}")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith((TORCH, OURS)):

@@ -1,0 +1,45 @@
+"""A network of one logit a pixel as one of two classes, so that labels and all that is proven of them have a meaning."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converters.analysis.received import working_copy
+from engines.errors import InputError
+
+
+def with_threshold(network: nn.Module, probability: float) -> nn.Module:
+    """A copy of a network with a second logit: class 1 is where the sigmoid of its own is above ``probability``.
+
+    The second one is the same everywhere, and compared with the other pixel by pixel, so it goes through merges as the
+    logits do. All parameters keep their names; two of a layer ``threshold`` are added.
+
+    Args:
+        network: maps ``(n, 3, H, W)`` to logits ``(n, 1, H, W)``.
+        probability: above 0 and below 1.
+
+    Raises :class:`InputError` for another probability, and, when it runs, for other channels than one.
+    """
+    if not 0 < probability < 1:
+        raise InputError(f"threshold= is a probability above 0 and below 1; received {probability!r}")
+    second = nn.Conv2d(1, 2, 1)
+    with torch.no_grad():
+        second.weight.copy_(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1))
+        second.bias.copy_(torch.tensor([math.log(probability / (1 - probability)), 0.0]))  # type: ignore[union-attr]
+    copy = working_copy(network)
+    names = {name for name, _ in copy.named_children()}
+    name = next(name for name in ("threshold", *(f"threshold_{number}" for number in range(len(names) + 1))) if name not in names)
+    copy.add_module(name, second.eval())
+
+    def compared(module: nn.Module, _: Any, logits: Tensor) -> Tensor:
+        if logits.shape[1] != 1:
+            raise InputError(f"threshold= is for a network of one logit a pixel; this one gives {int(logits.shape[1])}")
+        layer: nn.Module = getattr(module, name)
+        return layer(logits)  # type: ignore[no-any-return]
+
+    copy.register_forward_hook(compared)
+    return copy
