@@ -56,11 +56,14 @@ def test_where_the_second_cannot_be_written_the_first_stays_as_it_was(tmp_path: 
 def test_a_signal_waits_for_the_end_of_the_block(kind: signal.Signals) -> None:
     before = signal.getsignal(kind)
     done = []
-    with pytest.raises(KeyboardInterrupt), half_written():
-        with undisturbed():
+
+    def work() -> None:
+        with half_written(), undisturbed():
             signal.raise_signal(kind)
             done.append("the whole block")
-        done.append("nothing after it")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert done == ["the whole block"]
     assert signal.getsignal(kind) is before
 
