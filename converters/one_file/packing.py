@@ -33,7 +33,8 @@ from converters.one_file.walk import Walk
 from engines.backends import DEFAULT_BACKEND
 from engines.backends.base import Backend
 from engines.backends.versions import installed_versions
-from engines.bundle.bundle import Bundle, record_of
+from engines.bundle.bundle import Bundle
+from engines.bundle.contents import record_of
 from engines.bundle.gate import write_files
 from engines.bundle.manifest import OutputKind
 from engines.errors import InputError, NetworkError

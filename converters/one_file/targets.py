@@ -6,7 +6,7 @@ from pathlib import Path
 
 from converters.one_file.record import document_from_json
 from engines.bundle.bundle import Bundle
-from engines.bundle.gate import read_file
+from engines.bundle.gate import Folder, read_file
 from engines.errors import InputError, OutputError
 
 SUFFIX = ".onnx"
@@ -40,6 +40,10 @@ def check_targets(bundle: Bundle, path: Path, *, replace: bool) -> None:
         )
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
+    try:
+        Folder(path.parent).check_writable()
+    except OSError as error:
+        raise OutputError(f"cannot write to {path.parent}: {error.strerror}") from error
 
 
 def _describes(path: Path) -> bool:

@@ -293,7 +293,7 @@ def test_places_that_are_none(exported: Bundle, bundle: Path, tmp_path: Path) ->
 def test_a_folder_that_may_not_be_written(exported: Bundle, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(OutputError, match=r"^cannot write .*: Permission denied$"):
+        with pytest.raises(OutputError, match=r"^cannot write to .*: Permission denied$"):
             pack(exported, tmp_path / "net.onnx")
     finally:
         tmp_path.chmod(0o700)
