@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from converters import pack
-from engines import Bundle
-from engines.schedules.schedule import Schedule
+from engines import Bundle, Lowering, Schedule
 from smp_deploy.machine import machine_facts
 
 CHILD = Path(__file__).resolve().parent / "one_file_child.py"
@@ -36,7 +35,7 @@ def contenders(bundle: Bundle, folder: Path, lowerings: list[str]) -> list[dict[
     found: list[dict[str, Any]] = []
     path, first = str(bundle.path), bundle.manifest.trunk()
     for lowering in lowerings:
-        schedule = str(Schedule(first.levels, 1, bundle.manifest.trunk(first.levels, _member(lowering)).lowering))
+        schedule = str(Schedule(first.levels, 1, Lowering(lowering)))
         of = {"bundle": path, "levels": first.levels, "lowering": lowering}
         found += [{"name": f"session, {schedule}", "form": "session", "runtime": name, **of} for name in RUNTIMES]
         for loop in ("loop", "unrolled"):
@@ -47,12 +46,6 @@ def contenders(bundle: Bundle, folder: Path, lowerings: list[str]) -> list[dict[
     model = str(bundle.file(bundle.manifest.model))
     found += [{"name": "model.onnx", "form": "model", "runtime": name, "file": model} for name in RUNTIMES]
     return found
-
-
-def _member(lowering: str) -> Any:
-    from engines.schedules.schedule import Lowering, named
-
-    return named(Lowering, "lowering", lowering)
 
 
 def run(contender: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -85,6 +78,7 @@ def main() -> None:
             for index, contender in enumerate(all_contenders):
                 runs[index].append(run(contender, folder))
                 labels[index] = np.load(folder / "labels.npy")
+                print(f"{contender['runtime']}, {contender['name']}: {runs[index][-1]}", file=sys.stderr, flush=True)
     rows = [
         {
             "name": contender["name"],

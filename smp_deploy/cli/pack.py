@@ -136,7 +136,7 @@ def pack_command(
         print_json(document)
         return document
     note(f"wrote {packed.path} and {packed.document_path}")
-    print_table(("", ""), _rows(document, packed.schedule_reason))
+    print_table(("packed", str(packed.path)), _rows(document, packed.schedule_reason))
     return document
 
 
