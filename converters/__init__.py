@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from converters.exporting import export
     from converters.networks import network_from_arch
+    from converters.one_file.packing import pack
     from converters.pooling import MergePool2d, SplitPool2d, merge, split
     from converters.reproductions import reproduce
     from converters.verification import Frame
@@ -23,6 +24,7 @@ _PLACES = {
     "export": "converters.exporting",
     "merge": "converters.pooling",
     "network_from_arch": "converters.networks",
+    "pack": "converters.one_file.packing",
     "reproduce": "converters.reproductions",
     "split": "converters.pooling",
     "validate": "converters.verification.validate",
@@ -35,6 +37,7 @@ __all__ = [
     "export",
     "merge",
     "network_from_arch",
+    "pack",
     "reproduce",
     "split",
     "validate",

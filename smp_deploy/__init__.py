@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converters import Frame, MergePool2d, SplitPool2d, export, network_from_arch, reproduce, validate
+    from converters import Frame, MergePool2d, SplitPool2d, export, network_from_arch, pack, reproduce, validate
     from engines import (
         BuildListener,
         BuildOptions,
@@ -92,6 +92,7 @@ _HOMES = {
     "evaluate": "smp_deploy.evaluation",
     "export": "converters",
     "network_from_arch": "converters",
+    "pack": "converters",
     "plan": "engines",
     "prove": "engines",
     "report": "smp_deploy.reports",
@@ -147,6 +148,7 @@ __all__ = [
     "evaluate",
     "export",
     "network_from_arch",
+    "pack",
     "plan",
     "prove",
     "report",

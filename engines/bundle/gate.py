@@ -15,12 +15,12 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from engines.bundle.interruptions import half_written
+from engines.bundle.interruptions import half_written, undisturbed
 from engines.bundle.renames import UNABLE, Rename, rename
 from engines.errors import BundleError, InputError, OutputError
 
@@ -239,11 +239,35 @@ def write_file(path: Path, content: bytes, *, replace: bool = True) -> None:
     It is written under a name that nobody can foresee and that must be new, flushed, and renamed. Where ``replace`` is
     false nothing is replaced, also nothing that came there meanwhile.
     """
+    write_files({path: content}, replace=replace)
+
+
+def write_files(contents: Mapping[Path, bytes], *, replace: bool = True) -> None:
+    """Write files of one folder that belong together, each as :func:`write_file` does.
+
+    All are written and flushed first; then they get their names, with no interruption between two of them. Raises
+    :class:`OutputError`, and where ``replace`` is false none of them is left then.
+    """
+    path = next(iter(contents))
+    put: list[Path] = []
     try:
-        _check_name(path)
+        for held in contents:
+            _check_name(held)
         directory = _opened(path.parent, _FOLDER)
         try:
-            _write(directory, path.name, content, replace=replace)
+            with contextlib.ExitStack() as staging:
+                partials = {
+                    held: staging.enter_context(_staged(directory, held.name, content))
+                    for held, content in contents.items()
+                }
+                with undisturbed():
+                    for path, partial in partials.items():
+                        _put(partial, path.name, directory, replace=replace)
+                        put.append(path)
+        except BaseException:
+            for held in [] if replace else put:
+                os.unlink(held.name, dir_fd=directory)
+            raise
         finally:
             os.close(directory)
     except FileExistsError as error:
@@ -266,9 +290,14 @@ def _check_name(path: str | Path) -> None:
         raise OSError(errno.EINVAL, "a name holds no NUL", str(path))
 
 
-def _write(
-    directory: int, name: str, content: bytes, mode: int | None = None, *, replace: bool = True, most: int = 0o777
-) -> None:
+def _write(directory: int, name: str, content: bytes, mode: int | None = None, *, most: int = 0o777) -> None:
+    with _staged(directory, name, content, mode, most=most) as partial:
+        _put(partial, name, directory, replace=True)
+
+
+@contextmanager
+def _staged(directory: int, name: str, content: bytes, mode: int | None = None, *, most: int = 0o777) -> Iterator[str]:
+    """The content, flushed, under a name that is to be given up inside the block; where that fails it is removed."""
     partial = _partial_name(name)
     # As readable as the file that it replaces, else as ``mode`` says, or as any other of its owner; within ``most``,
     # and never to be executed, least of all by its owner's right.
@@ -284,16 +313,20 @@ def _write(
                 if mode is not None:
                     os.fchmod(descriptor, mode & most & 0o666)
                 os.fsync(descriptor)
-            if replace:
-                os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
-            else:
-                _rename_to_nothing(partial, name, directory)
+            yield partial
         except BaseException:
             # Where it could not be written, it often cannot be removed either, and the first error says why.
             with contextlib.suppress(OSError):
                 os.unlink(partial, dir_fd=directory)
             raise
         os.fsync(directory)
+
+
+def _put(partial: str, name: str, directory: int, *, replace: bool) -> None:
+    if replace:
+        os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
+    else:
+        _rename_to_nothing(partial, name, directory)
 
 
 def _rename_to_nothing(old: str, new: str, directory: int) -> None:

@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -32,6 +32,28 @@ def half_written() -> Iterator[None]:
                     stack.callback(_set, number, signal.SIG_DFL)
                     signal.signal(number, _interrupt)
         yield
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, Ctrl-C, SIGTERM and SIGHUP wait for the end of the block: for renames that belong together.
+
+    A signal that is ignored stays so; outside the main thread none is heard anyway.
+    """
+    heard: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+        before = {number: held for number, held in handlers.items() if held not in (None, signal.SIG_IGN)}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, frame: heard.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for late in heard:
+        signal.raise_signal(late)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -37,6 +37,7 @@ COMMANDS = {
         ("sign", "sign", "Sign a bundle: its manifest and every file that it lists."),
         ("verify", "verify", "Say who signed a bundle, and whether it is as it was signed."),
         ("plan", "plan", "Show the schedules of a bundle, and what fits a memory budget."),
+        ("pack", "pack", "Write a schedule of a bundle as one ONNX file for any runtime."),
         ("build-engine", "build_engine", "Build a TensorRT engine on this machine."),
         ("tune", "tune", "Measure the schedules and record the fastest."),
         ("run", "run", "Label images with a bundle."),

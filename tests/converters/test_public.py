@@ -10,6 +10,7 @@ import pytest
 import converters
 from converters.exporting import export
 from converters.networks import network_from_arch, network_from_source
+from converters.one_file.packing import pack
 from converters.pooling import MergePool2d, SplitPool2d, merge, split
 from converters.reproductions import reproduce
 from converters.verification import Frame
@@ -28,6 +29,7 @@ def test_names_are_sorted_and_lead_to_what_they_name() -> None:
         "export": export,
         "merge": merge,
         "network_from_arch": network_from_arch,
+        "pack": pack,
         "reproduce": reproduce,
         "split": split,
         "validate": validate,

@@ -18,6 +18,7 @@ class OnnxRuntimeRunner(Runner):
         graph: path of the file, or its content.
         precision: of the network in the graph. An int8 graph runs as it is written, without ONNX Runtime's
             optimizations: its integer kernels saturate on processors without VNNI, and then labels are wrong.
+        as_written: run a graph of any precision so.
         arena: see :func:`open_session`, as ``weights``.
         weights: directory of the external data of a graph that is given as bytes.
     """
@@ -27,12 +28,13 @@ class OnnxRuntimeRunner(Runner):
         graph: Path | bytes,
         precision: Precision = Precision.FP32,
         *,
+        as_written: bool = False,
         arena: bool = False,
         weights: Path | None = None,
     ) -> None:
         super().__init__()
         self._graph = graph
-        self._as_written = precision is Precision.INT8
+        self._as_written = as_written or precision is Precision.INT8
         self._arena = arena
         self._weights = weights
         self._session: Any = None
