@@ -9,7 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converters import Frame, MergePool2d, SplitPool2d, export, network_from_arch, reproduce, validate
+    from converters import (
+        DensifyReport,
+        Frame,
+        MergePool2d,
+        SplitPool2d,
+        densify,
+        export,
+        network_from_arch,
+        reproduce,
+        validate,
+    )
     from engines import (
         BuildListener,
         BuildOptions,
@@ -60,6 +70,7 @@ _HOMES = {
     "BuildOptions": "engines",
     "Bundle": "engines",
     "Check": "engines.bundle.records",
+    "DensifyReport": "converters",
     "Frame": "converters",
     "HardwareCompatibility": "engines",
     "InputError": "engines.errors",
@@ -89,6 +100,7 @@ _HOMES = {
     "bench": "smp_deploy.benchmarking.bench",
     "build_engine": "engines",
     "choose_schedule": "engines",
+    "densify": "converters",
     "evaluate": "smp_deploy.evaluation",
     "export": "converters",
     "network_from_arch": "converters",
@@ -114,6 +126,7 @@ __all__ = [
     "BuildOptions",
     "Bundle",
     "Check",
+    "DensifyReport",
     "Frame",
     "HardwareCompatibility",
     "InputError",
@@ -144,6 +157,7 @@ __all__ = [
     "bench",
     "build_engine",
     "choose_schedule",
+    "densify",
     "evaluate",
     "export",
     "network_from_arch",
