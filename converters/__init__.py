@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from converters.densifying import DensifyReport, densify
     from converters.exporting import export
     from converters.networks import network_from_arch
     from converters.one_file.packing import pack
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from converters.verification.validate import validate
 
 _PLACES = {
+    "DensifyReport": "converters.densifying",
     "Frame": "converters.verification",
     "MergePool2d": "converters.pooling",
     "SplitPool2d": "converters.pooling",
+    "densify": "converters.densifying",
     "export": "converters.exporting",
     "merge": "converters.pooling",
     "network_from_arch": "converters.networks",
@@ -31,9 +34,11 @@ _PLACES = {
 }
 
 __all__ = [
+    "DensifyReport",
     "Frame",
     "MergePool2d",
     "SplitPool2d",
+    "densify",
     "export",
     "merge",
     "network_from_arch",

@@ -70,7 +70,7 @@ def export_request(
 
     Raises :class:`InputError` in terms of the argument that is wrong.
     """
-    frame_size = _size(size)
+    frame_size = checked_size(size)
     wanted = _choices(Precision, "precisions", precisions)
     for precision in wanted:
         if precision.graph is not precision:
@@ -98,7 +98,8 @@ def export_request(
     )
 
 
-def _size(size: Sequence[int]) -> Size:
+def checked_size(size: Sequence[int]) -> Size:
+    """A size of frames. Raises :class:`InputError` for what is none."""
     try:
         height, width = (operator.index(side) for side in size)
     except (TypeError, ValueError):

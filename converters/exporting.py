@@ -18,6 +18,7 @@ from converters.analysis.network import TracedNetwork, traced_network
 from converters.analysis.received import check_whole, half_types, pinned_defaults, working_copy
 from converters.analysis.resolution import lost_resolution
 from converters.arguments import ExportRequest, export_request
+from converters.densifying.network import origin_of
 from converters.graphs.from_torch import DEFAULT_OPSET, onnx_from_torch
 from converters.graphs.modules import matching_modules
 from converters.graphs.quantization import CalibrationConfig, CalibrationMethod, ranges_from_frames
@@ -157,11 +158,13 @@ def export(
         version=version,
     )
     check_whole(network)
+    made_by, densified = origin_of(network)
     origin = NetworkRecord(
-        source=source or f"{type(network).__module__}.{type(network).__qualname__}",
+        source=source or made_by,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         width=width,
         checkpoint_sha256=checkpoint_sha256,
+        densified=densified,
     )
     target = Path(path)
     # The network's own code runs, and a relative path means what it meant before.

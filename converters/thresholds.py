@@ -1,4 +1,4 @@
-"""A network of one logit a pixel as one of two classes, so that labels and all that is proven of them have a meaning."""
+"""A network of one logit a pixel as one of two classes: its labels have a meaning, and all proofs hold of them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def with_threshold(network: nn.Module, probability: float) -> nn.Module:
         second.weight.copy_(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1))
         second.bias.copy_(torch.tensor([math.log(probability / (1 - probability)), 0.0]))  # type: ignore[union-attr]
     copy = working_copy(network)
-    names = {name for name, _ in copy.named_children()}
-    name = next(name for name in ("threshold", *(f"threshold_{number}" for number in range(len(names) + 1))) if name not in names)
+    names = {"threshold", *(f"threshold_{number}" for number in range(len(copy._modules)))}
+    name = min(names - vars(copy).keys() - copy._modules.keys())
     copy.add_module(name, second.eval())
 
     def compared(module: nn.Module, _: Any, logits: Tensor) -> Tensor:

@@ -9,7 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converters import Frame, MergePool2d, SplitPool2d, export, network_from_arch, pack, reproduce, validate
+    from converters import (
+        DensifyReport,
+        Frame,
+        MergePool2d,
+        SplitPool2d,
+        densify,
+        export,
+        network_from_arch,
+        pack,
+        reproduce,
+        validate,
+    )
     from engines import (
         BuildListener,
         BuildOptions,
@@ -60,6 +71,7 @@ _HOMES = {
     "BuildOptions": "engines",
     "Bundle": "engines",
     "Check": "engines.bundle.records",
+    "DensifyReport": "converters",
     "Frame": "converters",
     "HardwareCompatibility": "engines",
     "InputError": "engines.errors",
@@ -89,6 +101,7 @@ _HOMES = {
     "bench": "smp_deploy.benchmarking.bench",
     "build_engine": "engines",
     "choose_schedule": "engines",
+    "densify": "converters",
     "evaluate": "smp_deploy.evaluation",
     "export": "converters",
     "network_from_arch": "converters",
@@ -115,6 +128,7 @@ __all__ = [
     "BuildOptions",
     "Bundle",
     "Check",
+    "DensifyReport",
     "Frame",
     "HardwareCompatibility",
     "InputError",
@@ -145,6 +159,7 @@ __all__ = [
     "bench",
     "build_engine",
     "choose_schedule",
+    "densify",
     "evaluate",
     "export",
     "network_from_arch",

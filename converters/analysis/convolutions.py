@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+from torch import fx, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from engines.schedules.phases import Border
 
@@ -18,14 +21,35 @@ def is_stepwise(layer: nn.Module | None) -> bool:
     return plain and not has_hooks(layer)  # type: ignore[arg-type]
 
 
-def keeps_size(layer: nn.Module | None) -> bool:
-    """Whether a layer is a zero-padded convolution whose output is as large as its input."""
+def keeps_size(layer: nn.Module | None, before: Border = (0, 0, 0, 0)) -> bool:
+    """Whether a layer is a zero-padded convolution whose output is as large as what the zeros are put around."""
     if not is_stepwise(layer):
         return False
     assert isinstance(layer, nn.Conv2d)
-    top, left, bottom, right = padding_of(layer)
+    top, left, bottom, right = (own + added for own, added in zip(padding_of(layer), before, strict=True))
     rows, columns = (layer.dilation[axis] * (layer.kernel_size[axis] - 1) for axis in (0, 1))
     return (top + bottom, left + right) == (rows, columns)
+
+
+def zeros_around(layer: nn.Module | None, node: fx.Node) -> Border | None:
+    """Zeros that a node adds around a map and nothing else: top, left, bottom, right; ``None`` for any other node."""
+    if isinstance(layer, nn.ZeroPad2d) and not has_hooks(layer):
+        padding: Any = layer.padding
+    elif node.op == "call_function" and node.target is F.pad:
+        given = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | dict(node.kwargs)
+        if given.get("mode", "constant") != "constant" or given.get("value") not in (None, 0, 0.0):
+            return None
+        padding = given["pad"]
+    else:
+        return None
+    if not isinstance(padding, (tuple, list)) or len(padding) != 4 or not all(_is_side(side) for side in padding):
+        return None
+    left, right, top, bottom = padding
+    return top, left, bottom, right
+
+
+def _is_side(side: Any) -> bool:
+    return isinstance(side, int) and side >= 0
 
 
 def padding_of(conv: nn.Conv2d) -> Border:

@@ -13,11 +13,11 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from converters.analysis.convolutions import has_hooks
-from converters.analysis.tracing import erase, finish, layer_of
+from converters.analysis.tracing import erase, finish, layer_of, split_window
 
 
 def fold_batch_norms(graph: fx.GraphModule) -> None:
-    """Fold every batch norm whose input is a convolution used nowhere else, in place; leave the others as they are.
+    """Fold every batch norm behind a convolution used nowhere else, or behind splits of one, in place; leave others.
 
     The graph is a trace's own: its layers are copies of the user's.
     """
@@ -27,7 +27,7 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
         norm = layer_of(graph, node)
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_var is None:
             continue
-        before = node.all_input_nodes[0]
+        before = _before_splits(graph, node.all_input_nodes[0])
         conv = layer_of(graph, before)
         if not isinstance(conv, nn.Conv2d) or not (_is_plain(conv) and _is_plain(norm)):
             continue
@@ -43,6 +43,13 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
         graph.set_submodule(str(before.target), folded.requires_grad_(False))
         erase(node)
     finish(graph)
+
+
+def _before_splits(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """What stands before splits that nothing else reads: a norm of every channel by itself commutes with them."""
+    while len(node.users) == 1 and split_window(graph, node) is not None:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _is_plain(layer: nn.Module) -> bool:

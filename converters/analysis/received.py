@@ -87,15 +87,26 @@ def copied_network(network: nn.Module) -> nn.Module:
     Raises :class:`NetworkError` where it cannot be copied.
     """
     try:
-        # A weight that a norm of the old kind has computed has a history, and copying refuses such tensors.
-        computed = {id(tensor): tensor.detach().clone() for tensor in _computed_tensors(network)}
-        copied = copy.deepcopy(network, computed).eval()
+        copied = own_copy(network).eval()
         with torch.no_grad():
             _make_plain(copied)
+    except NetworkError:
+        raise
     except Exception as error:
         # The network is the user's code and may raise anything.
         raise NetworkError(f"{type(network).__name__} cannot be copied: {error}") from error
     return copied
+
+
+def own_copy(network: nn.Module) -> nn.Module:
+    """A copy as it is, norms and parametrizations included. Raises :class:`NetworkError` where there can be none."""
+    try:
+        # A weight that a norm of the old kind has computed has a history, and copying refuses such tensors.
+        computed = {id(tensor): tensor.detach().clone() for tensor in _computed_tensors(network)}
+        return copy.deepcopy(network, computed)
+    except Exception as error:
+        # The network is the user's code and may raise anything.
+        raise NetworkError(f"{type(network).__name__} cannot be copied: {error}") from error
 
 
 def check_unwrapped(network: nn.Module) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from converters.analysis.network import TracedNetwork
 from converters.analysis.received import pinned_defaults
@@ -38,8 +39,8 @@ class LostResolution:
         return (
             f"the network loses resolution at {_listed(self.reducing)}{back}: what lies between is not computed at "
             f"every pixel, and no loop can walk these layers, so that memory holds their maps of {held} as a whole. "
-            "A dense network has a SplitPool2d in the place of each (after a convolution, which then has stride 1), "
-            "and a MergePool2d for each at its end"
+            "smp_deploy.densify(network, size) makes each a layer of stride 1 with a split behind it, under the same "
+            "weights: the network at every shift of the frame, a prediction of its own for every pixel"
         )
 
 
@@ -99,7 +100,14 @@ def _is_other(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         layer = graph.get_submodule(str(node.target))
         return isinstance(layer, _ADAPTIVE) or (isinstance(layer, nn.Conv2d) and layer.stride == (1, 1))
+    if node.target is F.pad or (node.target is F.conv2d and _stride(node) in (1, (1, 1))):
+        # The kernel of an upsampling, on a small frame.
+        return True
     return "adaptive" in getattr(node.target, "__name__", str(node.target))
+
+
+def _stride(node: fx.Node) -> Any:
+    return node.args[3] if len(node.args) > 3 else node.kwargs.get("stride", 1)
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -50,7 +50,7 @@ class NoiseCase:
     @property
     def grown(self) -> bool:
         """Whether the network did not take the least size, or decided otherwise there."""
-        return self.size != next(_sizes(self.network.size_multiple, self.network.size))
+        return self.size != next(frame_sizes(self.network.size_multiple, self.network.size))
 
 
 def noise_case(network: TracedNetwork) -> NoiseCase:
@@ -63,7 +63,7 @@ def noise_case(network: TracedNetwork) -> NoiseCase:
     Raises :class:`NetworkError` when the network fails on all of them, gives no numbers, gives others each time, or
     gives others than its trace.
     """
-    for size in _sizes(network.size_multiple, network.size):
+    for size in frame_sizes(network.size_multiple, network.size):
         x = torch.randn(
             1, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device=torch.device("cpu")
         )
@@ -88,7 +88,7 @@ def noise_case(network: TracedNetwork) -> NoiseCase:
     return case
 
 
-def _sizes(multiple: Size, largest: Size) -> Iterator[Size]:
+def frame_sizes(multiple: Size, largest: Size) -> Iterator[Size]:
     """The least size, then twice as much at a time, at most ``largest``, which is the last."""
     size = (2 * multiple[0], 3 * multiple[1])
     yield size

@@ -39,6 +39,8 @@ def read_windows(graph: fx.GraphModule, prefix: Prefix, levels: int) -> None:
         rows, columns = total_window(prefix.windows[: prefix.windows_before_conv])
         conv.stride, conv.padding = window, (0, 0)
         conv.dilation = (conv.dilation[0] * rows, conv.dilation[1] * columns)
+        if prefix.pad is not None:
+            erase(prefix.pad)
     else:
         _sample(graph, window, prefix.border)
     for node in prefix.splits[:levels]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -34,7 +34,7 @@ from engines.errors import BundleError
 from engines.schedules.phases import PhaseGrid
 from engines.schedules.schedule import Lowering, Precision, Schedule
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Raised by every change that an older reader would misunderstand."""
 
 LARGEST_MANIFEST = 8 * 2**20
@@ -81,6 +81,17 @@ class ClassRecord(_Record, frozen=True):
     """RGB."""
 
 
+class DensifiedRecord(_Record, frozen=True):
+    """How a strided network was made dense before it was exported."""
+
+    until: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """The module behind which strides were kept."""
+    upsampling: Literal["kernel", "merge"] | None = None
+    """What an interpolation became; ``None`` for its kernel where it has one."""
+    max_pool: Literal["dense", "split"] = "dense"
+    """What a strided max pool became."""
+
+
 class NetworkRecord(_Record, frozen=True):
     """Where the network comes from."""
 
@@ -93,6 +104,8 @@ class NetworkRecord(_Record, frozen=True):
     """Of the checkpoint file, where there was one."""
     parameters_sha256: Sha256 | None = None
     """Of all parameters and buffers, as :func:`converters.reference.digest_of_parameters` reads them."""
+    densified: DensifiedRecord | None = None
+    """``None`` for a network as its source makes it."""
 
 
 class InputRecord(_Record, frozen=True):

@@ -31,6 +31,7 @@ COMMANDS = {
     name: Entry(f"smp_deploy.cli.{module}", f"{module}_command", short_help)
     for name, module, short_help in (
         ("export", "export", "Write the bundle of a network."),
+        ("densify", "densify", "Show what a strided network becomes when it is made dense."),
         ("validate", "validate", "Prove numeric parity, hop by hop."),
         ("debug-precision", "debug_precision", "Find the modules that a lower precision hurts."),
         ("report", "report", "Make a page of the last validation."),

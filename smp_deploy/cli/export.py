@@ -14,7 +14,19 @@ from engines.errors import FrameError, InputError, MissingDependency
 from engines.schedules.phases import Size
 from engines.schedules.schedule import Lowering, Precision
 from smp_deploy.cli.console import note, print_json, print_table
-from smp_deploy.cli.options import FrameSize, JsonOption, StripPrefixOption, WeightsOption, above_zero, frame_size
+from smp_deploy.cli.errors import in_options
+from smp_deploy.cli.options import (
+    FrameSize,
+    JsonOption,
+    MaxPoolOption,
+    StripPrefixOption,
+    UntilOption,
+    UpsamplingOption,
+    WeightsOption,
+    above_zero,
+    densification_of,
+    frame_size,
+)
 from smp_deploy.cli.summaries import bundle_rows
 
 if TYPE_CHECKING:
@@ -36,6 +48,7 @@ def _share(value: float | None) -> float | None:
 
 
 def export_command(
+    context: typer.Context,
     checkpoint: Annotated[
         Path | None, typer.Argument(metavar="[CHECKPOINT]", help="Weights; with --model it may be left out.")
     ] = None,
@@ -45,7 +58,9 @@ def export_command(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="PACKAGE.MODULE:FACTORY", help="A network of your own that uses the pooling layers."
+            "--model",
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="A network of your own: of pooling layers, or with --densify an ordinary strided one.",
         ),
     ] = None,
     *,
@@ -117,6 +132,13 @@ def export_command(
         int | None,
         typer.Option("--width", min=1, metavar="N", help="Channels of the stem.  [default: the checkpoint's]"),
     ] = None,
+    densify: Annotated[
+        bool,
+        typer.Option("--densify", help="Make a strided network dense: each stride a split, the same weights."),
+    ] = False,
+    until: UntilOption = None,
+    upsampling: UpsamplingOption = None,
+    max_pool: MaxPoolOption = None,
     weights: WeightsOption = None,
     strip_prefix: StripPrefixOption = None,
     backbone_only: Annotated[
@@ -185,6 +207,7 @@ def export_command(
         import torch  # noqa: F401 - tells at once that the extra is missing
 
         from converters.checkpoints import checkpoint_from_file, load_checkpoint
+        from converters.densifying import densified
         from converters.exporting import export
         from converters.graphs.stages import IMAGENET_MEAN, IMAGENET_STD
         from converters.networks import network_from_factory
@@ -192,6 +215,7 @@ def export_command(
     except ImportError as error:
         raise MissingDependency(str(error.name), "export") from error
 
+    densification = densification_of(context.params, wanted=densify)
     loaded = None
     if checkpoint is not None:
         loaded = checkpoint_from_file(checkpoint, weights=weights, strip_prefix=strip_prefix)
@@ -203,6 +227,10 @@ def export_command(
         network = network_from_factory(str(model))
         if loaded is not None:
             load_checkpoint(network, loaded, backbone_only=backbone_only, on_note=note)
+    if densification is not None:
+        network, report = densified(network, size, densification)
+        for line in report.summary():
+            note(in_options(line))
     named = None
     if class_names is not None:
         named = classes_from_file(class_names)
@@ -231,7 +259,7 @@ def export_command(
         product=product,
         version=bundle_version,
         replace=force,
-        on_step=note,
+        on_step=_said,
     )
     document = {
         "bundle": str(bundle.path),
@@ -242,6 +270,12 @@ def export_command(
     else:
         print_table(("bundle", str(bundle.path)), bundle_rows(bundle))
     return document
+
+
+def _said(message: str) -> None:
+    note(message)
+    if "smp_deploy.densify(" in message:
+        note("to make it dense, add --densify; `smp-deploy densify` shows first what becomes of each layer")
 
 
 def _trained_classes(checkpoint: Checkpoint | None, classes: int | None) -> list[ClassRecord] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import typer
 
@@ -20,7 +20,44 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from converters.densifying import Densification
     from engines.bundle.bundle import Bundle
+
+
+UntilOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--until", metavar="MODULE", help="For --densify: the module behind which strides are kept.  [default: none]"
+    ),
+]
+UpsamplingOption: TypeAlias = Annotated[
+    Literal["kernel", "merge"] | None,
+    typer.Option(
+        "--upsampling",
+        help="For --densify: what an interpolation becomes, merges and its own kernel, the mean over all shifts; or "
+        "merges alone, which a loop can walk.",
+    ),
+]
+MaxPoolOption: TypeAlias = Annotated[
+    Literal["dense", "split"] | None,
+    typer.Option(
+        "--max-pool",
+        help="For --densify: what a strided max pool becomes, the same at stride 1 and a split, or a split alone.  "
+        "[default: dense]",
+    ),
+]
+
+
+def densification_of(options: Mapping[str, Any], *, wanted: bool) -> Densification | None:
+    """What --until, --upsampling and --max-pool say. Raises :class:`InputError` where --densify is not given."""
+    from converters.densifying import Densification, MaxPool
+
+    for name in ("until", "upsampling", "max_pool"):
+        if not wanted and options[name] is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for --densify")
+    if not wanted:
+        return None
+    return Densification.of(options["until"], options["upsampling"], options["max_pool"] or MaxPool.DENSE)
 
 
 class FrameSize(NamedTuple):

@@ -102,6 +102,7 @@ def network_of(bundle: Bundle, options: Mapping[str, Any]) -> nn.Module | None:
     if checkpoint is None and model is None:
         return None
     from converters.checkpoints import checkpoint_from_file, load_checkpoint, network_from_checkpoint
+    from converters.densifying import Densification, densified
     from converters.networks import network_from_factory
 
     record = bundle.manifest.network
@@ -116,11 +117,15 @@ def network_of(bundle: Bundle, options: Mapping[str, Any]) -> nn.Module | None:
     if model is None:
         assert loaded is not None
         classes = len(bundle.manifest.classes)
-        made = network_from_checkpoint(loaded, arch or record.source, classes=classes, width=record.width, on_note=note)
-        return made.eval()
-    network = network_from_factory(model)
-    if loaded is not None:
-        load_checkpoint(network, loaded, on_note=note)
+        network: nn.Module = network_from_checkpoint(
+            loaded, arch or record.source, classes=classes, width=record.width, on_note=note
+        )
+    else:
+        network = network_from_factory(model)
+        if loaded is not None:
+            load_checkpoint(network, loaded, on_note=note)
+    if record.densified is not None:
+        network, _ = densified(network, bundle.manifest.input.size, Densification.of_record(record.densified))
     return network.eval()
 
 

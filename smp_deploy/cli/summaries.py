@@ -23,9 +23,10 @@ def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
     manifest = bundle.manifest
     frame = manifest.input
     width = f", width {manifest.network.width}" if manifest.network.width else ""
+    dense = ", made dense" if manifest.network.densified else ""
     padding = f", padded to {shown(frame.padded_size)}" if frame.padded_size != frame.size else ""
     return [
-        ("network", f"{manifest.network.source}{width}, {manifest.network.parameters / 1e6:.3f} M parameters"),
+        ("network", f"{manifest.network.source}{width}, {manifest.network.parameters / 1e6:.3f} M parameters{dense}"),
         ("frame", f"uint8 {shown(frame.size)} x 3{padding}"),
         ("gives", f"{manifest.outputs.value} of {len(manifest.classes)} classes"),
         ("splits", ", ".join(shown(window) for window in manifest.windows) or "none"),

@@ -14,9 +14,13 @@ from smp_deploy.cli.options import (
     DatasetOption,
     FrameSize,
     JsonOption,
+    MaxPoolOption,
     RootOption,
     StripPrefixOption,
+    UntilOption,
+    UpsamplingOption,
     WeightsOption,
+    densification_of,
     finite,
     frame_size,
 )
@@ -48,6 +52,13 @@ def train_command(
             "--model", metavar="NAME", help="A network of your own in place of --arch: package.module:factory."
         ),
     ] = None,
+    densify: Annotated[
+        bool,
+        typer.Option("--densify", help="Make a strided network dense, and train it by shrink-expand steps."),
+    ] = False,
+    until: UntilOption = None,
+    upsampling: UpsamplingOption = None,
+    max_pool: MaxPoolOption = None,
     width: Annotated[
         int | None,
         typer.Option("--width", metavar="N", help="Channels of --arch's stem; fewer for slim networks.  [default: 64]"),
@@ -170,7 +181,11 @@ def config_from_options(options: Mapping[str, Any]) -> TrainingConfig:
         Validation,
     )
 
+    if options["densify"] and options["upsampling"] is None:
+        # With a kernel behind the merges, every step would compute every pixel.
+        options = {**options, "upsampling": "merge"}
     return TrainingConfig(
+        densification=densification_of(options, wanted=options["densify"]),
         **{name: options[name] for name in _SAME_NAME},
         optimizer=Optimizer(options["optimizer"]),
         schedule=LearningRateSchedule(options["schedule"]),

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from converters.densifying import Densification
 from engines.errors import InputError
 
 _MOST_EPOCHS = 10**6
@@ -109,6 +110,8 @@ class TrainingConfig:
     """Channels of the architecture's stem; 64 where none are given. A model decides them itself."""
     model: str | None = None
     """A network of one's own, ``"package.module:factory"``, in place of an architecture."""
+    densification: Densification | None = None
+    """How a strided network is made dense before it is trained; None: it is trained as it is."""
     epochs: int = 100
     batch: int = 10
     accumulate: int = 1
@@ -164,7 +167,8 @@ class TrainingConfig:
     @property
     def network_name(self) -> str:
         """The network in a few words: ``"smp-resnet18 of width 64"``, or the factory's path."""
-        return self.model or f"{self.arch} of width {self.width}"
+        dense = ", made dense" if self.densification else ""
+        return (self.model or f"{self.arch} of width {self.width}") + dense
 
 
 def json_from_config(config: TrainingConfig) -> str:

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+from converters.densifying import densified
 from converters.networks import network_from_arch, network_from_factory
 from engines.errors import InputError, NetworkError
 from smp_deploy.datasets.base import DatasetInfo
@@ -21,11 +22,13 @@ def network_from_config(config: TrainingConfig, info: DatasetInfo) -> nn.Module:
     :class:`InputError` where :func:`check_fits` finds that it cannot be trained like this.
     """
     if config.model is not None:
-        network = network_from_factory(config.model)
+        network: nn.Module = network_from_factory(config.model)
     else:
         assert config.arch is not None
         assert config.width is not None
         network = network_from_arch(config.arch, classes=len(info.classes), width=config.width)
+    if config.densification is not None:
+        network, _ = densified(network, config.augmentation.crop, config.densification)
     network.train()
     check_fits(network, config, info)
     return network

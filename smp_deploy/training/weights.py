@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from converters.checkpoints import Checkpoint, checkpoint_from_file, load_checkpoint, network_from_checkpoint
+from converters.densifying import Densification, densified
 from converters.networks import network_from_factory
 from engines.bundle.documents import json_of
 from engines.bundle.gate import write_file
 from engines.bundle.manifest import ClassRecord
 from engines.errors import CheckpointError, InputError, OutputError
+from engines.schedules.phases import Size
 from engines.text import check_name
 from smp_deploy.datasets.base import DatasetInfo
 
@@ -34,6 +36,8 @@ class WeightsInfo:
     """The factory of a network of one's own, ``"package.module:factory"``."""
     training: str = "{}"
     """The configuration it was trained with, as JSON."""
+    dense: tuple[Densification, Size] | None = None
+    """How a strided network was made dense to be trained, and for which size."""
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> None:
@@ -103,12 +107,20 @@ def network_from_weights(
             )
         network = network_from_factory(model)
         load_checkpoint(network, checkpoint)
-        return network.eval(), info
+        return _as_trained(network, info), info
     if model is not None:
         raise InputError(f'{path} holds the weights of {info.arch}, which needs no model=; received model="{model}"')
     assert info.width is not None
     classes = len(info.dataset.classes)
-    return network_from_checkpoint(checkpoint, info.arch, classes=classes, width=info.width).eval(), info
+    return _as_trained(network_from_checkpoint(checkpoint, info.arch, classes=classes, width=info.width), info), info
+
+
+def _as_trained(network: nn.Module, info: WeightsInfo) -> nn.Module:
+    """In evaluation mode, and made dense if it was trained so."""
+    if info.dense is not None:
+        densification, size = info.dense
+        network, _ = densified(network, size, densification)
+    return network.eval()
 
 
 def classes_of(checkpoint: Checkpoint) -> list[ClassRecord] | None:
@@ -145,10 +157,22 @@ def _info_of(checkpoint: Checkpoint) -> WeightsInfo:
             # It is shown as something to type.
             if not re.fullmatch(r"[\w.]+:\w+", metadata["model"]):
                 raise ValueError(f"{metadata['model']!r} is no package.module:factory")
-            return WeightsInfo(dataset, None, None, metadata["model"], training)
-        return WeightsInfo(dataset, metadata["arch"], int(metadata["width"]), None, training)
+            return WeightsInfo(dataset, None, None, metadata["model"], training, _dense(training))
+        return WeightsInfo(dataset, metadata["arch"], int(metadata["width"]), None, training, _dense(training))
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path}: its metadata do not say which network and classes it holds ({error}); "
             "checkpoints of `smp-deploy train` do"
         ) from error
+
+
+def _dense(training: str) -> tuple[Densification, Size] | None:
+    """What a configuration says of it. Raises what a document of other types raises."""
+    document = json_of(training)
+    if not isinstance(document, dict):
+        raise ValueError("training is an object")
+    said = document.get("densification")
+    if said is None:
+        return None
+    height, width = document["augmentation"]["crop"]
+    return Densification.of(said["until"], said["upsampling"], said["max_pool"]), (int(height), int(width))

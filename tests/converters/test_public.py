@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import converters
+from converters.densifying import DensifyReport, densify
 from converters.exporting import export
 from converters.networks import network_from_arch, network_from_source
 from converters.one_file.packing import pack
@@ -23,9 +24,11 @@ def test_names_are_sorted_and_lead_to_what_they_name() -> None:
     assert set(converters.__all__) <= set(dir(converters))
     found = {name: getattr(converters, name) for name in converters.__all__}
     assert found == {
+        "DensifyReport": DensifyReport,
         "Frame": Frame,
         "MergePool2d": MergePool2d,
         "SplitPool2d": SplitPool2d,
+        "densify": densify,
         "export": export,
         "merge": merge,
         "network_from_arch": network_from_arch,

@@ -58,8 +58,9 @@ def test_a_network_of_splits_loses_none_and_one_of_strides_does() -> None:
     assert lost.warning(0) == (
         "the network loses resolution at conv1, maxpool, layer2.0.conv1 and 5 more, and resizes back at interpolate: "
         "what lies between is not computed at every pixel, and no loop can walk these layers, so that memory holds "
-        "their maps of the frame as a whole. A dense network has a SplitPool2d in the place of each (after a "
-        "convolution, which then has stride 1), and a MergePool2d for each at its end"
+        "their maps of the frame as a whole. smp_deploy.densify(network, size) makes each a layer of stride 1 with a "
+        "split behind it, under the same weights: the network at every shift of the frame, a prediction of its own for "
+        "every pixel"
     )
     assert "their maps of a phase as a whole" in lost.warning(1)
 

@@ -89,7 +89,15 @@ def test_every_figure_of_a_training_run_has_an_option() -> None:
     parts = (TrainingConfig, Augmentation, Loss, Validation)
     fields = {field.name for part in parts for field in dataclasses.fields(part)}
     # Enums and parts are not refused by name, and `warmup` is Python's alone.
-    assert fields - set(_OPTIONS) == {"augmentation", "loss", "optimizer", "schedule", "validation", "warmup"}
+    assert fields - set(_OPTIONS) == {
+        "augmentation",
+        "densification",
+        "loss",
+        "optimizer",
+        "schedule",
+        "validation",
+        "warmup",
+    }
 
 
 def test_every_argument_that_an_evaluation_refuses_has_an_option() -> None:
