@@ -17,6 +17,7 @@ from converters.graphs.quantization import CalibrationConfig, CalibrationMethod
 from converters.graphs.stages import Normalization
 from converters.normalization import normalization_of
 from converters.palettes import classes_from_names
+from converters.thresholds import checked_threshold
 from engines.bundle.manifest import ClassRecord, OutputKind
 from engines.errors import InputError
 from engines.schedules.phases import Size
@@ -31,6 +32,8 @@ class ExportRequest:
 
     size: Size
     outputs: OutputKind
+    threshold: float | None
+    """Of a network of one logit a pixel: the probability above which a label is 1."""
     opset: int
     normalization: Normalization
     precisions: tuple[Precision, ...]
@@ -51,6 +54,7 @@ def export_request(
     *,
     size: Sequence[int],
     outputs: OutputKind | str = OutputKind.LABELS,
+    threshold: float | None = None,
     precisions: Iterable[Precision | str] | Precision | str = (),
     keep_fp32: Mapping[Precision | str, Iterable[str]] | Iterable[str] | None = None,
     calibration_frames: Sequence[NDArray[np.uint8]] = (),
@@ -79,9 +83,11 @@ def export_request(
                 f"{precision.graph.value} graph, which every bundle has"
             )
     _check_opset(opset, wanted)
+    gives = named(OutputKind, "outputs", outputs)
     return ExportRequest(
         size=frame_size,
-        outputs=named(OutputKind, "outputs", outputs),
+        outputs=gives,
+        threshold=None if threshold is None else _threshold(threshold, gives),
         opset=opset,
         normalization=normalization_of(mean, std),
         precisions=wanted,
@@ -114,6 +120,12 @@ def _choices(
 ) -> tuple[_Choice, ...]:
     given = (values,) if isinstance(values, (str, enum.Enum)) else tuple(values)
     return tuple(dict.fromkeys(named(kind, argument, value) for value in given))
+
+
+def _threshold(threshold: float, outputs: OutputKind) -> float:
+    if outputs is not OutputKind.LABELS:
+        raise InputError(f'threshold= decides labels, and outputs="{outputs.value}" gives none')
+    return checked_threshold(threshold)
 
 
 def _version(version: int) -> int:

@@ -32,6 +32,7 @@ from converters.readme import README_NAME, readme_from_manifest
 from converters.reference import digest_of_parameters, noise_frame, reference_case, write_edges, write_reference
 from converters.rewriting.lowerings.base import LoweredNetwork
 from converters.rewriting.proof import noise_case
+from converters.thresholds import with_threshold
 from converters.trunks import TrunkPrecisions, TrunkWriter, proven_trunks, write_trunks
 from engines.backends.versions import installed_versions
 from engines.bundle.bundle import Bundle
@@ -71,6 +72,7 @@ def export(
     *,
     size: Size = (1024, 2048),
     outputs: OutputKind | str = "labels",
+    threshold: float | None = None,
     precisions: Iterable[Precision | str] | Precision | str = ("fp16",),
     keep_fp32: Mapping[Precision | str, Iterable[str]] | Iterable[str] | None = None,
     calibration_frames: Sequence[NDArray[np.uint8]] = (),
@@ -105,6 +107,7 @@ def export(
         size: of the frames, ``(height, width)`` in pixels; padded inside where the network needs a multiple.
         outputs: what the bundle gives for a frame: ``"labels"`` uint8 ``(H, W)``, or ``"logits"`` or
             ``"probabilities"`` float32 ``(classes, H, W)``.
+        threshold: for labels of a network of one logit a pixel: 1 where its sigmoid is above this probability, else 0.
         precisions: of the trunks to write beside the fp32 ones, which every check needs: ``"fp16"``, ``"bf16"`` (opset
             22 or later), ``"int8"`` (with ``calibration_frames``).
         keep_fp32: shell patterns of modules that stay in fp32 in the other trunks, ``("layer4.*",)``; a mapping gives
@@ -142,6 +145,7 @@ def export(
     request = export_request(
         size=size,
         outputs=outputs,
+        threshold=threshold,
         precisions=precisions,
         keep_fp32=keep_fp32,
         calibration_frames=calibration_frames,
@@ -165,6 +169,7 @@ def export(
         width=width,
         checkpoint_sha256=checkpoint_sha256,
         densified=densified,
+        threshold=request.threshold,
     )
     target = Path(path)
     # The network's own code runs, and a relative path means what it meant before.
@@ -197,6 +202,8 @@ class _Export:
     def write(self, network: nn.Module, origin: NetworkRecord) -> Manifest:
         """Write every file of the bundle, the manifest last."""
         self.on_step("tracing the network, rewriting it for every schedule and proving each form")
+        if self.request.threshold is not None:
+            network = with_threshold(network, self.request.threshold)
         if halves := half_types(network):
             self.on_step(
                 f"the network has weights in {' and '.join(halves)}: all is computed in fp32 with their values"

@@ -53,9 +53,8 @@ def check_channels(channels: int, outputs: OutputKind) -> None:
     if channels == 1 and outputs is not OutputKind.LOGITS:
         result = "every label is 0" if outputs is OutputKind.LABELS else "every probability is 1"
         raise NetworkError(
-            f"the network's logits have one channel, so {result}; give it two: behind a last layer "
-            "nn.Conv2d(1, 2, 1) with weights 0 and 1 and biases t and 0, class 1 is where the logit is above t "
-            '(docs/own-network.md), or choose outputs="logits"'
+            f"the network's logits have one channel, so {result}; with threshold=0.5 the label is 1 where the sigmoid "
+            'is above it, else 0; or choose outputs="logits"'
         )
 
 

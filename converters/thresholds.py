@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.analysis.received import working_copy
+from engines.bundle.bundle import Bundle
 from engines.errors import InputError
 
 
@@ -20,19 +21,18 @@ def with_threshold(network: nn.Module, probability: float) -> nn.Module:
 
     Args:
         network: maps ``(n, 3, H, W)`` to logits ``(n, 1, H, W)``.
-        probability: above 0 and below 1.
+        probability: of :func:`checked_threshold`.
 
-    Raises :class:`InputError` for another probability, and, when it runs, for other channels than one.
+    When it runs, it raises :class:`InputError` for other channels than one.
     """
-    if not 0 < probability < 1:
-        raise InputError(f"threshold= is a probability above 0 and below 1; received {probability!r}")
     second = nn.Conv2d(1, 2, 1)
     with torch.no_grad():
         second.weight.copy_(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1))
         second.bias.copy_(torch.tensor([math.log(probability / (1 - probability)), 0.0]))  # type: ignore[union-attr]
     copy = working_copy(network)
-    names = {"threshold", *(f"threshold_{number}" for number in range(len(copy._modules)))}
-    name = min(names - vars(copy).keys() - copy._modules.keys())
+    name = "threshold"
+    while hasattr(copy, name):
+        name += "_"
     copy.add_module(name, second.eval())
 
     def compared(module: nn.Module, _: Any, logits: Tensor) -> Tensor:
@@ -43,3 +43,16 @@ def with_threshold(network: nn.Module, probability: float) -> nn.Module:
 
     copy.register_forward_hook(compared)
     return copy
+
+
+def as_exported(bundle: Bundle, network: nn.Module | None) -> nn.Module | None:
+    """The network that a bundle was exported from, with its threshold where it has one."""
+    probability = bundle.manifest.network.threshold
+    return network if network is None or probability is None else with_threshold(network, probability)
+
+
+def checked_threshold(probability: object) -> float:
+    """A probability above 0 and below 1. Raises :class:`InputError` for anything else."""
+    if not isinstance(probability, (int, float)) or not 0 < probability < 1:
+        raise InputError(f"threshold= is a probability above 0 and below 1; received {probability!r}")
+    return float(probability)

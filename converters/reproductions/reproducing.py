@@ -17,6 +17,7 @@ from torch import nn
 from converters.graphs.rounding import write_rounding
 from converters.reproductions.pieces import OUTPUT, Piece, file_stem, run_of, without_weights
 from converters.reproductions.sources import piece_in_precision, piece_of_output, pieces_in_fp32
+from converters.thresholds import as_exported
 from converters.verification.chain import PYTORCH
 from converters.verification.subject import Frame, Subject, reference_frames
 from engines.backends.versions import tool_versions
@@ -63,7 +64,7 @@ def reproduce(
     """
     opened = Bundle.of(bundle)
     check_target(Path(folder), None)
-    subject = Subject(opened, [*reference_frames(opened), *frames], {}, network)
+    subject = Subject(opened, [*reference_frames(opened), *frames], {}, as_exported(opened, network))
     failed = [check for check in checks if check.failed]
     if not failed:
         raise Unreproducible("no check failed: there is nothing to reproduce")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from converters.analysis.received import pinned_defaults
+from converters.thresholds import as_exported
 from converters.verification import Findings, Frame, Subject, checks_of, reference_frames
 from converters.verification.polygraphy_files import polygraphy_commands, write_polygraphy_files
 from engines.backends.onnxruntime.cpu import ONNXRUNTIME_CPU
@@ -83,7 +84,7 @@ def validate(
         opened,
         [*reference_frames(opened), *given],
         tolerances or {},
-        network,
+        as_exported(opened, network),
         quick=quick,
         # Other phases every day, where not all are taken.
         rotation=int(time.time()) // 86400,

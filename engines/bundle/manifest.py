@@ -106,6 +106,8 @@ class NetworkRecord(_Record, frozen=True):
     """Of all parameters and buffers, as :func:`converters.reference.digest_of_parameters` reads them."""
     densified: DensifiedRecord | None = None
     """``None`` for a network as its source makes it."""
+    threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    """Of a network of one logit a pixel: the label is 1 where the sigmoid is above it."""
 
 
 class InputRecord(_Record, frozen=True):

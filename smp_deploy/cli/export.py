@@ -72,6 +72,14 @@ def export_command(
     outputs: Annotated[
         OutputKind, typer.Option("--outputs", help="What the bundle gives for a frame.")
     ] = OutputKind.LABELS,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            metavar="P",
+            help="For labels of a network of one logit a pixel: 1 where its sigmoid is above P, else 0.",
+        ),
+    ] = None,
     precisions: Annotated[
         list[Precision] | None,
         typer.Option(
@@ -241,6 +249,7 @@ def export_command(
         output,
         size=size,
         outputs=outputs,
+        threshold=threshold,
         precisions=wanted,
         keep_fp32=_kept(keep_fp32 or (), wanted),
         calibration_frames=_calibration_frames(calibration_images or (), size),

@@ -13,9 +13,11 @@ from converters.analysis.network import traced_network
 from converters.analysis.received import half_types, working_copy
 from converters.exporting import export
 from converters.outputs import channels_of, check_channels, check_meaning
+from converters.pooling import MergePool2d, SplitPool2d
 from converters.reference import noise_frame
-from engines import OutputKind, Session
-from engines.errors import NetworkError
+from converters.verification.validate import validate
+from engines import OutputKind, Schedule, Session
+from engines.errors import InputError, NetworkError
 
 SIZE = (6, 10)
 FAST = {"size": SIZE, "precisions": "fp32", "levels": 0}
@@ -61,31 +63,68 @@ def test_another_type_than_float32_is_refused(last: str, words: str) -> None:
 
 
 def test_one_channel_has_no_highest_of_several(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match=r"one channel, so every label is 0; give it two: .* nn\.Conv2d\(1, 2, 1\)"):
+    with pytest.raises(NetworkError, match=r"one channel, so every label is 0; with threshold=0\.5 "):
         export(head(1), tmp_path / "bundle", outputs="labels", **FAST)
-    with pytest.raises(NetworkError, match="one channel, so every probability is 1; give it two"):
+    with pytest.raises(NetworkError, match="one channel, so every probability is 1; "):
         check_channels(1, OutputKind.PROBABILITIES)
     check_channels(1, OutputKind.LOGITS)
     check_channels(2, OutputKind.LABELS)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.3])
-def test_the_second_channel_that_is_recommended_is_the_threshold(threshold: float, tmp_path: Path) -> None:
-    network, second = head(1), nn.Conv2d(1, 2, 1)
-    with torch.no_grad():
-        second.weight.copy_(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1))
-        second.bias.copy_(torch.tensor([threshold, 0.0]))
-    bundle = export(nn.Sequential(network, second), tmp_path / "bundle", outputs="labels", **FAST)
+class OneLogit(nn.Module):
+    """One logit a pixel, by way of two levels; a layer of its own is called ``threshold``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.split = SplitPool2d(2)
+        self.conv, self.threshold = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+        self.merge = MergePool2d(self.split)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(self.threshold(torch.relu(self.split(self.conv(x)))))
+
+
+@pytest.fixture
+def one_logit() -> nn.Module:
+    """With values on both sides of 0."""
+    torch.manual_seed(5)
+    return OneLogit().eval()
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.45])
+def test_a_threshold_makes_two_classes_of_one_logit(one_logit: nn.Module, threshold: float, tmp_path: Path) -> None:
+    keys = set(one_logit.state_dict())
+    bundle = export(one_logit, tmp_path / "bundle", size=SIZE, threshold=threshold, precisions="fp32")
+    assert set(one_logit.state_dict()) == keys
+    assert bundle.manifest.network.threshold == threshold
+    assert len(bundle.manifest.classes) == 2
     frame = noise_frame(SIZE, seed=1)
     manifest = bundle.manifest.input
     with torch.no_grad():
         planes = (torch.from_numpy(frame) / 255 - torch.tensor(manifest.mean)) / torch.tensor(manifest.std)
-        logits = network(planes.permute(2, 0, 1)[None])[0, 0].numpy()
-    with Session.open(bundle) as session:
-        labels = session.predict(frame)
-    sure = np.abs(logits - threshold) > 1e-5
-    assert 0 < (logits > threshold).sum() < logits.size
-    assert (labels == (logits > threshold))[sure].all()
+        logits = one_logit(planes.permute(2, 0, 1)[None])[0, 0].numpy()
+    expected = 1 / (1 + np.exp(-logits)) > threshold
+    assert 0 < expected.sum() < expected.size
+    sure = np.abs(logits - np.log(threshold / (1 - threshold))) > 1e-5
+    for trunk in bundle.manifest.trunks:
+        with Session.open(bundle, schedule=Schedule(trunk.levels, 1, trunk.lowering)) as session:
+            assert (session.predict(frame) == expected)[sure].all()
+    # The network as it is, without the threshold, is the one that was exported.
+    assert not any(check.failed for check in validate(bundle, network=one_logit, keep=False).checks)
+    with torch.no_grad():
+        one_logit.conv.bias += 1
+    assert any(check.failed for check in validate(bundle, network=one_logit, quick=True, keep=False).checks)
+
+
+def test_a_threshold_is_for_labels_of_one_logit(one_logit: nn.Module, tmp_path: Path) -> None:
+    for threshold in (0, 1, -0.5, float("nan"), "half"):
+        with pytest.raises(InputError, match=r"^threshold= is a probability above 0 and below 1; received "):
+            export(one_logit, tmp_path / "bundle", size=SIZE, threshold=threshold)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r'^threshold= decides labels, and outputs="logits" gives none$'):
+        export(one_logit, tmp_path / "bundle", size=SIZE, threshold=0.5, outputs="logits")
+    with pytest.raises(NetworkError, match=r"threshold= is for a network of one logit a pixel; this one gives 3$"):
+        export(head(3), tmp_path / "bundle", threshold=0.5, **FAST)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_labels_of_its_own_are_refused(tmp_path: Path) -> None:
