@@ -64,8 +64,8 @@ def densified(network: nn.Module, size: Size, options: Densification) -> tuple[D
     size = checked_size(size)
     check_whole(network)
     with pinned_defaults():
-        strided, plan, padded, multiple = _plan(network, size, options)
-        dense, written = _written(network, strided, plan, options, multiple)
+        traced, strided, plan, padded, multiple = _plan(network, size, options)
+        dense, written = _written(network, traced, strided, plan, options, multiple)
         found = checked(Conversion(network, strided, dense, written, plan, padded))
         windows = max((place.stack for place in plan.places.values()), key=len)
         report = DensifyReport(
@@ -89,22 +89,23 @@ def densified(network: nn.Module, size: Size, options: Densification) -> tuple[D
 
 
 def _trace(network: nn.Module, size: Size) -> fx.GraphModule:
-    graph = shared_graph(own_copy(network).cpu().eval(), size)
+    graph = shared_graph(network, size)
     remove_in_place(graph, own_layers=True)
     by_position(graph)
     graph.recompile()
     return graph
 
 
-def _plan(network: nn.Module, size: Size, options: Densification) -> tuple[fx.GraphModule, Plan, Size, Size]:
-    """The trace, its plan, the padded size that they are for, and what the sides of an image are multiples of.
+def _plan(network: nn.Module, size: Size, options: Densification) -> tuple[nn.Module, fx.GraphModule, Plan, Size, Size]:
+    """The copy that was traced, its trace, the plan, the padded size that these are for, and what sides are multiples of.
 
     How large a frame has to be padded is known when all strides are found, and these by following a frame.
     """
     rows, columns = own_multiple(network) or (1, 1)
     while True:
         padded = padded_size(size, (rows, columns))
-        strided = _trace(network, padded)
+        traced = own_copy(network).cpu().eval()
+        strided = _trace(traced, padded)
         plan, error = planned(strided, padded, options)
         needed = _multiple(place.stack for place in plan.places.values())
         found = math.lcm(rows, needed[0]), math.lcm(columns, needed[1])
@@ -117,7 +118,7 @@ def _plan(network: nn.Module, size: Size, options: Densification) -> tuple[fx.Gr
         raise NetworkError(
             f"{type(network).__name__} has no strided layer: it computes every pixel of its image already"
         )
-    return strided, plan, padded, found
+    return traced, strided, plan, padded, found
 
 
 def _multiple(stacks: Iterable[Stack]) -> Size:
@@ -126,9 +127,15 @@ def _multiple(stacks: Iterable[Stack]) -> Size:
 
 
 def _written(
-    network: nn.Module, strided: fx.GraphModule, plan: Plan, options: Densification, multiple: Size
+    network: nn.Module,
+    traced: nn.Module,
+    strided: fx.GraphModule,
+    plan: Plan,
+    options: Densification,
+    multiple: Size,
 ) -> tuple[DenseNetwork, dict[fx.Node, fx.Node]]:
-    root = own_copy(network).eval()
+    # Of what was traced: it has the tensors that the forward pass makes anew each time.
+    root = own_copy(traced)
     writer = Writer(root)
     for node in strided.graph.nodes:
         if node.op == "output":

@@ -52,7 +52,10 @@ def _complete(made: nn.Module, root: nn.Module) -> None:
             made.register_parameter(name, parameter)
     for name, buffer in root._buffers.items():
         if name not in made._buffers:
-            made.register_buffer(name, buffer, persistent=name not in root._non_persistent_buffers_set)
+            made.register_buffer(name, buffer)
+    # A graph takes every tensor for a part of its state.
+    kept = root._buffers.keys() - root._non_persistent_buffers_set
+    made._non_persistent_buffers_set = {name for name in made._buffers if name not in kept}
 
 
 def origin_of(network: nn.Module) -> tuple[str, DensifiedRecord | None]:

@@ -71,9 +71,8 @@ def context(self: Any, x: Tensor) -> Tensor:
     return self.last(first) + F.adaptive_avg_pool2d(first, (4, 6))
 
 
-def asking(self: Any, x: Tensor) -> Tensor:
-    x = self.conv(x)
-    return x * 2 if isinstance(x, Tensor) else x
+def by_chance(self: Any, x: Tensor) -> Tensor:
+    return self.conv(x) * torch.rand(1)
 
 
 def strided(**settings: Any) -> nn.Conv2d:
@@ -155,8 +154,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "no stride": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)), "Sequential has no strided layer"),
     "no trace": (
-        lambda: Composed(asking, conv=strided()),
-        "the network differs from its trace: it asks with isinstance or torch.is_tensor",
+        lambda: Composed(by_chance, conv=strided()),
+        "the network differs from its trace: something in its forward leaves no trace",
     ),
 }
 
