@@ -166,6 +166,7 @@ _OPTIONS = {
             "sub_batch",
             "target",
             "threads",
+            "threshold",
             "timing_cache",
             "trust",
             "until",
