@@ -97,7 +97,7 @@ def _trace(network: nn.Module, size: Size) -> fx.GraphModule:
 
 
 def _plan(network: nn.Module, size: Size, options: Densification) -> tuple[nn.Module, fx.GraphModule, Plan, Size, Size]:
-    """The copy that was traced, its trace, the plan, the padded size that these are for, and what sides are multiples of.
+    """The copy that was traced, its trace, the plan, the padded size of these, and what sides are multiples of.
 
     How large a frame has to be padded is known when all strides are found, and these by following a frame.
     """
