@@ -42,6 +42,8 @@ def become(request: dict[str, Any]) -> None:
     sys.argv = request["arguments"]
     # As the console script starts: its own folder, not the working directory, is where modules are found first.
     sys.path[0] = os.path.dirname(request["arguments"][0])  # noqa: PTH120 - a text, as Python's own
+    asked = request["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [folder for folder in asked if folder and folder not in sys.path]
     for stream, path in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
         opened = os.open(path, os.O_RDONLY if stream == 0 else os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, stream)
