@@ -27,6 +27,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "validate": ("--backend", "onnxruntime"),
     "debug-precision": (),
     "build-engine": (),
+    "pack": ("-o", "OUT"),
 }
 """Of every command that gives a bundle to a runtime."""
 
