@@ -83,9 +83,9 @@ def own_multiple(network: nn.Module) -> Size | None:
 
     Raises :class:`NetworkError` when that is no pair of positive numbers.
     """
-    multiple = getattr(network, "size_multiple", None)
-    if multiple is None:
+    if not hasattr(network, "size_multiple"):
         return None
+    multiple: Any = network.size_multiple
     try:
         rows, columns = (int(side) for side in multiple)
     except (TypeError, ValueError):
