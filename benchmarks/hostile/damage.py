@@ -317,7 +317,8 @@ def renew_hashes(bundle: Path) -> None:
     for path in (bundle / "reports").glob("*.json"):
         text = path.read_bytes()
         for old, new in old_to_new.items():
-            text = text.replace(old.encode(), new.encode())
+            # Where a hash was spoilt, it may be half of a character.
+            text = text.replace(old.encode("utf-8", "surrogatepass"), new.encode())
         path.write_bytes(text)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.backends.onnxruntime.sessions import Provider, error_of, import_onnxruntime, open_session, spec_of
+from engines.backends.onnxruntime.sessions import Provider, error_of, import_onnxruntime, open_session, specs_of
 from engines.devices.base import DeviceEngine, Execution, Stream, TensorSpec
 from engines.errors import BackendError
 
@@ -32,8 +32,8 @@ class OnnxRuntimeEngine(DeviceEngine):
         self.graph = graph
         self.device = (_DEVICE_TYPES[provider], device_index)
         self.session = open_session(graph, provider, provider_options)
-        self.inputs = tuple(spec_of(value) for value in self.session.get_inputs())
-        self.outputs = tuple(spec_of(value) for value in self.session.get_outputs())
+        self.inputs = specs_of(graph, self.session.get_inputs())
+        self.outputs = specs_of(graph, self.session.get_outputs())
 
     def execution(self, shapes: Mapping[str, tuple[int, ...]]) -> Execution:
         return OnnxRuntimeExecution(self, shapes)

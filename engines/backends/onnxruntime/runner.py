@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engines.backends.onnxruntime.sessions import error_of, open_session, spec_of
+from engines.backends.onnxruntime.sessions import error_of, open_session, specs_of
 from engines.executors.runner import Array, Runner
 from engines.schedules.schedule import Precision
 
@@ -41,8 +41,8 @@ class OnnxRuntimeRunner(Runner):
 
     def _activate(self) -> None:
         self._session = open_session(self._graph, as_written=self._as_written, arena=self._arena, weights=self._weights)
-        self.inputs = tuple(spec_of(value) for value in self._session.get_inputs())
-        self.outputs = tuple(spec_of(value) for value in self._session.get_outputs())
+        self.inputs = specs_of(self._graph, self._session.get_inputs())
+        self.outputs = specs_of(self._graph, self._session.get_outputs())
 
     def _close(self) -> None:
         self._session = None

@@ -9,7 +9,7 @@ import functools
 import io
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +128,14 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-def spec_of(value: Any) -> TensorSpec:
-    """Of an input or output of a session."""
+def specs_of(graph: Path | bytes, values: Iterable[Any]) -> tuple[TensorSpec, ...]:
+    """Of the inputs or the outputs of a session. Raises :class:`BackendError` for a type that no graph of ours has."""
+    return tuple(_spec(graph, value) for value in values)
+
+
+def _spec(graph: Path | bytes, value: Any) -> TensorSpec:
+    if value.type not in _DTYPES:
+        raise BackendError(f"{_name(graph)} cannot be used: {value.name} is a {value.type} there")
     shape = tuple(size if isinstance(size, int) else None for size in value.shape)
     return TensorSpec(value.name, _DTYPES[value.type], shape)
 
@@ -149,8 +155,11 @@ _OUT_OF_MEMORY = (
 
 def error_of(what: str, graph: Path | bytes, error: Exception) -> BackendError:
     """The error to raise for one that ONNX Runtime raised when it did something with a graph."""
-    where = "the graph" if isinstance(graph, bytes) else str(graph)
-    return failure_of_runtime(f"ONNX Runtime {what} {where}: {_first_line(error)}", error, _OUT_OF_MEMORY)
+    return failure_of_runtime(f"ONNX Runtime {what} {_name(graph)}: {_first_line(error)}", error, _OUT_OF_MEMORY)
+
+
+def _name(graph: Path | bytes) -> str:
+    return "the graph" if isinstance(graph, bytes) else str(graph)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from engines import Bundle, Precision, Schedule, Session
 from engines.backends.onnxruntime.cuda import ONNXRUNTIME_CUDA, _small_workspaces, provider_options
 from engines.backends.onnxruntime.engine import OnnxRuntimeEngine
+from engines.backends.onnxruntime.runner import OnnxRuntimeRunner
 from engines.backends.onnxruntime.sessions import Provider
 from engines.devices.gpus import gpus
 from engines.errors import BackendError, InputError, MachineError
@@ -93,3 +97,16 @@ def test_a_named_schedule_must_fit_the_budget(exported: Bundle) -> None:
     needed = ONNXRUNTIME_CUDA.memory.peak_bytes(exported.manifest, schedule, Precision.TF32)
     with pytest.raises(InputError, match=r"levels 2, sub-batch 16, reshape needs .* as predicted, more than memory="):
         Session.open(exported, "onnxruntime-cuda", precision="tf32", schedule=schedule, memory=needed - 1)
+
+
+def test_a_type_that_no_graph_of_a_bundle_has_is_one_error(tmp_path: Path) -> None:
+    bfloat16 = onnx.TensorProto.BFLOAT16
+    value = onnx.helper.make_tensor_value_info("planes", bfloat16, [3])
+    given = onnx.helper.make_tensor_value_info("frame", onnx.TensorProto.FLOAT, [3])
+    cast = onnx.helper.make_node("Cast", ["frame"], ["planes"], to=bfloat16)
+    graph = onnx.helper.make_graph([cast], "g", [given], [value])
+    path = tmp_path / "prepare.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), path)
+    said = f"^{re.escape(str(path))} cannot be used: planes is a tensor\\(bfloat16\\) there$"
+    with pytest.raises(BackendError, match=said):
+        OnnxRuntimeRunner(path).__enter__()
