@@ -202,12 +202,12 @@ class _Export:
     def write(self, network: nn.Module, origin: NetworkRecord) -> Manifest:
         """Write every file of the bundle, the manifest last."""
         self.on_step("tracing the network, rewriting it for every schedule and proving each form")
-        if self.request.threshold is not None:
-            network = with_threshold(network, self.request.threshold)
         if halves := half_types(network):
             self.on_step(
                 f"the network has weights in {' and '.join(halves)}: all is computed in fp32 with their values"
             )
+        if self.request.threshold is not None:
+            network = with_threshold(network, self.request.threshold)
         forms = self._forms(traced_network(working_copy(network), self.request.size), origin)
         origin = msgspec.structs.replace(origin, parameters_sha256=digest_of_parameters(network))
         ranges = self._ranges(forms)

@@ -19,6 +19,7 @@ from engines.bundle.bundle import Bundle
 from engines.bundle.manifest import OutputKind
 from engines.errors import CheckFailed
 from engines.executors.host import RunnerExecutor
+from engines.parity.comparison import relative_error
 from engines.parity.tolerances import tolerance_of
 from engines.schedules.schedule import Precision, Schedule
 from engines.session import Session
@@ -67,9 +68,7 @@ def _proven_labels(found: NDArray[np.generic], expected: NDArray[np.generic], on
 
 def _proven_maps(found: NDArray[np.generic], expected: NDArray[np.generic], on: str, kind: str) -> ProofRecord:
     most = tolerance_of(Precision.FP32).logits
-    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max()
-    error = float(difference / (np.abs(expected).max() or 1))
-    # NaN fails.
+    error = relative_error(np.asarray(found, np.float32), np.asarray(expected, np.float32))
     if not error <= most:
         raise CheckFailed(
             f"the packed file's {kind} are {error:.3g} of the largest off the session's, above {most:g}, on {on}; "

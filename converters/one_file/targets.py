@@ -7,6 +7,7 @@ from pathlib import Path
 from converters.one_file.record import document_from_json
 from engines.bundle.bundle import Bundle
 from engines.bundle.gate import Folder, read_file
+from engines.bundle.staging import there_already
 from engines.errors import InputError, OutputError
 
 SUFFIX = ".onnx"
@@ -31,7 +32,7 @@ def check_targets(bundle: Bundle, path: Path, *, replace: bool) -> None:
         if bundle.holds(target):
             raise OutputError(f"{target} is a file of the bundle {bundle.path}; choose another place")
         if (target.exists() or target.is_symlink()) and not replace:
-            raise OutputError(f"{target} exists already; choose another place, or replace it with replace=True")
+            raise there_already(target)
     if path.exists() and not path.is_file():
         raise OutputError(f"{path} is no file, so it is not replaced; choose another place")
     if beside.exists() and not _describes(beside):

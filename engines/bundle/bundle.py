@@ -132,7 +132,7 @@ class Bundle:
     def _contents(self) -> Contents:
         return Contents(self.folder, self.manifest, self.target, self._used)
 
-    @cached_property
+    @property
     def files(self) -> Mapping[str, FileRecord]:
         """All files that are listed."""
         return self._contents.files

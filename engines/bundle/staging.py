@@ -28,13 +28,14 @@ def check_target(target: Path, replaces: str | None) -> None:
     if not target.exists() and not target.is_symlink():
         return
     if replaces is None:
-        raise _there_already(target)
+        raise there_already(target)
     # What a link points to is replaced, not the link.
     if not _may_be_replaced(target.resolve(), replaces):
         raise OutputError(f"{target} is there and has no {replaces}, so it is not replaced; choose another place")
 
 
-def _there_already(target: Path) -> OutputError:
+def there_already(target: Path) -> OutputError:
+    """What is said where something is not to be replaced."""
     return OutputError(f"{target} exists already; choose another place, or replace it with replace=True")
 
 
@@ -89,7 +90,7 @@ def _put(stage: Path, target: Path, replaces: str | None) -> None:
         _rename_to_nothing(stage, target)
     except FileExistsError:
         if replaces is None:
-            raise _there_already(target) from None
+            raise there_already(target) from None
         # Once more: what stands there now may have come while the directory was filled.
         check_target(target, replaces)
         # Whoever stores something in the old one has finished then, or finds it replaced.
